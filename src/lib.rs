@@ -1,0 +1,17 @@
+//! Learning visual representations without labels.
+//!
+//! The modules, in the order in which data flows; each may use only those before it:
+//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`method`] → [`train`] → [`evaluate`] → [`report`].
+//! Below all of them lie [`error`], [`shape`] and [`random`].
+
+pub mod augment;
+pub mod data;
+pub mod error;
+pub mod evaluate;
+pub mod loss;
+pub mod method;
+pub mod model;
+pub mod random;
+pub mod report;
+pub mod shape;
+pub mod train;
