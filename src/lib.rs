@@ -9,6 +9,7 @@ pub mod data;
 pub mod error;
 pub mod evaluate;
 pub mod loss;
+pub mod machine;
 pub mod method;
 pub mod model;
 pub mod random;

@@ -1,1 +1,5 @@
 //! train.
+pub mod checkpoint;
+pub mod engine;
+pub mod run;
+pub mod stop;

@@ -1,0 +1,41 @@
+# `make demo` trains and judges SimCLR on a built-in data set; `make test` tests everything; `make` lists the rest.
+SHELL := /bin/bash
+CARGO := cargo
+PROFILE := --release --locked
+
+.PHONY: help libtorch build demo test format lint unit doc bench clean
+
+help:
+	@echo "make demo    get libtorch, build, pre-train SimCLR on synthetic:scenes, judge it, write the report"
+	@echo "make test    format, lints, tests, documentation"
+	@echo "make build   the program: target/release/diptych"
+	@echo "make bench   speed and memory, as ratios in one run"
+
+libtorch:
+	@scripts/libtorch.sh
+
+build: libtorch
+	$(CARGO) build $(PROFILE)
+
+demo: build
+	@scripts/demo.sh
+
+test: format lint unit doc
+
+format:
+	$(CARGO) fmt --all --check
+
+lint: libtorch
+	$(CARGO) clippy $(PROFILE) --all-targets -- -D warnings
+
+unit: libtorch
+	$(CARGO) test $(PROFILE) --no-fail-fast
+
+doc: libtorch
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --no-deps
+
+bench: build
+	@scripts/bench.sh
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,361 @@
+//! The state of a run on disk: every tensor by name, one line of sorted JSON, and a checksum.
+//!
+//! A file holds state only: no time, no path, no name of a run, so two runs of the same recipe end with the same bytes.
+//! `last.safetensors` exists from the first checkpoint on: the new one is written beside it and synced, the old one is
+//! kept as `previous.safetensors`, then the new one takes its name.
+
+use crate::error::{Error, Result};
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use tch::{Kind, Tensor};
+
+/// Version of the checkpoint format; a newer one in a file is an error.
+pub const FORMAT: u32 = 1;
+
+/// The one metadata key, since a map of several is written in random order.
+const KEY: &str = "diptych";
+
+/// What a checkpoint says about itself beside its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// [`FORMAT`] of the writer.
+    pub format: u32,
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// What it takes to build and feed the backbone: its settings and its preprocessing.
+    pub model: serde_json::Value,
+    /// BLAKE3 of all tensors, see [`hash`].
+    pub checksum: String,
+}
+
+/// A checkpoint in memory.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What it says about itself.
+    pub header: Header,
+    /// Tensors by name, on the CPU.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// BLAKE3 (hexadecimal) over name, type, shape and bytes of every tensor, sorted by name. Equal for equal values in any
+/// memory layout and on any device.
+pub fn hash<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> String {
+    let sorted: BTreeMap<&str, &Tensor> = tensors.into_iter().collect();
+    let mut hasher = blake3::Hasher::new();
+    for (name, tensor) in sorted {
+        hasher.update(format!("{name}\0{:?}\0{:?}\0", tensor.kind(), tensor.size()).as_bytes());
+        hasher.update(&bytes(tensor));
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Writes `tensors` to `folder/last.safetensors` as described above.
+///
+/// # Errors
+/// [`Error::Io`] when the disk is full or the folder read-only; the last good checkpoint is then untouched.
+pub fn save(
+    folder: &Path,
+    step: u64,
+    model: &serde_json::Value,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<()> {
+    let last = folder.join("last.safetensors");
+    let previous = folder.join("previous.safetensors");
+    let fresh = folder.join("last.safetensors.tmp");
+    write(&fresh, step, model, tensors).inspect_err(|_| {
+        // What is left of a failed write is of no use and may be what fills the disk.
+        let _ = fs::remove_file(&fresh);
+    })?;
+    if last.exists() {
+        let link = folder.join("previous.safetensors.tmp");
+        let _ = fs::remove_file(&link);
+        fs::hard_link(&last, &link)
+            .or_else(|_| fs::copy(&last, &link).map(drop))
+            .map_err(Error::io("write", &link))?;
+        fs::rename(&link, &previous).map_err(Error::io("write", &previous))?;
+    }
+    fs::rename(&fresh, &last).map_err(Error::io("write", &last))?;
+    sync_folder(folder)
+}
+
+/// Keeps the current `last` under another name (a hard link, so it costs no space until `last` moves on).
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn keep(folder: &Path, name: &str) -> Result<()> {
+    let kept = folder.join(name);
+    let _ = fs::remove_file(&kept);
+    let last = folder.join("last.safetensors");
+    fs::hard_link(&last, &kept)
+        .or_else(|_| fs::copy(&last, &kept).map(drop))
+        .map_err(Error::io("write", &kept))
+}
+
+/// Reads and verifies one checkpoint file.
+///
+/// # Errors
+/// [`Error::Weights`] when it is damaged, not ours, or of a newer format; [`Error::Io`] when it cannot be read.
+pub fn load(path: &Path) -> Result<Checkpoint> {
+    let damaged = |what: String| Error::Weights(format!("checkpoint `{}` {what}", path.display()));
+    let content = fs::read(path).map_err(Error::io("read", path))?;
+    let (_, metadata) = SafeTensors::read_metadata(&content)
+        .map_err(|error| damaged(format!("is damaged: {error}")))?;
+    let header = metadata.metadata().as_ref().and_then(|map| map.get(KEY)).ok_or_else(|| {
+        damaged("was not written by diptych: it has no `diptych` metadata".to_owned())
+    })?;
+    let header: Header = serde_json::from_str(header)
+        .map_err(|error| damaged(format!("has an unreadable header: {error}")))?;
+    if header.format > FORMAT {
+        return Err(damaged(format!(
+            "has format {}, this program reads up to {FORMAT}; use a newer diptych",
+            header.format
+        )));
+    }
+    let file = SafeTensors::deserialize(&content)
+        .map_err(|error| damaged(format!("is damaged: {error}")))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        tensors.insert(name.to_owned(), tensor(view.dtype(), view.shape(), view.data(), name)?);
+    }
+    let found = hash(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
+    if found != header.checksum {
+        return Err(damaged(format!(
+            "is damaged: its checksum should be {}, found {found}",
+            header.checksum
+        )));
+    }
+    Ok(Checkpoint { header, tensors })
+}
+
+/// Loads `last`, or, when that is damaged, `previous` with a warning that says so. `None` when there is no checkpoint.
+///
+/// # Errors
+/// [`Error::Weights`] naming both when neither can be used.
+pub fn load_latest(folder: &Path, warn: &mut dyn FnMut(String)) -> Result<Option<Checkpoint>> {
+    let last = folder.join("last.safetensors");
+    let previous = folder.join("previous.safetensors");
+    if !last.exists() && !previous.exists() {
+        return Ok(None);
+    }
+    match load(&last) {
+        Ok(checkpoint) => Ok(Some(checkpoint)),
+        Err(first) => match load(&previous) {
+            Ok(checkpoint) => {
+                warn(format!("{first}; going on from `{}`", previous.display()));
+                Ok(Some(checkpoint))
+            }
+            Err(second) => Err(Error::Weights(format!(
+                "{first}; {second}; start again with --fresh, which keeps the old folder"
+            ))),
+        },
+    }
+}
+
+/// Makes a rename in `folder` survive a power cut.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|file| file.sync_all()).map_err(Error::io("sync", folder))
+}
+
+/// Writes a small file so that readers see the old content or the new, never half of it.
+///
+/// # Errors
+/// [`Error::Io`]; the old content is then untouched.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let mut sibling = path.as_os_str().to_owned();
+    sibling.push(".tmp");
+    let sibling = PathBuf::from(sibling);
+    fs::write(&sibling, content)
+        .and_then(|()| fs::rename(&sibling, path))
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&sibling);
+        })
+        .map_err(Error::io("write", path))
+}
+
+fn write(
+    path: &Path,
+    step: u64,
+    model: &serde_json::Value,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<()> {
+    let checksum = hash(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
+    let header = Header { format: FORMAT, step, model: sorted(model), checksum };
+    let text = serde_json::to_string(&header).map_err(|error| Error::Run(error.to_string()))?;
+    let views = tensors.iter().map(|(name, tensor)| (name.clone(), Stored::new(tensor)));
+    safetensors::serialize_to_file(views, Some(HashMap::from([(KEY.to_owned(), text)])), path)
+        .map_err(|error| match error {
+            safetensors::SafeTensorError::IoError(source) => Error::io("write", path)(source),
+            other => Error::Run(format!("cannot write checkpoint `{}`: {other}", path.display())),
+        })?;
+    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write", path))
+}
+
+/// The same value with the keys of every object in order.
+fn sorted(value: &serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Object(map) => {
+            let ordered: BTreeMap<_, _> = map.iter().map(|(k, v)| (k.clone(), sorted(v))).collect();
+            serde_json::Value::Object(ordered.into_iter().collect())
+        }
+        serde_json::Value::Array(items) => items.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
+/// The bytes of a tensor in row-major order, wherever it lies.
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    let count = tensor.numel();
+    let mut bytes = vec![0u8; count * tensor.kind().elt_size_in_bytes()];
+    tensor.contiguous().copy_data_u8(&mut bytes, count);
+    bytes
+}
+
+struct Stored<'a> {
+    tensor: &'a Tensor,
+    shape: Vec<usize>,
+}
+
+impl<'a> Stored<'a> {
+    fn new(tensor: &'a Tensor) -> Self {
+        Self { tensor, shape: tensor.size().into_iter().map(|size| size as usize).collect() }
+    }
+}
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.tensor.kind() {
+            Kind::Float => Dtype::F32,
+            Kind::Double => Dtype::F64,
+            Kind::Int64 => Dtype::I64,
+            Kind::Uint8 => Dtype::U8,
+            Kind::BFloat16 => Dtype::BF16,
+            Kind::Half => Dtype::F16,
+            other => unreachable!("no state is kept as {other:?}"),
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        bytes(self.tensor).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    }
+}
+
+fn tensor(dtype: Dtype, shape: &[usize], data: &[u8], name: &str) -> Result<Tensor> {
+    let kind = match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F64 => Kind::Double,
+        Dtype::I64 => Kind::Int64,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::BF16 => Kind::BFloat16,
+        Dtype::F16 => Kind::Half,
+        other => {
+            return Err(Error::Weights(format!("tensor `{name}` has unsupported type {other:?}")));
+        }
+    };
+    let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
+    Tensor::f_from_data_size(data, &shape, kind)
+        .map_err(|error| Error::Weights(format!("tensor `{name}` cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    fn state(value: f64) -> BTreeMap<String, Tensor> {
+        let vector = Tensor::full([3], value, (Kind::Float, Device::Cpu));
+        let kernel = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([2, 3, 2, 2]);
+        let kernel = kernel.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let count = Tensor::from_slice(&[7i64]);
+        [("b.vector", vector), ("a.kernel", kernel), ("count", count)]
+            .map(|(name, tensor)| (name.to_owned(), tensor))
+            .into()
+    }
+
+    fn silent(warning: String) {
+        panic!("no warning expected, found {warning}");
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_the_file_is_always_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = serde_json::json!({"z": 1, "a": {"d": 2, "c": 3}});
+        save(folder.path(), 12, &model, &state(0.5)).unwrap();
+        let loaded = load_latest(folder.path(), &mut silent).unwrap().unwrap();
+        assert_eq!(loaded.header.step, 12);
+        assert_eq!(loaded.header.model, model);
+        assert_eq!(loaded.tensors, state(0.5));
+        let first = fs::read(folder.path().join("last.safetensors")).unwrap();
+        save(folder.path(), 12, &model, &state(0.5)).unwrap();
+        assert_eq!(first, fs::read(folder.path().join("last.safetensors")).unwrap());
+        assert!(String::from_utf8_lossy(&first).contains(r#"{\"a\":{\"c\":3,\"d\":2},\"z\":1}"#));
+    }
+
+    #[test]
+    fn a_damaged_last_falls_back_to_previous_with_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = serde_json::Value::Null;
+        save(folder.path(), 1, &model, &state(1.0)).unwrap();
+        save(folder.path(), 2, &model, &state(2.0)).unwrap();
+        let last = folder.path().join("last.safetensors");
+        let whole = fs::read(&last).unwrap();
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for damage in [&whole[..whole.len() / 2], &whole[..4], &flipped[..]] {
+            fs::remove_file(&last).unwrap(); // never write through the hard link
+            fs::write(&last, damage).unwrap();
+            let mut warnings = Vec::new();
+            let loaded = load_latest(folder.path(), &mut |w| warnings.push(w)).unwrap().unwrap();
+            assert_eq!(loaded.header.step, 1);
+            assert_eq!(warnings.len(), 1);
+            assert!(warnings[0].contains("is damaged"), "{warnings:?}");
+        }
+        fs::write(folder.path().join("previous.safetensors"), b"x").unwrap();
+        assert!(matches!(load_latest(folder.path(), &mut |_| ()), Err(Error::Weights(_))));
+    }
+
+    #[test]
+    fn foreign_and_newer_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("foreign.safetensors");
+        Tensor::write_safetensors(&[("x", Tensor::from(1.0f32))], &path).unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("was not written by diptych"));
+        let header = r#"{"format":99,"step":0,"model":null,"checksum":""}"#.to_owned();
+        let tensors = state(1.0);
+        let views = tensors.iter().map(|(name, tensor)| (name.clone(), Stored::new(tensor)));
+        let metadata = Some(HashMap::from([(KEY.to_owned(), header)]));
+        safetensors::serialize_to_file(views, metadata, &path).unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("format 99"));
+        assert!(load_latest(folder.path(), &mut silent).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_hash_sees_values_names_and_shapes_but_not_the_layout() {
+        let of =
+            |state: &BTreeMap<String, Tensor>| hash(state.iter().map(|(n, t)| (n.as_str(), t)));
+        let reference = of(&state(1.0));
+        assert_ne!(reference, of(&state(1.5)));
+        let mut renamed = state(1.0);
+        let count = renamed.remove("count").unwrap();
+        renamed.insert("counts".to_owned(), count);
+        assert_ne!(reference, of(&renamed));
+        let mut plain = state(1.0);
+        let kernel = plain["a.kernel"].contiguous();
+        plain.insert("a.kernel".to_owned(), kernel);
+        assert_eq!(reference, of(&plain));
+    }
+}
