@@ -7,6 +7,12 @@ use tch::Device;
 /// Bytes that must stay free for the system and for what libtorch does not count.
 const MARGIN: u64 = 512 << 20;
 
+/// Version of the libtorch this program was built with, `2.11.0+cu130`; empty if it did not say.
+pub const LIBTORCH: &str = env!("DIPTYCH_LIBTORCH");
+
+/// Revision this program was built from; empty outside a checkout.
+pub const REVISION: &str = env!("DIPTYCH_REVISION");
+
 /// Model name of the processor, if the system tells.
 pub fn processor() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;

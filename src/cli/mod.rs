@@ -1,0 +1,108 @@
+//! The command line: one file per command. Human text goes to stderr, `--json` prints one object to stdout.
+
+mod data;
+mod doctor;
+mod embed;
+mod evaluate;
+mod monitor;
+mod pretrain;
+mod recipes;
+mod report;
+mod views;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use diptych::error::Error;
+use std::io::Write;
+use std::panic;
+use std::process::ExitCode;
+
+/// Learn visual representations without labels, and judge them.
+#[derive(Parser)]
+#[command(name = "diptych", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    /// Print exactly one JSON object to stdout
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Pre-train a backbone; the same command again goes on where it stopped
+    Pretrain(pretrain::Arguments),
+    /// Store the features of every image of a data source
+    Embed(embed::Arguments),
+    /// Judge a representation by a protocol
+    Evaluate(evaluate::Arguments),
+    /// Draw augmented views, with the sampled values, as a contact sheet
+    Views(views::Arguments),
+    /// Look at a data source
+    #[command(subcommand)]
+    Data(data::Command),
+    /// The recipes that come with the program
+    #[command(subcommand)]
+    Recipes(recipes::Command),
+    /// Write report.html of a run
+    Report(report::Arguments),
+    /// What this machine offers: processor, memory, devices, libtorch
+    Doctor(doctor::Arguments),
+}
+
+/// What a command has to say: text for people, an object for programs.
+struct Answer {
+    text: String,
+    json: serde_json::Value,
+}
+
+/// Parses, dispatches, prints. Exit codes are those of `Error::exit_code`; clap's own usage errors are 2 as well.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // libtorch's panics become errors where they are caught; a bug of ours is told below. Neither needs a backtrace.
+    panic::set_hook(Box::new(|_| ()));
+    let outcome = panic::catch_unwind(|| run(&cli.command));
+    let (code, failure) = match outcome {
+        Ok(Ok(answer)) => {
+            let printed = if cli.json {
+                writeln!(std::io::stdout(), "{}", answer.json)
+            } else {
+                writeln!(std::io::stdout(), "{}", answer.text.trim_end())
+            };
+            // A reader that went away (`diptych … | head`) is no failure of ours.
+            drop(printed);
+            return ExitCode::SUCCESS;
+        }
+        Ok(Err(error)) => {
+            let code = error.downcast_ref::<Error>().map_or(1, Error::exit_code);
+            (code, format!("{error:#}"))
+        }
+        Err(payload) => {
+            let text = payload
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            let text = text.split("Exception raised from").next().unwrap_or(text);
+            (1, format!("internal error, please report it: {text}"))
+        }
+    };
+    if cli.json {
+        println!("{}", serde_json::json!({ "error": failure, "exit_code": code }));
+    }
+    eprintln!("error: {failure}");
+    ExitCode::from(code)
+}
+
+fn run(command: &Command) -> Result<Answer> {
+    match command {
+        Command::Pretrain(arguments) => pretrain::run(arguments),
+        Command::Embed(arguments) => embed::run(arguments),
+        Command::Evaluate(arguments) => evaluate::run(arguments),
+        Command::Views(arguments) => views::run(arguments),
+        Command::Data(command) => data::run(command),
+        Command::Recipes(command) => recipes::run(command),
+        Command::Report(arguments) => report::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
+    }
+}

@@ -1,0 +1,401 @@
+//! `diptych pretrain`: from a recipe and a data source to a trained, resumable, reported run.
+
+use super::Answer;
+use super::monitor::{KnnMonitor, Pages, ProgressBar};
+use anyhow::Result;
+use diptych::augment::{Loader, LoaderConfig, Order, Pipeline, Preprocess, views_gallery};
+use diptych::data::{self, Dataset, Selection, Source};
+use diptych::error::Error;
+use diptych::machine;
+use diptych::method::Method;
+use diptych::recipe::{Recipe, differences};
+use diptych::report;
+use diptych::train::optim::Optimizer;
+use diptych::train::run::{RunFolder, Status, read_status, timestamp};
+use diptych::train::schedule::Schedule;
+use diptych::train::step::{Layout, ViewInput};
+use diptych::train::stop::Stop;
+use diptych::train::{self, Job, Observer, checkpoint};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tch::Kind;
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  diptych pretrain cifar10/simclr --data cifar10/ --out runs/a train.epochs=4 backbone.width=0.25
+  diptych pretrain folder/simclr --data photos/ --out runs/photos --dry-run
+
+Running the same command again goes on where the run stopped.")]
+pub(super) struct Arguments {
+    /// A recipe file or a built-in name (`diptych recipes list`)
+    recipe: String,
+    /// Settings to change, `key=value`
+    overrides: Vec<String>,
+    /// What to train on: a parquet file or folder, an image folder, or `synthetic:NAME`
+    #[arg(long)]
+    data: Option<String>,
+    /// The run folder [default: runs/ and the recipe's name]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Print the plan (steps, learning rates, memory) and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Start again; an earlier run in the folder is kept under another name
+    #[arg(long, conflicts_with = "extend")]
+    fresh: bool,
+    /// Let a run go on for more epochs or steps than it was started with
+    #[arg(long)]
+    extend: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
+    let mut recipe = Recipe::load(&arguments.recipe, &arguments.overrides)?;
+    if arguments.data.is_some() {
+        recipe.data.source.clone_from(&arguments.data);
+    }
+    let out = arguments.out.clone().unwrap_or_else(|| {
+        let name = arguments.recipe.trim_end_matches(".toml").replace(['/', '\\'], "-");
+        Path::new("runs").join(name)
+    });
+    let earlier = if arguments.fresh { None } else { earlier_recipe(&out)? };
+    if let Some(earlier) = &earlier {
+        recipe.inherit(earlier);
+    }
+    recipe.resolve()?;
+    let location = recipe.data.source.clone().ok_or_else(|| {
+        Error::Recipe("no data: name it with --data, `--data synthetic:scenes` for a start".to_owned())
+    })?;
+    let source = data::open(&location)?;
+    let plan = Plan::new(&recipe, &source)?;
+    if arguments.dry_run {
+        return Ok(plan.describe(&recipe));
+    }
+    if arguments.fresh && out.exists() {
+        set_aside(&out)?;
+    }
+    let changes = earlier.map(|earlier| compare(&out, &earlier, &recipe, &source, arguments.extend));
+    let changes = changes.transpose()?;
+    let unchanged = changes.as_ref().is_some_and(Vec::is_empty);
+    if unchanged
+        && let Some(status) = read_status(&out).filter(|status| status.state == "finished")
+    {
+        return Ok(answer(&out, &status, "already finished, nothing to do"));
+    }
+    train_run(&recipe, &source, &plan, &out, &changes.unwrap_or_default())
+}
+
+/// What follows from a recipe and a data source before anything is built.
+struct Plan {
+    dataset: Arc<dyn Dataset>,
+    pipeline: Arc<Pipeline>,
+    order: Order,
+    layout: Layout,
+    preprocess: Preprocess,
+    steps: u64,
+    peak_learning_rate: f64,
+    schedule: Schedule,
+}
+
+impl Plan {
+    fn new(recipe: &Recipe, source: &Source) -> Result<Self> {
+        let dataset = source.for_training(&selection(recipe))?;
+        let batch_size = recipe.data.batch_size;
+        if dataset.len() < batch_size {
+            return Err(Error::Recipe(format!(
+                "`data.batch_size` must be at most the number of images ({}), found `{batch_size}`; \
+                 set `data.batch_size={}`",
+                dataset.len(),
+                dataset.len()
+            ))
+            .into());
+        }
+        let pipeline = Pipeline::new(&recipe.view)?;
+        let order = Order::new(recipe.seed, dataset.len(), batch_size)?;
+        let views: Vec<ViewInput> = (0..pipeline.views())
+            .map(|view| {
+                let (mean, std) = pipeline.normalization(view);
+                ViewInput { size_px: pipeline.size_px(view), mean, std }
+            })
+            .collect();
+        let preprocess =
+            Preprocess::for_training_size(views[0].size_px, views[0].mean, views[0].std);
+        let steps_per_epoch = order.steps_per_epoch();
+        let config = &recipe.train;
+        let steps = config.max_steps.unwrap_or(u64::from(config.epochs) * steps_per_epoch);
+        let peak_learning_rate = config.optimizer.peak_learning_rate(batch_size);
+        let schedule =
+            Schedule::new(config.schedule.clone(), peak_learning_rate, steps_per_epoch, steps)?;
+        let layout = Layout {
+            views,
+            batch: batch_size,
+            micro_batch: recipe.data.micro_batch_size,
+            group: recipe.backbone.norm_group,
+            tile_rows: config.tile_rows,
+            device: machine::device(&config.device)?,
+            kind: if config.precision == "float64" { Kind::Double } else { Kind::Float },
+        };
+        Ok(Self {
+            dataset,
+            pipeline: Arc::new(pipeline),
+            order,
+            layout,
+            preprocess,
+            steps,
+            peak_learning_rate,
+            schedule,
+        })
+    }
+
+    /// The plan for people and programs.
+    fn describe(&self, recipe: &Recipe) -> Answer {
+        let steps_per_epoch = self.order.steps_per_epoch();
+        let memory = super::monitor::predicted_memory(recipe, &self.layout) >> 20;
+        let at = |step: u64| self.schedule.at(step.min(self.steps - 1));
+        let rates: Vec<(u64, f64)> = (0..=4).map(|part| part * self.steps / 4).map(|s| (s, at(s))).collect();
+        let json = json!({
+            "images": self.dataset.len(),
+            "views": self.layout.views.len(),
+            "view_sizes_px": self.layout.views.iter().map(|view| view.size_px).collect::<Vec<_>>(),
+            "batch_size": self.layout.batch,
+            "micro_batch_size": self.layout.micro_batch,
+            "norm_group": self.layout.group,
+            "steps_per_epoch": steps_per_epoch,
+            "steps": self.steps,
+            "warmup_steps": self.schedule.warmup_steps(),
+            "peak_learning_rate": self.peak_learning_rate,
+            "learning_rates": rates.iter().map(|(s, r)| json!([s, r])).collect::<Vec<_>>(),
+            "backbone_parameters": recipe.backbone.parameter_count(),
+            "features": recipe.backbone.features(),
+            "device": recipe.train.device,
+            "predicted_peak_memory_mb": memory,
+        });
+        let rates: Vec<String> = rates.iter().map(|(step, rate)| format!("{step}: {rate:.3e}")).collect();
+        let sizes: Vec<String> =
+            self.layout.views.iter().map(|view| format!("{0}x{0}", view.size_px)).collect();
+        let text = format!(
+            "images          {}\nviews           {} per image ({} px)\nbatch           {} images, {} at a time, \
+             statistics over {}\nsteps           {} ({} per epoch, {} of warm-up)\nlearning rates  {}\n\
+             backbone        {} parameters, {} features\ndevice          {}\npeak memory     about {memory} MB",
+            self.dataset.len(),
+            self.layout.views.len(),
+            sizes.join(", "),
+            self.layout.batch,
+            self.layout.micro_batch,
+            self.layout.group,
+            self.steps,
+            steps_per_epoch,
+            self.schedule.warmup_steps(),
+            rates.join(", "),
+            recipe.backbone.parameter_count(),
+            recipe.backbone.features(),
+            recipe.train.device,
+        );
+        Answer { text, json }
+    }
+}
+
+/// Which images of each split a recipe uses.
+pub(super) fn selection(recipe: &Recipe) -> Selection {
+    Selection { limit: recipe.data.limit, holdout: recipe.data.holdout, seed: recipe.seed }
+}
+
+fn train_run(
+    recipe: &Recipe,
+    source: &Source,
+    plan: &Plan,
+    out: &Path,
+    changes: &[String],
+) -> Result<Answer> {
+    let folder = RunFolder::open(out)?;
+    let stop = Stop::on_signals()?;
+    let layout = &plan.layout;
+    tch::set_num_threads(recipe.train.threads as i32);
+    if layout.device == tch::Device::Cpu {
+        machine::limit_memory();
+    }
+    let method = recipe.method.build(&recipe.backbone, recipe.seed, layout.device, layout.kind)?;
+    let mut optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters());
+    let mut warnings = Vec::new();
+    let found = checkpoint::load_latest(&folder.join("checkpoints"), &mut |w| warnings.push(w))?;
+    let first_step = found.as_ref().map_or(0, |found| found.header.step);
+    if let Some(found) = &found {
+        train::restore(method.as_ref(), &mut optimizer, &found.tensors)?;
+    }
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+        folder.log(&format!("warning: {warning}"))?;
+    }
+    folder.write("recipe.toml", &recipe.to_toml()?)?;
+    folder.write("environment.json", &environment(recipe, source)?)?;
+    let started = match first_step {
+        0 => format!("started: {} steps", plan.steps),
+        step => format!("going on at step {step} of {}", plan.steps),
+    };
+    eprintln!("{started} in {}", out.display());
+    folder.log(&started)?;
+    for change in changes {
+        eprintln!("changed: {change}");
+        folder.log(&format!("changed: {change}"))?;
+    }
+    if !folder.join("pictures/views.json").exists() {
+        let shown: Vec<usize> = (0..plan.dataset.len().min(6)).collect();
+        views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, &shown)?
+            .save(&folder.join("pictures"), "views")?;
+    }
+    let loader = Loader::start(
+        Arc::clone(&plan.dataset),
+        Arc::clone(&plan.pipeline),
+        plan.order.clone(),
+        LoaderConfig {
+            seed: recipe.seed,
+            steps: first_step..plan.steps,
+            threads: recipe.data.threads,
+            background: layout.device == tch::Device::Cpu,
+            prefetch: recipe.data.prefetch,
+            max_damaged: recipe.data.max_damaged,
+        },
+    )?;
+    let job = Job {
+        method: method.as_ref(),
+        optimizer,
+        schedule: plan.schedule.clone(),
+        loader,
+        layout: layout.clone(),
+        config: &recipe.train,
+        first_step,
+        steps: plan.steps,
+        steps_per_epoch: plan.order.steps_per_epoch(),
+        model: json!({ "backbone": recipe.backbone, "preprocess": plan.preprocess }),
+    };
+    let mut bar = ProgressBar::new(first_step, plan.steps);
+    let mut knn = KnnMonitor::new(recipe, source, &plan.preprocess, layout, folder.path());
+    let mut pages = Pages::new(folder.path());
+    let observers: &mut [&mut dyn Observer] = &mut [&mut bar, &mut knn, &mut pages];
+    let result = train::train(job, &folder, &stop, observers);
+    bar.finish();
+    if let Err(error) = &result {
+        folder.log(&format!("stopped: {error}"))?;
+    }
+    report::write(folder.path())?;
+    let status = result?;
+    folder.log("finished")?;
+    report::write(folder.path())?;
+    Ok(answer(out, &status, "finished"))
+}
+
+fn answer(out: &Path, status: &Status, state: &str) -> Answer {
+    let page = out.join("report.html");
+    let number = |value: Option<f64>, digits: usize| {
+        value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+    };
+    let text = format!(
+        "{}: {state}\nloss {}, {} views/s, {:.0} s, peak memory {} MB\n{}",
+        out.display(),
+        number(status.final_loss, 4),
+        number(status.views_per_second, 1),
+        status.wall_seconds,
+        status.peak_memory_mb,
+        page.display()
+    );
+    let json = json!({
+        "run": out,
+        "state": status.state,
+        "steps": status.step,
+        "epochs": status.epoch,
+        "final_loss": status.final_loss,
+        "views_per_second": status.views_per_second,
+        "wall_seconds": status.wall_seconds,
+        "peak_memory_mb": status.peak_memory_mb,
+        "damaged": status.damaged.len(),
+        "report": page,
+    });
+    Answer { text, json }
+}
+
+/// The recipe a run folder was started with.
+fn earlier_recipe(out: &Path) -> Result<Option<Recipe>> {
+    let path = out.join("recipe.toml");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    Ok(Some(Recipe::parse(&text, &path.display().to_string(), &[])?))
+}
+
+/// What changed since the run was started, for the log; an error when it is what is computed.
+fn compare(
+    out: &Path,
+    earlier: &Recipe,
+    recipe: &Recipe,
+    source: &Source,
+    extend: bool,
+) -> Result<Vec<String>> {
+    let mut found = differences(earlier, recipe);
+    if extend {
+        let longer = |line: &String| {
+            ["train.epochs:", "train.max_steps:"].iter().any(|key| line.starts_with(key))
+        };
+        let (longer, other) = found.what.into_iter().partition(longer);
+        (found.what, found.how) = (other, [found.how, longer].concat());
+    }
+    let environment = std::fs::read_to_string(out.join("environment.json")).unwrap_or_default();
+    let environment: Value = serde_json::from_str(&environment).unwrap_or_default();
+    if let Some(before) = environment["data_fingerprint"].as_str()
+        && before != source.fingerprint
+    {
+        found.what.push(format!(
+            "content of the data: {:.12} -> {:.12} ({})",
+            before, source.fingerprint, source.location
+        ));
+    }
+    if !found.what.is_empty() {
+        return Err(Error::Recipe(format!(
+            "run folder `{}` holds a run that computes something else; use another --out, or --fresh to start again \
+             (the old run is kept):\n  {}",
+            out.display(),
+            found.what.join("\n  ")
+        ))
+        .into());
+    }
+    let bits = if found.bits_match { "same bits" } else { "other last bits from here on" };
+    Ok(found.how.iter().map(|line| format!("{line} ({bits})")).collect())
+}
+
+/// Moves an earlier run out of the way, under the first free name.
+fn set_aside(out: &Path) -> Result<()> {
+    // Nobody may be working in it.
+    drop(RunFolder::open(out)?);
+    let free = (1..)
+        .map(|n| {
+            let mut name = out.as_os_str().to_owned();
+            name.push(format!(".old-{n}"));
+            PathBuf::from(name)
+        })
+        .find(|path| !path.exists())
+        .unwrap_or_default();
+    std::fs::rename(out, &free).map_err(Error::io("rename", out))?;
+    eprintln!("the earlier run is now {}", free.display());
+    Ok(())
+}
+
+/// What a number depends on beside the recipe.
+fn environment(recipe: &Recipe, source: &Source) -> Result<String> {
+    let command: Vec<String> = std::env::args().collect();
+    Ok(serde_json::to_string_pretty(&json!({
+        "diptych": env!("CARGO_PKG_VERSION"),
+        "revision": machine::REVISION,
+        "libtorch": machine::LIBTORCH,
+        "device": recipe.train.device,
+        "processor": machine::processor(),
+        "cores": machine::cores(),
+        "vector_extensions": machine::vector_extensions(),
+        "compute_threads": recipe.train.threads,
+        "loader_threads": recipe.data.threads,
+        "data": source.location,
+        "data_format": source.format,
+        "data_fingerprint": source.fingerprint,
+        "command": command,
+        "started": timestamp(),
+    }))?)
+}

@@ -1,0 +1,239 @@
+//! Getting a backbone to judge: out of a run folder, a checkpoint, or a weights file.
+
+use crate::augment::{Preprocess, to_device};
+use crate::error::{Error, Result};
+use crate::model::resnet::{Architecture, BackboneInitialization, ResNet, Stem};
+use crate::model::{BackboneConfig, Parameters, Phase};
+use crate::train::checkpoint;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+/// A backbone with its weights, in evaluation mode.
+pub struct Weights {
+    /// The network.
+    backbone: ResNet,
+    parameters: Parameters,
+    device: Device,
+    /// Its settings.
+    pub config: BackboneConfig,
+    /// How images must be prepared, if the file says.
+    pub preprocess: Option<Preprocess>,
+    /// The file the weights came from.
+    pub file: PathBuf,
+    /// Backbone tensors found in the file.
+    pub matched: usize,
+    /// Tensors of the file that do not belong to the backbone and were expected: projector, optimizer, classifier.
+    pub left_over: Vec<String>,
+    /// The run folder, if the model is one.
+    pub run: Option<PathBuf>,
+}
+
+/// Where a run keeps its newest weights.
+fn checkpoint_of(run: &Path) -> PathBuf {
+    run.join("checkpoints/last.safetensors")
+}
+
+impl Weights {
+    /// Loads MODEL: a run folder, one of its checkpoints, or a safetensors file with torchvision's names.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when it is damaged, or not every tensor of the backbone is in it, or something is in it that
+    /// nobody expects; [`Error::Data`] when there is no such file.
+    pub fn load(model: &Path, device: Device) -> Result<Self> {
+        let run = model.join("recipe.toml").is_file().then(|| model.to_owned());
+        let file = match &run {
+            Some(run) if !checkpoint_of(run).is_file() => {
+                return Err(Error::Weights(format!(
+                    "run folder `{}` has no checkpoint yet; let `diptych pretrain` finish an epoch",
+                    run.display()
+                )));
+            }
+            Some(run) => checkpoint_of(run),
+            None if model.is_file() => model.to_owned(),
+            None => {
+                return Err(Error::Weights(format!(
+                    "`{}` is neither a run folder, a checkpoint nor a weights file",
+                    model.display()
+                )));
+            }
+        };
+        match checkpoint::load(&file) {
+            Ok(found) => Self::from_checkpoint(found, file, run, device),
+            Err(Error::Weights(message)) if message.contains("was not written by diptych") => {
+                Self::from_foreign(file, device)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The network a checkpoint's recipe starts from, before any training: a baseline.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] if the settings are out of range.
+    pub fn untrained(&self, seed: u64) -> Result<Self> {
+        let (backbone, parameters) = build(&self.config, seed, self.device)?;
+        Ok(Self {
+            backbone,
+            parameters,
+            device: self.device,
+            config: self.config.clone(),
+            preprocess: self.preprocess.clone(),
+            file: PathBuf::from("untrained"),
+            matched: 0,
+            left_over: Vec::new(),
+            run: None,
+        })
+    }
+
+    fn from_checkpoint(
+        found: checkpoint::Checkpoint,
+        file: PathBuf,
+        run: Option<PathBuf>,
+        device: Device,
+    ) -> Result<Self> {
+        let part = |name: &str| {
+            found.header.model.get(name).cloned().ok_or_else(|| {
+                Error::Weights(format!("checkpoint `{}` does not say its `{name}`", file.display()))
+            })
+        };
+        let unreadable = |error: serde_json::Error| {
+            Error::Weights(format!("checkpoint `{}`: {error}", file.display()))
+        };
+        let config: BackboneConfig =
+            serde_json::from_value(part("backbone")?).map_err(unreadable)?;
+        let preprocess = serde_json::from_value(part("preprocess")?).map_err(unreadable)?;
+        Self::fill(found.tensors, config, Some(preprocess), file, run, device)
+    }
+
+    /// Weights with torchvision's names, bare or below `backbone.`, `encoder.` or `module.`; the network is read off
+    /// their shapes.
+    fn from_foreign(file: PathBuf, device: Device) -> Result<Self> {
+        let tensors = Tensor::read_safetensors(&file).map_err(|error| {
+            Error::Weights(format!("weights `{}` cannot be read: {error}", file.display()))
+        })?;
+        let tensors: BTreeMap<String, Tensor> = tensors
+            .into_iter()
+            .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
+            .map(|(name, tensor)| {
+                let bare = ["backbone.", "encoder.", "module."]
+                    .iter()
+                    .find_map(|prefix| name.strip_prefix(prefix))
+                    .unwrap_or(&name);
+                let expected = ["fc.", "projector.", "optimizer."];
+                let known = expected.iter().any(|prefix| bare.starts_with(prefix));
+                (if known { bare.to_owned() } else { format!("backbone.{bare}") }, tensor)
+            })
+            .collect();
+        let config = infer(&tensors).ok_or_else(|| {
+            Error::Weights(format!(
+                "weights `{}` hold no ResNet with torchvision's names (conv1.weight, layer1.0.conv1.weight, ...)",
+                file.display()
+            ))
+        })?;
+        Self::fill(tensors, config, None, file, None, device)
+    }
+
+    fn fill(
+        tensors: BTreeMap<String, Tensor>,
+        config: BackboneConfig,
+        preprocess: Option<Preprocess>,
+        file: PathBuf,
+        run: Option<PathBuf>,
+        device: Device,
+    ) -> Result<Self> {
+        let (backbone, parameters) = build(&config, 0, device)?;
+        parameters.load(&tensors).map_err(|error| {
+            Error::Weights(format!("weights `{}` do not match: {error}", file.display()))
+        })?;
+        let known = |name: &str| parameters.all().iter().any(|p| p.name == name);
+        let (backbone_only, left_over): (Vec<String>, Vec<String>) = tensors
+            .into_keys()
+            .filter(|name| !known(name))
+            .partition(|name| name.starts_with("backbone."));
+        if !backbone_only.is_empty() {
+            return Err(Error::Weights(format!(
+                "weights `{}` do not match: the backbone has no place for {}",
+                file.display(),
+                backbone_only.join(", ")
+            )));
+        }
+        let matched = parameters.all().len();
+        Ok(Self {
+            backbone,
+            parameters,
+            device,
+            config,
+            preprocess,
+            file,
+            matched,
+            left_over,
+            run,
+        })
+    }
+
+    /// BLAKE3 over all parameters and buffers of the backbone.
+    pub fn hash(&self) -> String {
+        checkpoint::hash(self.parameters.all().iter().map(|p| (p.name.as_str(), &p.tensor)))
+    }
+
+    /// Features h `[n, F]` of `n` prepared images (`[n, side, side, 3]`, 8 bits).
+    pub fn features(&self, pixels: &[u8], n: usize, preprocess: &Preprocess) -> Tensor {
+        forward(&self.backbone, pixels, n, preprocess, self.device, Kind::Float)
+    }
+}
+
+/// Features h `[n, F]`, f32 on the CPU, of `n` prepared images (`[n, side, side, 3]`, 8 bits), in evaluation mode.
+pub fn forward(
+    backbone: &ResNet,
+    pixels: &[u8],
+    n: usize,
+    preprocess: &Preprocess,
+    device: Device,
+    kind: Kind,
+) -> Tensor {
+    let side = preprocess.size_px();
+    tch::no_grad(|| {
+        let (mean, std) = (preprocess.mean, preprocess.std);
+        let images = to_device(pixels, n, side, side, mean, std, device, kind);
+        let h = backbone.forward(&images, Phase::Evaluation);
+        h.to_kind(Kind::Float).to_device(Device::Cpu)
+    })
+}
+
+fn build(config: &BackboneConfig, seed: u64, device: Device) -> Result<(ResNet, Parameters)> {
+    let mut parameters = Parameters::new(seed, device, Kind::Float);
+    let backbone = ResNet::build(&mut parameters.root().at("backbone"), config)?;
+    Ok((backbone, parameters))
+}
+
+/// Which network tensors with torchvision's names belong to.
+fn infer(tensors: &BTreeMap<String, Tensor>) -> Option<BackboneConfig> {
+    let shape = |name: &str| tensors.get(&format!("backbone.{name}")).map(Tensor::size);
+    let stem = shape("conv1.weight")?;
+    let blocks = |group: usize| {
+        (0..).take_while(|i| shape(&format!("layer{group}.{i}.conv1.weight")).is_some()).count()
+    };
+    let bottleneck = shape("layer1.0.conv3.weight").is_some();
+    let name = match (bottleneck, [blocks(1), blocks(2), blocks(3), blocks(4)]) {
+        (false, [2, 2, 2, 2]) => Architecture::ResNet18,
+        (false, [3, 4, 6, 3]) => Architecture::ResNet34,
+        (true, [3, 4, 6, 3]) => Architecture::ResNet50,
+        (true, [3, 4, 23, 3]) => Architecture::ResNet101,
+        (true, [3, 8, 36, 3]) => Architecture::ResNet152,
+        _ => return None,
+    };
+    let kind = match stem.get(2)? {
+        7 => Stem::ImageNet,
+        3 => Stem::Cifar,
+        _ => return None,
+    };
+    Some(BackboneConfig {
+        name,
+        width: *stem.first()? as f64 / 64.0,
+        stem: kind,
+        initialization: BackboneInitialization::Kaiming,
+        zero_init_residual: false,
+        norm_group: 0,
+    })
+}

@@ -1,0 +1,425 @@
+//! Recipes: everything a run computes, in one TOML file that can be mailed.
+//!
+//! A recipe is complete: no includes, no inheritance. `key=value` overrides edit the table before it is read, a key that
+//! does not exist is an error that names the nearest, and the resolved recipe written into the run folder is a recipe.
+
+use crate::augment::ViewRecipe;
+use crate::error::{Error, Result};
+use crate::model::BackboneConfig;
+use crate::{method, train};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+/// Version of the recipe format; a newer one in a file is an error.
+pub const FORMAT: u32 = 1;
+
+/// The recipes that come with the program, by name.
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("cifar10/simclr", include_str!("../recipes/cifar10/simclr.toml")),
+    ("cifar10/simclr-paper", include_str!("../recipes/cifar10/simclr-paper.toml")),
+    ("folder/simclr", include_str!("../recipes/folder/simclr.toml")),
+    ("imagenet/simclr", include_str!("../recipes/imagenet/simclr.toml")),
+    ("scenes/simclr", include_str!("../recipes/scenes/simclr.toml")),
+];
+
+/// Settings of how, not what, is computed: they may change when a run goes on.
+const HOW: &[&str] = &[
+    "data.source",
+    "data.threads",
+    "data.prefetch",
+    "data.micro_batch_size",
+    "data.max_damaged",
+    "train.checkpoint_every_steps",
+    "train.keep_every_epochs",
+    "train.log_every_steps",
+    "train.knn.every_epochs",
+    "train.knn.references",
+    "train.knn.queries",
+    "train.device",
+    "train.threads",
+    "train.tile_rows",
+];
+
+/// Changing one of these changes the last bits of the weights.
+const BITS: &[&str] =
+    &["data.micro_batch_size", "train.device", "train.threads", "train.tile_rows"];
+
+/// A whole pre-training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// [`FORMAT`].
+    #[serde(default = "format")]
+    pub format: u32,
+    /// Every random draw of the run follows from this number.
+    #[serde(default)]
+    pub seed: u64,
+    /// What to train on.
+    pub data: DataConfig,
+    /// What the network is.
+    pub backbone: BackboneConfig,
+    /// How it learns.
+    pub method: method::Config,
+    /// For how long, how fast, and where.
+    pub train: train::Config,
+    /// One block per kind of view.
+    pub view: Vec<ViewRecipe>,
+}
+
+fn format() -> u32 {
+    FORMAT
+}
+
+/// The `[data]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// A path or `synthetic:NAME`; `--data` goes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Images (not views) per optimizer step.
+    pub batch_size: usize,
+    /// Images embedded at a time; 0 takes the whole batch. A memory knob: smaller costs time, not quality.
+    #[serde(default)]
+    pub micro_batch_size: usize,
+    /// The first so many images of each split, after a shuffle by the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Share of a source with one split that is kept from training, for evaluation; 0 keeps none.
+    #[serde(default)]
+    pub holdout: f64,
+    /// Share of damaged images above which the run stops.
+    #[serde(default = "one_percent")]
+    pub max_damaged: f64,
+    /// Loader threads; 0 takes every core.
+    #[serde(default)]
+    pub threads: usize,
+    /// Batches made ahead.
+    #[serde(default = "two")]
+    pub prefetch: usize,
+}
+
+fn one_percent() -> f64 {
+    0.01
+}
+
+fn two() -> usize {
+    2
+}
+
+impl Recipe {
+    /// Reads a recipe file, or a built-in recipe if there is no such file, and applies `key=value` overrides.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] for unknown names, keys, types and ranges; [`Error::Io`] for an unreadable file.
+    pub fn load(name: &str, overrides: &[String]) -> Result<Self> {
+        let path = std::path::Path::new(name);
+        let text = if path.is_file() {
+            std::fs::read_to_string(path).map_err(Error::io("read", path))?
+        } else if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+            (*text).to_owned()
+        } else {
+            let near = nearest(name, BUILT_IN.iter().map(|(name, _)| *name));
+            return Err(Error::Recipe(format!(
+                "`{name}` is neither a recipe file nor a built-in recipe{}; `diptych recipes list` shows them",
+                near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default()
+            )));
+        };
+        Self::parse(&text, name, overrides)
+    }
+
+    /// Reads the text of a recipe; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let in_file = |error: toml::de::Error| {
+            let text = error.to_string();
+            Error::Recipe(format!("recipe `{origin}`: {}{}", text.trim_end(), suggestion(&text)))
+        };
+        let mut table: Table = toml::from_str(text).map_err(in_file)?;
+        if let Some(format) = table.get("format").and_then(Value::as_integer)
+            && format > i64::from(FORMAT)
+        {
+            return Err(Error::Recipe(format!(
+                "recipe `{origin}` has format {format}, this program reads up to {FORMAT}; use a newer diptych"
+            )));
+        }
+        let mut recipe: Self = toml::from_str(text).map_err(in_file)?;
+        for text in overrides {
+            apply(&mut table, text, &recipe)?;
+            recipe = Self::deserialize(Value::Table(table.clone())).map_err(|error| {
+                let message = error.message().to_owned();
+                let near = unknown_key(&message).and_then(|_| nearest_key(text, &recipe));
+                match near {
+                    Some(near) => Error::Recipe(unknown(text, Some(&near))),
+                    None if unknown_key(&message).is_some() => Error::Recipe(unknown(text, None)),
+                    None => Error::Recipe(format!("`{text}`: {message}")),
+                }
+            })?;
+        }
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the key, what it must be and what it is.
+    pub fn check(&self) -> Result<()> {
+        let require = |holds: bool, key: &str, expected: &str, found: &dyn std::fmt::Display| {
+            if holds {
+                return Ok(());
+            }
+            Err(Error::Recipe(format!("`{key}` must be {expected}, found `{found}`")))
+        };
+        let data = &self.data;
+        require(data.batch_size >= 2, "data.batch_size", "at least 2", &data.batch_size)?;
+        require(data.prefetch >= 1, "data.prefetch", "at least 1", &data.prefetch)?;
+        require(
+            (0.0..1.0).contains(&data.holdout),
+            "data.holdout",
+            "at least 0 and below 1",
+            &data.holdout,
+        )?;
+        require(
+            (0.0..=1.0).contains(&data.max_damaged),
+            "data.max_damaged",
+            "from 0 to 1",
+            &data.max_damaged,
+        )?;
+        require(data.limit != Some(0), "data.limit", "at least 1", &0)?;
+        let micro = data.micro_batch_size;
+        require(
+            micro == 0 || data.batch_size.is_multiple_of(micro),
+            "data.micro_batch_size",
+            &format!("a divisor of `data.batch_size` ({}) or 0", data.batch_size),
+            &micro,
+        )?;
+        let group = self.backbone.norm_group;
+        require(
+            group == 0 || data.batch_size.is_multiple_of(group),
+            "backbone.norm_group",
+            &format!("a divisor of `data.batch_size` ({}) or 0", data.batch_size),
+            &group,
+        )?;
+        require(
+            micro == 0 || group == 0 || micro.is_multiple_of(group) || micro < group,
+            "data.micro_batch_size",
+            &format!("a multiple of `backbone.norm_group` ({group})"),
+            &micro,
+        )?;
+        self.backbone.check()?;
+        self.method.check()?;
+        self.train.check()?;
+        for (index, view) in self.view.iter().enumerate() {
+            view.check(index)?;
+        }
+        let views: usize = self.view.iter().map(|view| view.count).sum();
+        let wanted = self.method.views();
+        require(
+            views == wanted,
+            "view",
+            &format!("{wanted} views in all for method {}", self.method.name()),
+            &views,
+        )
+    }
+
+    /// Fills in what is left to the machine, so that the run can be repeated bit for bit: threads, device, micro-batch,
+    /// normalisation group.
+    ///
+    /// # Errors
+    /// [`Error::Environment`] if the device is not there.
+    pub fn resolve(&mut self) -> Result<()> {
+        let cores = crate::machine::cores();
+        let fill = |value: &mut usize, with: usize| {
+            if *value == 0 {
+                *value = with;
+            }
+        };
+        fill(&mut self.data.threads, cores);
+        fill(&mut self.train.threads, cores);
+        fill(&mut self.data.micro_batch_size, self.data.batch_size);
+        fill(&mut self.backbone.norm_group, self.data.batch_size);
+        // A group cannot be larger than what is in memory at a time.
+        self.backbone.norm_group = self.backbone.norm_group.min(self.data.micro_batch_size);
+        let device = crate::machine::device(&self.train.device)?;
+        self.train.device = crate::machine::device_name(device);
+        Ok(())
+    }
+
+    /// The recipe as TOML.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] if a value has no TOML form.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Recipe(error.to_string()))
+    }
+
+    /// Every setting as `key = value`, with dotted keys.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let mut settings = Vec::new();
+        if let Ok(value) = Value::try_from(self) {
+            flatten("", &value, &mut settings);
+        }
+        settings
+    }
+
+    /// Takes over from the earlier recipe of a run what this one leaves to the machine, so that going on computes the
+    /// same bits.
+    pub fn inherit(&mut self, earlier: &Self) {
+        if self.data.micro_batch_size == 0 {
+            self.data.micro_batch_size = earlier.data.micro_batch_size;
+        }
+        if self.backbone.norm_group == 0 {
+            self.backbone.norm_group = earlier.backbone.norm_group;
+        }
+        if self.train.threads == 0 {
+            self.train.threads = earlier.train.threads;
+        }
+        if self.train.tile_rows == 0 {
+            self.train.tile_rows = earlier.train.tile_rows;
+        }
+        if self.train.device == "auto" {
+            self.train.device.clone_from(&earlier.train.device);
+        }
+    }
+}
+
+/// How a recipe differs from the one a run was started with.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Settings of what is computed: `key: before -> after`.
+    pub what: Vec<String>,
+    /// Settings of how it is computed.
+    pub how: Vec<String>,
+    /// Whether the weights still match a run without the change, bit for bit.
+    pub bits_match: bool,
+}
+
+/// Compares two resolved recipes.
+pub fn differences(before: &Recipe, after: &Recipe) -> Differences {
+    let (before, after) = (before.settings(), after.settings());
+    let mut found = Differences { bits_match: true, ..Differences::default() };
+    let value = |settings: &[(String, String)], key: &str| {
+        settings.iter().find(|(k, _)| k == key).map_or("(none)".to_owned(), |(_, v)| v.clone())
+    };
+    let mut keys: Vec<&String> = before.iter().chain(&after).map(|(key, _)| key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    for key in keys {
+        let (old, new) = (value(&before, key), value(&after, key));
+        if old == new {
+            continue;
+        }
+        let line = format!("{key}: {old} -> {new}");
+        if HOW.contains(&key.as_str()) {
+            found.bits_match &= !BITS.contains(&key.as_str());
+            found.how.push(line);
+        } else {
+            found.what.push(line);
+        }
+    }
+    found
+}
+
+/// Sets one dotted key of a table from `key=value`; a number in the key is a position in a list.
+fn apply(table: &mut Table, text: &str, recipe: &Recipe) -> Result<()> {
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        Error::Recipe(format!("`{text}` is not an override; write key=value, train.epochs=100"))
+    })?;
+    let value = parse_value(value.trim());
+    let no_such_key = || Error::Recipe(unknown(text, nearest_key(text, recipe).as_deref()));
+    let mut place = table;
+    let parts: Vec<&str> = key.trim().split('.').collect();
+    let (last, path) = parts.split_last().ok_or_else(no_such_key)?;
+    let mut path = path.iter().peekable();
+    while let Some(part) = path.next() {
+        let entry = place.entry(*part).or_insert_with(|| Value::Table(Table::new()));
+        let entry = match entry {
+            Value::Array(list) => {
+                let index = path.next().and_then(|index| index.parse::<usize>().ok());
+                index.and_then(|index| list.get_mut(index)).ok_or_else(no_such_key)?
+            }
+            other => other,
+        };
+        place = entry.as_table_mut().ok_or_else(no_such_key)?;
+    }
+    place.insert((*last).to_owned(), value);
+    Ok(())
+}
+
+/// A TOML value, or a plain string if it is none: `train.device=cpu` needs no quotes.
+fn parse_value(text: &str) -> Value {
+    toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, String)>) {
+    let below = |key: &dyn std::fmt::Display| {
+        if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") }
+    };
+    match value {
+        Value::Table(table) => {
+            for (key, value) in table {
+                flatten(&below(key), value, into);
+            }
+        }
+        Value::Array(list) if list.iter().any(Value::is_table) => {
+            for (index, value) in list.iter().enumerate() {
+                flatten(&below(&index), value, into);
+            }
+        }
+        other => into.push((prefix.to_owned(), other.to_string())),
+    }
+}
+
+/// Keys that a recipe may leave out and that therefore do not show in [`Recipe::settings`].
+const OPTIONAL: &[&str] = &["data.source", "data.limit", "train.max_steps"];
+
+fn nearest_key(text: &str, recipe: &Recipe) -> Option<String> {
+    let key = text.split('=').next().unwrap_or(text).trim();
+    let settings = recipe.settings();
+    let known = settings.iter().map(|(key, _)| key.as_str()).chain(OPTIONAL.iter().copied());
+    nearest(key, known).map(str::to_owned)
+}
+
+/// The candidate most like `name`, if any is alike enough to be meant. The last part of a dotted key counts by itself,
+/// so that `epochs` finds `train.epochs`.
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |candidate: &str| {
+        let tail = candidate.rsplit('.').next().unwrap_or(candidate);
+        strsim::jaro_winkler(name, candidate).max(strsim::jaro_winkler(name, tail) - 0.01)
+    };
+    candidates
+        .map(|candidate| (likeness(candidate), candidate))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .map(|(_, candidate)| candidate)
+}
+
+fn unknown(text: &str, near: Option<&str>) -> String {
+    let key = text.split('=').next().unwrap_or(text).trim();
+    match near {
+        Some(near) => format!("`{key}` is not a setting of this recipe, did you mean `{near}`?"),
+        None => format!(
+            "`{key}` is not a setting of this recipe; `diptych recipes show NAME` lists them all"
+        ),
+    }
+}
+
+/// The key that serde does not know, out of its message.
+fn unknown_key(message: &str) -> Option<&str> {
+    message.split("unknown field `").nth(1)?.split('`').next()
+}
+
+/// The nearest of the fields that serde expected, out of its message.
+fn suggestion(message: &str) -> String {
+    let near = unknown_key(message).and_then(|found| {
+        let expected = message.split("expected").nth(1)?;
+        nearest(found, expected.split('`').skip(1).step_by(2))
+    });
+    near.map(|near| format!("\ndid you mean `{near}`?")).unwrap_or_default()
+}

@@ -1,0 +1,122 @@
+//! One optimizer step: the gradient of a batch of any size in the memory of a micro-batch.
+//!
+//! With `micro_batch` below the batch size the step takes two passes (gradient caching, Gao et al. 2021,
+//! arXiv:2101.06983): all micro-batches are embedded without a graph, the objective gives the gradient for every row, and
+//! each micro-batch is embedded again, with its graph, to carry that gradient back. Views and statistics are the same in
+//! both passes; running statistics move in the second.
+
+use crate::augment::HostBatch;
+use crate::augment::device::to_device;
+use crate::error::Result;
+use crate::method::{Method, Objective, Step};
+use crate::model::{Role, Statistics};
+use crate::train::stop::Stop;
+use tch::{Device, Kind, Tensor, no_grad};
+
+/// What the network takes in as one view: square images, normalised per channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ViewInput {
+    /// Side of the image in pixels.
+    pub size_px: usize,
+    /// Mean per channel, of values in [0, 1].
+    pub mean: [f64; 3],
+    /// Standard deviation per channel.
+    pub std: [f64; 3],
+}
+
+/// How a batch is cut and where it is computed.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// One entry per view.
+    pub views: Vec<ViewInput>,
+    /// Images of the batch, N.
+    pub batch: usize,
+    /// Images in the device's memory at a time; a multiple of `group` that divides the batch.
+    pub micro_batch: usize,
+    /// Images of a normalisation group.
+    pub group: usize,
+    /// Rows of a loss tile, 0 for automatic.
+    pub tile_rows: i64,
+    /// Where.
+    pub device: Device,
+    /// In f32 or f64.
+    pub kind: Kind,
+}
+
+/// Sets the gradient of the method's parameters to that of the batch.
+///
+/// Returns `None`, with gradients and buffers as before the call, when a stop is asked for on the way.
+///
+/// # Errors
+/// Those of [`Method::objective`].
+pub fn gradient(
+    method: &dyn Method,
+    batch: &HostBatch,
+    layout: &Layout,
+    stop: &Stop,
+) -> Result<Option<Objective>> {
+    let step = Step { index: batch.step, tile_rows: layout.tile_rows };
+    let (batch_size, micro) = (layout.batch, layout.micro_batch);
+    let groups = (micro / layout.group) as i64;
+    let all_groups = (batch_size / layout.group) as i64;
+    method.parameters().zero_grad();
+    let embed = |start: usize, statistics| {
+        let views: Vec<Tensor> = batch
+            .views
+            .iter()
+            .zip(&layout.views)
+            .map(|(pixels, view)| {
+                let image = 3 * view.size_px * view.size_px;
+                let part = &pixels[start * image..(start + micro) * image];
+                to_device(part, micro, view, layout.device, layout.kind)
+            })
+            .collect();
+        method.embed(&views, groups, statistics)
+    };
+
+    if micro == batch_size {
+        let rows = embed(0, Statistics::Move { seen: 0, of: all_groups });
+        let objective = method.objective(&rows.detach(), &step)?;
+        (rows * &objective.rows_gradient).sum(None).backward();
+        return Ok(Some(objective));
+    }
+
+    let starts: Vec<usize> = (0..batch_size).step_by(micro).collect();
+    let mut rows = Vec::with_capacity(starts.len());
+    for start in &starts {
+        if stop.asked() {
+            return Ok(None);
+        }
+        rows.push(no_grad(|| embed(*start, Statistics::Keep)));
+    }
+    let buffers = Buffers::of(method);
+    let objective = method.objective(&Tensor::cat(&rows, 1), &step)?;
+    drop(rows);
+    for (index, start) in starts.iter().enumerate() {
+        if stop.asked() {
+            buffers.restore(method);
+            return Ok(None);
+        }
+        let rows = embed(*start, Statistics::Move { seen: index as i64 * groups, of: all_groups });
+        let part = objective.rows_gradient.narrow(1, *start as i64, micro as i64);
+        (rows * part).sum(None).backward();
+    }
+    Ok(Some(objective))
+}
+
+/// Copies of the running statistics, so that a step that is dropped halfway leaves no trace.
+struct Buffers(Vec<Tensor>);
+
+impl Buffers {
+    fn of(method: &dyn Method) -> Self {
+        let buffers = method.parameters().all().iter().filter(|p| p.role == Role::Buffer);
+        Self(buffers.map(|p| p.tensor.copy()).collect())
+    }
+
+    fn restore(&self, method: &dyn Method) {
+        let buffers = method.parameters().all().iter().filter(|p| p.role == Role::Buffer);
+        for (parameter, before) in buffers.zip(&self.0) {
+            parameter.tensor.shallow_clone().copy_(before);
+        }
+    }
+}
