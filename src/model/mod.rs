@@ -1,8 +1,13 @@
 //! Networks: backbones and heads on named tensors.
 
+pub mod heads;
+pub mod layers;
 pub mod parameters;
+pub mod resnet;
 
+pub use heads::{Head, HeadConfig};
 pub use parameters::{Parameter, Parameters, Place, Role};
+pub use resnet::{BackboneConfig, BlockGroup, ResNet};
 
 /// How a forward pass normalises.
 #[derive(Clone, Copy, Debug, PartialEq)]

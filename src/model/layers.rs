@@ -1,0 +1,257 @@
+//! The layers networks are made of: convolution, batch norm and linear, each on named tensors of a [`Place`].
+
+use super::{Phase, Place, Role, Statistics};
+use crate::error::{Error, Result};
+use crate::random::Stream;
+use tch::Tensor;
+
+/// How the weights of a convolution or linear layer start. A bias starts at zero, except under [`Self::Uniform`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initialization {
+    /// Normal with variance 2 / `fan_out` (He et al. 2015, `fan_out` mode, ReLU gain): torchvision's residual networks.
+    KaimingNormal,
+    /// Normal cut at two standard deviations and rescaled to variance 1 / `fan_in`: SimCLR's convolutions
+    /// (the default `VarianceScaling` of Keras).
+    TruncatedNormal,
+    /// Uniform in ±1 / √`fan_in`, bias included: what PyTorch's layers start from.
+    Uniform,
+    /// Normal with this standard deviation: SimCLR's dense layers take 0.01.
+    Normal(f64),
+    /// All zero.
+    Zeros,
+}
+
+/// Standard deviation of a standard normal cut at ±2.
+const TRUNCATED_DEVIATION: f64 = 0.879_625_661_034_239_8;
+
+impl Initialization {
+    fn weight(self, fan_in: i64, fan_out: i64) -> impl Fn(&mut Stream) -> f64 {
+        let scale = match self {
+            Self::KaimingNormal => (2.0 / fan_out as f64).sqrt(),
+            Self::TruncatedNormal => (fan_in as f64).sqrt().recip() / TRUNCATED_DEVIATION,
+            Self::Uniform => (fan_in as f64).sqrt().recip(),
+            Self::Normal(deviation) => deviation,
+            Self::Zeros => 0.0,
+        };
+        move |stream| match self {
+            Self::KaimingNormal | Self::Normal(_) => scale * stream.normal(),
+            Self::TruncatedNormal => loop {
+                let value = stream.normal();
+                if value.abs() <= 2.0 {
+                    return scale * value;
+                }
+            },
+            Self::Uniform => stream.range(-scale, scale),
+            Self::Zeros => 0.0,
+        }
+    }
+
+    fn bias(self, fan_in: i64) -> impl Fn(&mut Stream) -> f64 {
+        let start = if self == Self::Uniform { self } else { Self::Zeros };
+        start.weight(fan_in, 1)
+    }
+}
+
+/// The shape of a square 2-d convolution, padded by half its kernel so that stride 1 keeps the size of the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Channels coming in.
+    pub inputs: i64,
+    /// Channels going out.
+    pub outputs: i64,
+    /// Side of the kernel, odd.
+    pub kernel: i64,
+    /// Step between neighbouring outputs; an input side of s pixels gives ⌈s / stride⌉.
+    pub stride: i64,
+}
+
+/// A 2-d convolution without bias (a batch norm follows everywhere it is used): `weight` `[outputs, inputs, k, k]`.
+#[derive(Debug)]
+pub struct Convolution {
+    weight: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl Convolution {
+    /// Adds `weight` to the place.
+    pub fn build(place: &mut Place<'_>, geometry: Geometry, start: Initialization) -> Self {
+        let Geometry { inputs, outputs, kernel, stride } = geometry;
+        let area = kernel * kernel;
+        let draw = start.weight(inputs * area, outputs * area);
+        let weight = place.add("weight", Role::Weight, &[outputs, inputs, kernel, kernel], draw);
+        Self { weight, stride, padding: kernel / 2 }
+    }
+
+    /// `[N, inputs, h, w]` to `[N, outputs, ⌈h/stride⌉, ⌈w/stride⌉]`; a channels-last input gives a channels-last output.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        x.conv2d(&self.weight, None::<&Tensor>, stride, padding, [1, 1], 1)
+    }
+}
+
+/// A linear layer: `weight` `[outputs, inputs]` and perhaps `bias` `[outputs]`.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Adds `weight` and, if wanted, `bias` to the place.
+    pub fn build(
+        place: &mut Place<'_>,
+        inputs: i64,
+        outputs: i64,
+        bias: bool,
+        start: Initialization,
+    ) -> Self {
+        let draw = start.weight(inputs, outputs);
+        let weight = place.add("weight", Role::Weight, &[outputs, inputs], draw);
+        let bias = bias.then(|| place.add("bias", Role::Bias, &[outputs], start.bias(inputs)));
+        Self { weight, bias }
+    }
+
+    /// `[N, inputs]` to `[N, outputs]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// What a batch norm learns after normalising.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affine {
+    /// A scale (gamma) and a shift (beta) per channel.
+    Full,
+    /// A scale per channel; the shift stays 0, as in the last layer of SimCLR's head.
+    Scale,
+    /// Nothing.
+    Nothing,
+}
+
+/// Batch normalisation (Ioffe and Szegedy 2015) of `[N, C]` or `[N, C, h, w]`, per channel.
+///
+/// Tensors: `weight` and `bias` `[C]` as [`Affine`] says, buffers `running_mean` (from 0) and `running_var` (from 1).
+/// Epsilon is 1e-5. Running statistics move by a tenth per step and hold the unbiased variance, as in PyTorch; there is
+/// no `num_batches_tracked`.
+#[derive(Debug)]
+pub struct BatchNorm {
+    scale: Option<Tensor>,
+    shift: Option<Tensor>,
+    running_mean: Tensor,
+    running_var: Tensor,
+}
+
+const EPSILON: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+
+impl BatchNorm {
+    /// Adds the tensors to the place; `scale` is where gamma starts: 1, or 0 to silence a residual branch.
+    pub fn build(place: &mut Place<'_>, channels: i64, affine: Affine, scale: f64) -> Self {
+        let shape = [channels];
+        let has_scale = affine != Affine::Nothing;
+        let has_shift = affine == Affine::Full;
+        Self {
+            scale: has_scale.then(|| place.add("weight", Role::NormScale, &shape, |_| scale)),
+            shift: has_shift.then(|| place.add("bias", Role::NormShift, &shape, |_| 0.0)),
+            running_mean: place.add("running_mean", Role::Buffer, &shape, |_| 0.0),
+            running_var: place.add("running_var", Role::Buffer, &shape, |_| 1.0),
+        }
+    }
+
+    /// Normalises; the result is a new tensor of the shape and strides of `x`, safe to change in place.
+    ///
+    /// In training the rows fall into equal groups of consecutive rows, each normalised with its own mean and biased
+    /// variance. Over a step the running statistics move once, r ← 0.9 r + 0.1 · mean over all groups of the step,
+    /// with the same bits however the groups are spread over forward passes.
+    ///
+    /// # Panics
+    /// If the rows do not fall into the groups or a group has one value per channel: see [`check_groups`].
+    pub fn forward(&self, x: &Tensor, phase: Phase) -> Tensor {
+        let Phase::Training { groups, statistics } = phase else {
+            return self.apply(x, Some((&self.running_mean, &self.running_var)), false, MOMENTUM);
+        };
+        let size = x.size();
+        check_groups("x", size[0], size[2..].iter().product(), phase)
+            .expect("the caller has checked the rows");
+        if groups == 1 {
+            return self.train(x, statistics);
+        }
+        // `split`, not `narrow`: its backward joins all groups at once.
+        let normalized: Vec<Tensor> = (0..)
+            .zip(x.split(size[0] / groups, 0))
+            .map(|(index, group)| {
+                self.train(
+                    &group,
+                    match statistics {
+                        Statistics::Keep => Statistics::Keep,
+                        Statistics::Move { seen, of } => {
+                            Statistics::Move { seen: seen + index, of }
+                        }
+                    },
+                )
+            })
+            .collect();
+        Tensor::cat(&normalized, 0)
+    }
+
+    /// Normalises one group with its own statistics.
+    fn train(&self, x: &Tensor, statistics: Statistics) -> Tensor {
+        match statistics {
+            Statistics::Keep => self.apply(x, None, true, MOMENTUM),
+            Statistics::Move { of: 1, .. } => {
+                self.apply(x, Some((&self.running_mean, &self.running_var)), true, MOMENTUM)
+            }
+            Statistics::Move { seen, of } => {
+                // With momentum 1 libtorch leaves the group's mean and unbiased variance in these.
+                let (mean, var) = (self.running_mean.zeros_like(), self.running_var.zeros_like());
+                let normalized = self.apply(x, Some((&mean, &var)), true, 1.0);
+                tch::no_grad(|| {
+                    for (running, group) in [(&self.running_mean, mean), (&self.running_var, var)] {
+                        let mut running = running.shallow_clone();
+                        if seen == 0 {
+                            running *= 1.0 - MOMENTUM;
+                        }
+                        running += group * (MOMENTUM / of as f64);
+                    }
+                });
+                normalized
+            }
+        }
+    }
+
+    fn apply(
+        &self,
+        x: &Tensor,
+        running: Option<(&Tensor, &Tensor)>,
+        training: bool,
+        momentum: f64,
+    ) -> Tensor {
+        let (mean, var) = running.unzip();
+        let (scale, shift) = (self.scale.as_ref(), self.shift.as_ref());
+        x.batch_norm(scale, shift, mean, var, training, momentum, EPSILON, true)
+    }
+}
+
+/// Checks that `rows` rows of `values` values per channel fall evenly into the groups of `phase`, and that every group
+/// has the two values per channel that a variance needs. Nothing is asked in evaluation.
+///
+/// # Errors
+/// [`Error::Shape`] naming `name`, the tensor the rows belong to.
+pub fn check_groups(name: &str, rows: i64, values: i64, phase: Phase) -> Result<()> {
+    let Phase::Training { groups, .. } = phase else { return Ok(()) };
+    if groups < 1 || rows % groups != 0 {
+        return Err(Error::Shape(format!(
+            "the {rows} rows of `{name}` must fall evenly into {groups} normalisation groups: \
+             make the batch a multiple of the group"
+        )));
+    }
+    if rows / groups * values < 2 {
+        return Err(Error::Shape(format!(
+            "batch norm needs at least 2 values per channel and group, found {} in `{name}`: \
+             make the batch or the group larger",
+            rows / groups * values
+        )));
+    }
+    Ok(())
+}
