@@ -1,1 +1,4 @@
 //! train.
+
+pub mod optim;
+pub mod schedule;
