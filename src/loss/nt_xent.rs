@@ -1,0 +1,423 @@
+//! NT-Xent, the normalised temperature-scaled cross entropy of SimCLR.
+
+use crate::error::{Error, Result};
+use crate::loss::tiled::{Contrast, Positive, row_dot};
+use crate::shape::check;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// Rows shorter than this are divided by it instead of by their length.
+const SHORTEST: f64 = 1e-12;
+
+/// How the losses of the 2N anchors become one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// Mean over all 2N anchors: the paper's Eq. 1 with Algorithm 1, also lightly and solo-learn.
+    #[default]
+    #[serde(rename = "mean_2n")]
+    Mean2n,
+    /// Sum of the two views' means, twice the other: what the official TensorFlow code returns. With LARS the factor all
+    /// but cancels, with SGD it doubles the step.
+    SimclrSum,
+}
+
+/// The loss of SimCLR (Chen et al. 2020, arXiv:2002.05709, §2.1, Eq. 1): cross entropy of finding each row's other view
+/// among all other rows of the batch,
+///
+/// ```text
+/// ℓ(i) = ln Σ_{k≠i} exp(ẑ_i·ẑ_k / τ) - ẑ_i·ẑ_π(i) / τ ,   ẑ = z / max(‖z‖, 1e-12)
+/// ```
+///
+/// Its negatives are the 2N - 2 rows of the other images, of both views.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NtXent {
+    /// τ, above 0.
+    pub temperature: f64,
+    /// How the anchors' losses become one number.
+    pub reduction: Reduction,
+}
+
+/// The loss of a batch, its gradient, and what is worth logging about it.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// The loss, reduced as asked.
+    pub loss: f64,
+    /// ∂loss/∂projections, of the projections' shape and kind, without a graph.
+    pub gradient: Tensor,
+    /// Share of the first view's rows whose own second view is strictly the closest of all second views, in [0, 1]; 0 for
+    /// a collapsed network. As in the official code, rows of the same view do not compete.
+    pub contrastive_accuracy: f64,
+    /// Mean entropy in nats of the softmax over those logits, from 0 to ln N.
+    pub contrastive_entropy: f64,
+    /// Mean cosine between the two views of an image.
+    pub positive_similarity: f64,
+    /// Mean cosine between rows of different images; 0 for a batch of one, which has none.
+    pub negative_similarity: f64,
+}
+
+impl NtXent {
+    /// The loss of `projections` `[2N, d]` (first views of all N images, then second views; not normalised) and its
+    /// gradient, in f32, or f64 for f64 input. Memory beside the input is about six times its size and one tile of
+    /// `tile · 2N` scalars, see [`default_tile`](crate::loss::tiled::default_tile).
+    ///
+    /// A row of zeros stays zero when normalised; the loss is finite and so is its (very large) gradient there.
+    /// A batch of one has no negatives: its loss and gradient are 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there is an even number of rows, at least two. [`Error::Recipe`] if the temperature is not
+    /// above 0.
+    pub fn evaluate(&self, projections: &Tensor, tile: i64) -> Result<Evaluated> {
+        check("projections", projections, &[-1, -1])?;
+        let rows = projections.size()[0];
+        if rows < 2 || rows % 2 != 0 {
+            return Err(Error::Shape(format!(
+                "`projections` must hold two views of every image, found {rows} rows"
+            )));
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Err(Error::Recipe(format!(
+                "`method.temperature` must be above 0, found `{}`",
+                self.temperature
+            )));
+        }
+        tch::no_grad(|| self.evaluate_checked(projections, rows / 2, tile))
+    }
+
+    fn evaluate_checked(&self, projections: &Tensor, images: i64, tile: i64) -> Result<Evaluated> {
+        let kind = if projections.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let options = (kind, projections.device());
+        let values = projections.to_kind(kind);
+        let length = values.square().sum_dim_intlist(1, true, None).sqrt();
+        let divisor = length.clamp_min(SHORTEST);
+        let unit = &values / &divisor;
+
+        let index = Tensor::arange(images, (Kind::Int64, options.1));
+        let partner = Tensor::cat(&[&index + images, index.shallow_clone()], 0);
+        let weight = match self.reduction {
+            Reduction::Mean2n => 0.5 / images as f64,
+            Reduction::SimclrSum => 1.0 / images as f64,
+        };
+        let all = Contrast {
+            rows: &unit,
+            columns: &unit,
+            temperature: self.temperature,
+            positive: Positive::Column(&partner),
+            weights: &Tensor::full([2 * images], weight, options),
+            exclude_same_index: true,
+            exclude_positive: false,
+            columns_gradient: true,
+            tile,
+        }
+        .evaluate()?;
+        let loss = weight * sum(&(&all.log_sum_exp - &all.positive));
+        let unit_gradient = match all.columns_gradient {
+            Some(columns) => all.rows_gradient + columns,
+            None => unreachable!("the columns' gradient was asked for"),
+        };
+        // Through the normalisation: what points along the row is lost, unless the row is too short to be normalised.
+        let along = row_dot(&unit_gradient, &unit) * length.gt(SHORTEST);
+        let gradient = ((unit_gradient - &unit * along) / divisor).to_kind(projections.kind());
+
+        let (first, second) = (unit.narrow(0, 0, images), unit.narrow(0, images, images));
+        let across = Contrast {
+            rows: &first,
+            columns: &second,
+            temperature: self.temperature,
+            positive: Positive::Column(&index),
+            weights: &Tensor::ones([images], options),
+            exclude_same_index: false,
+            exclude_positive: false,
+            columns_gradient: false,
+            tile,
+        }
+        .evaluate()?;
+        let hits = across.positive.gt_tensor(&across.hardest);
+        // Entropy is lse - Σ p·logit, and row · gradient is Σ p·logit - s⁺.
+        let entropy = &across.log_sum_exp
+            - &across.positive
+            - row_dot(&first, &across.rows_gradient).squeeze_dim(1);
+
+        let cosines = sum(&all.positive) * self.temperature;
+        let count = images as f64;
+        let negatives = 4.0 * count * (count - 1.0);
+        let everything = sum(&unit.sum_dim_intlist(0, false, Kind::Double).square());
+        let negative_similarity = if images == 1 {
+            0.0
+        } else {
+            (everything - sum(&unit.square()) - cosines) / negatives
+        };
+        Ok(Evaluated {
+            loss,
+            gradient,
+            contrastive_accuracy: sum(&hits) / count,
+            contrastive_entropy: (sum(&entropy) / count).max(0.0),
+            positive_similarity: cosines / (2.0 * count),
+            negative_similarity,
+        })
+    }
+}
+
+/// Sum over all elements, accumulated in f64.
+fn sum(tensor: &Tensor) -> f64 {
+    tensor.sum(Kind::Double).double_value(&[])
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact by construction: counts and equal inputs")]
+mod tests {
+    use super::*;
+    use crate::loss::tiled::default_tile;
+    use crate::random::{Purpose, Scope, Stream};
+    use std::collections::HashMap;
+    use tch::Device;
+
+    const PAPER: NtXent = NtXent { temperature: 0.5, reduction: Reduction::Mean2n };
+
+    fn at(temperature: f64) -> NtXent {
+        NtXent { temperature, ..PAPER }
+    }
+
+    fn normal(rows: i64, width: i64, kind: Kind) -> Tensor {
+        let mut stream = Stream::open(3, Purpose::Test, Scope::Item((rows * 1000 + width) as u64));
+        let values: Vec<f64> = (0..rows * width).map(|_| stream.normal()).collect();
+        Tensor::from_slice(&values).view([rows, width]).to_kind(kind)
+    }
+
+    fn distance(left: &Tensor, right: &Tensor) -> f64 {
+        assert_eq!(left.size(), right.size());
+        (left.to_kind(Kind::Double) - right.to_kind(Kind::Double)).abs().max().double_value(&[])
+    }
+
+    /// The textbook form in f64 by autograd over the whole 2N x 2N matrix.
+    fn dense(loss: NtXent, projections: &Tensor) -> (f64, Tensor) {
+        let leaf = projections.detach().to_kind(Kind::Double).copy().set_requires_grad(true);
+        let rows = leaf.size()[0];
+        let unit = &leaf / leaf.square().sum_dim_intlist(1, true, None).sqrt().clamp_min(1e-12);
+        let itself = Tensor::eye(rows, (Kind::Bool, Device::Cpu));
+        let logits =
+            (unit.mm(&unit.tr()) / loss.temperature).masked_fill(&itself, f64::NEG_INFINITY);
+        let partner = Tensor::arange(rows, (Kind::Int64, Device::Cpu)).roll(rows / 2, 0);
+        let mean =
+            logits.cross_entropy_loss::<Tensor>(&partner, None, tch::Reduction::Mean, -100, 0.0);
+        let value = if loss.reduction == Reduction::SimclrSum { mean * 2.0 } else { mean };
+        value.backward();
+        (value.double_value(&[]), leaf.grad())
+    }
+
+    fn appendix() -> Tensor {
+        Tensor::from_slice(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0, -1.0, 1.0]).view([4, 2])
+    }
+
+    #[test]
+    fn published_vectors_are_met() {
+        for (temperature, expected) in [(0.5, 0.535_969_351_8), (0.1, 0.347_210_719_6)] {
+            let loss = at(temperature).evaluate(&appendix(), 8).unwrap().loss;
+            assert!((loss - expected).abs() < 1e-10, "{temperature}: {loss}");
+        }
+        let summed = NtXent { reduction: Reduction::SimclrSum, ..PAPER };
+        let summed = summed.evaluate(&appendix(), 8).unwrap();
+        assert!((summed.loss - 1.071_938_703_6).abs() < 1e-10);
+        let mean = PAPER.evaluate(&appendix(), 8).unwrap();
+        assert!(distance(&summed.gradient, &(mean.gradient * 2.0)) < 1e-15);
+    }
+
+    #[test]
+    fn a_collapsed_batch_costs_ln_of_its_competitors() {
+        for (images, temperature) in [(2, 0.5), (2, 0.01), (8, 100.0)] {
+            let rows = Tensor::ones([2 * images, 3], (Kind::Float, Device::Cpu));
+            let found = at(temperature).evaluate(&rows, 3).unwrap();
+            let expected = ((2 * images - 1) as f64).ln();
+            assert!((found.loss - expected).abs() < 1e-5, "{} against {expected}", found.loss);
+            assert!(found.gradient.abs().max().double_value(&[]) < 1e-4);
+            assert!((found.contrastive_entropy - (images as f64).ln()).abs() < 1e-5);
+            assert_eq!(found.contrastive_accuracy, 0.0);
+            assert!((found.positive_similarity - 1.0).abs() < 1e-6);
+            assert!((found.negative_similarity - 1.0).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn orthogonal_pairs_have_a_closed_form() {
+        // Each image is its own axis, both views equal: ln( e^(1/τ) + 2N - 2 ) - 1/τ.
+        let (images, temperature) = (5, 0.3_f64);
+        let axes = Tensor::eye(images, (Kind::Double, Device::Cpu));
+        let found =
+            at(temperature).evaluate(&Tensor::cat(&[&axes * 3.0, axes * 0.1], 0), 4).unwrap();
+        let expected = ((1.0 / temperature).exp() + 8.0).ln() - 1.0 / temperature;
+        assert!((found.loss - expected).abs() < 1e-12);
+        assert_eq!(found.contrastive_accuracy, 1.0);
+        assert!((found.positive_similarity - 1.0).abs() < 1e-12);
+        assert!(found.negative_similarity.abs() < 1e-12);
+        let (right, wrong) = ((1.0 / temperature).exp(), 1.0);
+        let total: f64 = right + 4.0 * wrong;
+        let entropy = total.ln() - right / total / temperature;
+        assert!((found.contrastive_entropy - entropy).abs() < 1e-12);
+    }
+
+    #[test]
+    fn loss_and_gradient_equal_the_textbook_form() {
+        for reduction in [Reduction::Mean2n, Reduction::SimclrSum] {
+            for temperature in [0.07, 0.5, 2.0] {
+                let loss = NtXent { temperature, reduction };
+                for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5)] {
+                    let rows = normal(74, 16, kind);
+                    let (value, gradient) = dense(loss, &rows);
+                    let found = loss.evaluate(&rows, 10).unwrap();
+                    assert!((found.loss / value - 1.0).abs() < tolerance, "{loss:?} {kind:?}");
+                    let scale = gradient.abs().max().double_value(&[]);
+                    let off = distance(&found.gradient, &gradient) / scale;
+                    assert!(off < tolerance, "{loss:?} {kind:?}: {off}");
+                    assert_eq!(found.gradient.kind(), kind);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_the_slope_of_the_loss() {
+        let rows = normal(6, 3, Kind::Double);
+        let gradient = PAPER.evaluate(&rows, 4).unwrap().gradient;
+        let step = 1e-6;
+        for (row, column) in (0..6).flat_map(|row| (0..3).map(move |column| (row, column))) {
+            let moved = |by: f64| {
+                let moved = rows.copy();
+                let _ = moved.get(row).get(column).g_add_scalar_(by);
+                PAPER.evaluate(&moved, 4).unwrap().loss
+            };
+            let slope = (moved(step) - moved(-step)) / (2.0 * step);
+            assert!((gradient.double_value(&[row, column]) - slope).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn neither_order_nor_length_nor_tile_matters() {
+        let rows = normal(24, 8, Kind::Double);
+        let expected = PAPER.evaluate(&rows, 24).unwrap();
+        let rearranged = |order: &Tensor| {
+            let found = PAPER.evaluate(&rows.index_select(0, order), 24).unwrap();
+            assert!((found.loss - expected.loss).abs() < 1e-13);
+            assert!(distance(&found.gradient, &expected.gradient.index_select(0, order)) < 1e-13);
+        };
+        let identity = Tensor::arange(24, (Kind::Int64, Device::Cpu));
+        rearranged(&identity.roll(12, 0));
+        let images = Tensor::from_slice(&[5_i64, 3, 8, 1, 0, 11, 2, 10, 4, 9, 7, 6]);
+        rearranged(&Tensor::cat(&[&images, &(&images + 12)], 0));
+
+        let lengths = (identity.to_kind(Kind::Double) + 0.5).unsqueeze(1);
+        let scaled = PAPER.evaluate(&(&rows * &lengths), 24).unwrap();
+        assert!((scaled.loss - expected.loss).abs() < 1e-13);
+        assert!(distance(&(scaled.gradient * lengths), &expected.gradient) < 1e-13);
+
+        for tile in [1, 5, 7, 100] {
+            let found = PAPER.evaluate(&rows, tile).unwrap();
+            assert!((found.loss - expected.loss).abs() < 1e-13);
+            assert!(distance(&found.gradient, &expected.gradient) < 1e-14);
+            assert!((found.contrastive_entropy - expected.contrastive_entropy).abs() < 1e-13);
+            assert_eq!(found.contrastive_accuracy, expected.contrastive_accuracy);
+        }
+    }
+
+    #[test]
+    fn metrics_equal_their_definitions() {
+        let rows = normal(40, 4, Kind::Double) + normal(20, 4, Kind::Double).repeat([2, 1]);
+        let found = PAPER.evaluate(&rows, 9).unwrap();
+        let unit = &rows / rows.square().sum_dim_intlist(1, true, None).sqrt();
+        let cosine = unit.mm(&unit.tr());
+        let value = |i: i64, j: i64| cosine.double_value(&[i, j]);
+        let (mut hits, mut entropy, mut positive, mut negative) = (0.0, 0.0, 0.0, 0.0);
+        for i in 0..20 {
+            let logits: Vec<f64> = (20..40).map(|j| value(i, j) / 0.5).collect();
+            let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            let own = logits[i as usize];
+            hits += f64::from(u8::from(logits.iter().all(|logit| *logit <= own)));
+            entropy -= logits.iter().map(|l| l.exp() / total * (l.exp() / total).ln()).sum::<f64>();
+            positive += value(i, i + 20);
+        }
+        for (i, j) in (0..40).flat_map(|i| (0..40).map(move |j| (i, j))) {
+            negative += if i % 20 == j % 20 { 0.0 } else { value(i, j) };
+        }
+        assert!(hits > 0.0 && hits < 20.0, "the batch tests nothing: {hits} hits");
+        assert!((found.contrastive_accuracy - hits / 20.0).abs() < 1e-12);
+        assert!((found.contrastive_entropy - entropy / 20.0).abs() < 1e-12);
+        assert!((found.positive_similarity - positive / 20.0).abs() < 1e-12);
+        assert!((found.negative_similarity - negative / (40.0 * 38.0)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn extremes_stay_finite() {
+        let mut rows = normal(16, 8, Kind::Float);
+        let _ = rows.get(3).zero_();
+        rows = Tensor::cat(&[&rows, &rows.narrow(0, 0, 4), &rows.narrow(0, 3, 4)], 0);
+        for temperature in [0.01, 1.0, 100.0] {
+            for scale in [1e-15, 1.0, 1e15] {
+                let found = at(temperature).evaluate(&(&rows * scale), 5).unwrap();
+                for value in [
+                    found.loss,
+                    found.contrastive_entropy,
+                    found.positive_similarity,
+                    found.negative_similarity,
+                    found.gradient.to_kind(Kind::Double).abs().sum(Kind::Double).double_value(&[]),
+                ] {
+                    assert!(value.is_finite(), "{temperature} {scale}: {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn half_precision_is_computed_in_single() {
+        let rows = normal(32, 16, Kind::Float).to_kind(Kind::BFloat16);
+        let found = at(0.07).evaluate(&rows, 8).unwrap();
+        let expected = at(0.07).evaluate(&rows.to_kind(Kind::Float), 8).unwrap();
+        assert_eq!(found.loss, expected.loss);
+        assert_eq!(found.gradient, expected.gradient.to_kind(Kind::BFloat16));
+    }
+
+    #[test]
+    fn a_batch_of_one_costs_nothing_and_odd_or_empty_batches_are_refused() {
+        let found = PAPER.evaluate(&normal(2, 4, Kind::Float), 4).unwrap();
+        assert_eq!((found.loss, found.contrastive_accuracy), (0.0, 1.0));
+        assert_eq!(found.gradient, Tensor::zeros([2, 4], (Kind::Float, Device::Cpu)));
+        assert_eq!((found.negative_similarity, found.contrastive_entropy), (0.0, 0.0));
+        for rows in [0, 1, 3] {
+            let message = PAPER.evaluate(&normal(rows, 4, Kind::Float), 4).unwrap_err().to_string();
+            assert!(message.contains(&format!("found {rows} rows")), "{message}");
+        }
+        let message = at(0.0).evaluate(&normal(2, 4, Kind::Float), 4).unwrap_err().to_string();
+        assert!(message.contains("`method.temperature` must be above 0"), "{message}");
+    }
+
+    #[test]
+    fn a_batch_of_4096_views_is_right_row_by_row() {
+        let rows = normal(4096, 128, Kind::Float);
+        let loss = at(0.1);
+        let found = loss.evaluate(&rows, default_tile(4096)).unwrap();
+        let (value, gradient) = dense(loss, &rows);
+        assert!((found.loss / value - 1.0).abs() < 1e-6);
+        let largest = gradient.abs().max().double_value(&[]);
+        assert!(distance(&found.gradient, &gradient) < 1e-5 * largest);
+    }
+
+    #[test]
+    fn lightly_agrees() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/loss.safetensors");
+        let golden: HashMap<String, Tensor> =
+            Tensor::read_safetensors(path).unwrap().into_iter().collect();
+        for (name, temperature) in [("cool", 0.07), ("warm", 0.5)] {
+            let found = at(temperature).evaluate(&golden["projections"], 7).unwrap();
+            let loss = golden[&format!("{name}.loss")].double_value(&[]);
+            assert!((found.loss - loss).abs() < 1e-5, "{} against {loss}", found.loss);
+            let gradient = &golden[&format!("{name}.gradient")];
+            let largest = gradient.abs().max().double_value(&[]);
+            assert!(distance(&found.gradient, gradient) < 1e-5 * largest);
+        }
+    }
+
+    #[test]
+    fn reductions_are_spelt_as_documented() {
+        let spelt = |reduction| serde_json::to_string(&reduction).unwrap();
+        assert_eq!(spelt(Reduction::Mean2n), "\"mean_2n\"");
+        assert_eq!(spelt(Reduction::SimclrSum), "\"simclr_sum\"");
+    }
+}
