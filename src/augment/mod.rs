@@ -1,1 +1,30 @@
-//! augment.
+//! From images to views: the second stage of the flow.
+//!
+//! A recipe lists [`Step`]s per kind of view ([`ViewRecipe`]). A [`Pipeline`] *samples* them for one view of one image,
+//! which gives a small value ([`Drawn`]), and the value is *applied* to the image, which is deterministic. The
+//! [`Loader`] does both for whole batches on threads, [`to_device`] turns a batch into a tensor.
+//!
+//! One arithmetic holds everywhere: crop, resize as Pillow does, then f32 in \[0, 1\] with the formulas of torchvision's
+//! float tensors, rounded once to 8 bits at the end; normalising is the first operation on the device.
+
+mod blur;
+mod color;
+mod crop;
+mod device;
+mod gallery;
+mod loader;
+mod order;
+mod pipeline;
+mod preprocess;
+mod step;
+
+pub use blur::{Blur, BlurKind, Border, Kernel, SigmaPer};
+pub use color::{Adjustment, ColorJitter, Grayscale};
+pub use crop::{Crop, Interpolation, RandomResizedCrop, Resize};
+pub use device::to_device;
+pub use gallery::{Cell, Gallery, Mark, views_gallery, write_png};
+pub use loader::{Damage, HostBatch, Loader, LoaderConfig, threads_default};
+pub use order::Order;
+pub use pipeline::{Drawn, Operation, Pipeline, Scratch};
+pub use preprocess::{Preprocess, Sizing};
+pub use step::{Flip, Normalize, Step, ViewRecipe};

@@ -1,0 +1,323 @@
+//! Gaussian blur: a sampled kernel, or Pillow's three box blurs.
+
+use super::step::{Place, interval};
+use crate::error::Result;
+use crate::random::Stream;
+use multiversion::multiversion;
+use serde::{Deserialize, Serialize};
+
+/// Gaussian blur of random width.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Blur {
+    /// How often, drawn per image; 0.5 unless told.
+    pub probability: f64,
+    /// `kernel` (default) or `pillow`.
+    pub kind: BlurKind,
+    /// Standard deviation in pixels, uniform in \[low, high\]; \[0.1, 2\] unless told.
+    pub sigma_px: [f64; 2],
+    /// `image` (default): one sigma per view of an image. `batch` (SimCLR): one per view of the whole batch.
+    pub sigma_per: SigmaPer,
+    /// Kernel side as a fraction of the view's side, 0.1 unless told; ignored if `kernel_px` is given.
+    pub kernel_fraction: f64,
+    /// Kernel side in pixels. Either way the side k becomes 2·⌊k/2⌋ + 1 taps (SimCLR: 224/10 = 22, so 23 taps).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_px: Option<usize>,
+    /// What lies beyond the edge for `kernel`: `zero` (default; SimCLR, BYOL) or `reflect`.
+    pub border: Border,
+}
+
+impl Default for Blur {
+    fn default() -> Self {
+        Self {
+            probability: 0.5,
+            kind: BlurKind::Kernel,
+            sigma_px: [0.1, 2.0],
+            sigma_per: SigmaPer::Image,
+            kernel_fraction: 0.1,
+            kernel_px: None,
+            border: Border::Zero,
+        }
+    }
+}
+
+/// Which approximation of a Gaussian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlurKind {
+    /// Weights exp(−x²/2σ²), normalised, cut at the kernel's side (SimCLR, BYOL, InfoMin).
+    Kernel,
+    /// Pillow's `GaussianBlur(radius=σ)` (MoCo v2, SimSiam, SwAV): three box blurs with fractional ends (Gwosdek et al.
+    /// 2011), the edge pixel repeated. Pillow rounds to 8 bits after each of six passes, we once at the end.
+    Pillow,
+}
+
+/// What shares one sigma.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SigmaPer {
+    /// One view of one image.
+    Image,
+    /// One view of the whole batch.
+    Batch,
+}
+
+/// What lies beyond the edge of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Border {
+    /// Black.
+    Zero,
+    /// The image mirrored about its outermost pixels.
+    Reflect,
+}
+
+/// A drawn blur.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Kernel {
+    /// See [`BlurKind::Kernel`].
+    Kernel {
+        /// Standard deviation.
+        sigma_px: f32,
+        /// Taps on each side of the centre.
+        radius_px: usize,
+        /// Beyond the edge.
+        border: Border,
+    },
+    /// See [`BlurKind::Pillow`].
+    Pillow {
+        /// Standard deviation.
+        sigma_px: f32,
+    },
+}
+
+impl Blur {
+    pub(super) fn check(&self, place: &Place, size_px: usize) -> Result<()> {
+        place.probability(self.probability)?;
+        let [low, high] = self.sigma_px;
+        place.require(
+            interval(self.sigma_px) && low > 0.0 && high <= size_px as f64,
+            "sigma_px",
+            "two widths `[low, high]` with 0 < low <= high, at most the view's size",
+            format_args!("[{low}, {high}]"),
+        )?;
+        place.require(
+            self.kernel_fraction > 0.0 && self.kernel_fraction <= 1.0,
+            "kernel_fraction",
+            "above 0 and at most 1",
+            format_args!("{}", self.kernel_fraction),
+        )?;
+        let Some(kernel_px) = self.kernel_px else { return Ok(()) };
+        place.require(
+            self.kind == BlurKind::Kernel && kernel_px > 0 && self.radius_px(size_px) < size_px,
+            "kernel_px",
+            "below twice the view's size, and given for `kind = \"kernel\"` only",
+            format_args!("{kernel_px}"),
+        )
+    }
+
+    fn radius_px(&self, size_px: usize) -> usize {
+        self.kernel_px.unwrap_or((size_px as f64 * self.kernel_fraction) as usize) / 2
+    }
+
+    /// Draws the blur of a view of side `size_px`; `image` draws for this image, `batch` for the whole batch.
+    pub(super) fn sample(
+        &self,
+        image: &mut Stream,
+        batch: &mut Stream,
+        size_px: usize,
+    ) -> Option<Kernel> {
+        let applied = image.chance(self.probability);
+        let stream = match self.sigma_per {
+            SigmaPer::Image => image,
+            SigmaPer::Batch => batch,
+        };
+        let sigma_px = stream.range(self.sigma_px[0], self.sigma_px[1]) as f32;
+        applied.then(|| match self.kind {
+            BlurKind::Kernel => {
+                Kernel::Kernel { sigma_px, radius_px: self.radius_px(size_px), border: self.border }
+            }
+            BlurKind::Pillow => Kernel::Pillow { sigma_px },
+        })
+    }
+}
+
+impl Kernel {
+    /// Standard deviation in pixels.
+    pub fn sigma_px(&self) -> f32 {
+        match self {
+            Self::Kernel { sigma_px, .. } | Self::Pillow { sigma_px } => *sigma_px,
+        }
+    }
+
+    /// Blurs one square plane of values in \[0, 1\] in place; `buffer` is only memory.
+    pub(super) fn apply(&self, plane: &mut [f32], size_px: usize, buffer: &mut Buffer) {
+        match *self {
+            Self::Kernel { sigma_px, radius_px, border } => {
+                let taps = gaussian(f64::from(sigma_px), radius_px);
+                let outside = match border {
+                    Border::Zero => Outside::Zero,
+                    Border::Reflect => Outside::Reflect,
+                };
+                convolve(plane, size_px, &taps, outside, buffer);
+            }
+            Self::Pillow { sigma_px } => {
+                let taps = pillow_box(f64::from(sigma_px));
+                for _ in 0..PILLOW_PASSES {
+                    convolve(plane, size_px, &taps, Outside::Repeat, buffer);
+                }
+            }
+        }
+    }
+}
+
+const PILLOW_PASSES: usize = 3;
+
+/// Centre and one side of the normalised kernel. Beyond 6 σ a weight is below 2e-8 and left out.
+fn gaussian(sigma: f64, radius: usize) -> Vec<f32> {
+    let radius = radius.min((6.0 * sigma).ceil() as usize);
+    let weights: Vec<f64> =
+        (0..=radius).map(|x| (-0.5 * (x as f64 / sigma).powi(2)).exp()).collect();
+    let sum = 2.0 * weights.iter().sum::<f64>() - weights[0];
+    weights.iter().map(|weight| (weight / sum) as f32).collect()
+}
+
+/// Centre and one side of the extended box whose threefold application has variance σ² (Gwosdek et al. 2011, Eqs. 7, 11
+/// and 14).
+fn pillow_box(sigma: f64) -> Vec<f32> {
+    let variance = sigma * sigma / PILLOW_PASSES as f64;
+    let whole = (((12.0 * variance + 1.0).sqrt() - 1.0) / 2.0).floor();
+    let fraction = (2.0 * whole + 1.0) * (whole * (whole + 1.0) - 3.0 * variance)
+        / (6.0 * (variance - (whole + 1.0).powi(2)));
+    let inner = 1.0 / (2.0 * (whole + fraction) + 1.0);
+    let mut taps = vec![inner as f32; whole as usize + 1];
+    taps.push((fraction * inner) as f32);
+    taps
+}
+
+/// Working memory of a blur.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    row: Vec<f32>,
+    rows: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+enum Outside {
+    Zero,
+    Reflect,
+    Repeat,
+}
+
+impl Outside {
+    /// The pixel that stands for position `index` of 0..size, or none for black.
+    fn source(self, index: isize, size: usize) -> Option<usize> {
+        let last = size as isize - 1;
+        match self {
+            _ if (0..=last).contains(&index) => Some(index as usize),
+            Self::Zero => None,
+            Self::Reflect if last == 0 => Some(0),
+            Self::Reflect => {
+                let folded = index.rem_euclid(2 * last);
+                Some(folded.min(2 * last - folded) as usize)
+            }
+            Self::Repeat => Some(index.clamp(0, last) as usize),
+        }
+    }
+}
+
+const LANES: usize = 32;
+
+/// Convolves the rows, then the columns, with a symmetric kernel given as its centre and one side.
+fn convolve(plane: &mut [f32], size: usize, taps: &[f32], outside: Outside, buffer: &mut Buffer) {
+    let radius = taps.len() - 1;
+    let stride = size.next_multiple_of(LANES);
+    buffer.row.clear();
+    buffer.row.resize(stride + 2 * radius, 0.0);
+    buffer.rows.clear();
+    buffer.rows.resize(stride * (size + 2 * radius), 0.0);
+    for (row, target) in
+        plane.chunks_exact(size).zip(buffer.rows.chunks_exact_mut(stride).skip(radius))
+    {
+        buffer.row[radius..radius + size].copy_from_slice(row);
+        for margin in 1..=radius {
+            let value = |at: isize| outside.source(at, size).map_or(0.0, |x| row[x]);
+            buffer.row[radius - margin] = value(-(margin as isize));
+            buffer.row[radius + size + margin - 1] = value((size + margin - 1) as isize);
+        }
+        weigh(&buffer.row, 1, taps, target);
+    }
+    for margin in 1..=radius {
+        for at in [-(margin as isize), (size + margin - 1) as isize] {
+            // Rows start out black.
+            if let Some(source) = outside.source(at, size) {
+                let from = (source + radius) * stride;
+                let to = (at + radius as isize) as usize * stride;
+                buffer.rows.copy_within(from..from + stride, to);
+            }
+        }
+    }
+    buffer.row.truncate(stride);
+    for (row, source) in plane.chunks_exact_mut(size).zip(buffer.rows.chunks(stride).enumerate()) {
+        let span = source.0 * stride..(source.0 + 2 * radius + 1) * stride;
+        weigh(&buffer.rows[span], stride, taps, &mut buffer.row);
+        row.copy_from_slice(&buffer.row[..size]);
+    }
+}
+
+/// `out[x] = Σ_j taps[|j|] · source[x + (j + radius) · step]`; `out` is a whole number of lanes.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn weigh(source: &[f32], step: usize, taps: &[f32], out: &mut [f32]) {
+    let radius = taps.len() - 1;
+    let lanes =
+        |at: usize| -> &[f32; LANES] { source[at..at + LANES].first_chunk().expect("lanes") };
+    for (block, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let centre = block * LANES + radius * step;
+        let mut sum = lanes(centre).map(|value| taps[0] * value);
+        for (distance, tap) in taps.iter().enumerate().skip(1) {
+            let before = lanes(centre - distance * step);
+            let after = lanes(centre + distance * step);
+            for lane in 0..LANES {
+                sum[lane] += tap * (before[lane] + after[lane]);
+            }
+        }
+        *out = sum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reflection_does_not_repeat_the_edge() {
+        let at = |index| Outside::Reflect.source(index, 4).unwrap();
+        assert_eq!([-3, -2, -1, 0, 3, 4, 5, 6].map(at), [3, 2, 1, 0, 3, 2, 1, 0]);
+        assert_eq!(Outside::Reflect.source(-1, 1), Some(0));
+    }
+
+    #[test]
+    fn three_pillow_boxes_have_the_variance_asked_for() {
+        for sigma in [0.1, 0.7, 1.0, 2.0, 7.3] {
+            let taps = pillow_box(sigma);
+            let sum: f32 = taps[0] + 2.0 * taps[1..].iter().sum::<f32>();
+            assert!((sum - 1.0).abs() < 1e-6);
+            let variance: f64 =
+                taps.iter().enumerate().map(|(x, w)| 2.0 * f64::from(*w) * (x * x) as f64).sum();
+            assert!((3.0 * variance - sigma * sigma).abs() < 1e-5, "{sigma}: {variance}");
+        }
+    }
+
+    #[test]
+    fn black_beyond_the_edge_darkens_a_white_image_by_the_lost_weight() {
+        let size = 5;
+        let mut plane = vec![1.0; size * size];
+        let kernel = Kernel::Kernel { sigma_px: 1.0, radius_px: 1, border: Border::Zero };
+        kernel.apply(&mut plane, size, &mut Buffer::default());
+        let side = (-0.5f64).exp() / (1.0 + 2.0 * (-0.5f64).exp());
+        assert!((f64::from(plane[12]) - 1.0).abs() < 1e-6);
+        assert!((f64::from(plane[2]) - (1.0 - side)).abs() < 1e-6);
+        assert!((f64::from(plane[0]) - (1.0 - side).powi(2)).abs() < 1e-6);
+    }
+}

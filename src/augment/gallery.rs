@@ -1,0 +1,250 @@
+//! Rows of captioned pictures: what the report and the contact sheets show.
+
+use super::pipeline::{Pipeline, Scratch};
+use crate::data::{Dataset, Image};
+use crate::error::{Error, Result};
+use serde_json::json;
+use std::path::Path;
+
+/// A table of pictures.
+#[derive(Clone, Debug)]
+pub struct Gallery {
+    /// Heading.
+    pub title: String,
+    /// What is seen, in a sentence or two.
+    pub caption: String,
+    /// Rows of cells; rows may differ in length.
+    pub rows: Vec<Vec<Cell>>,
+}
+
+/// One picture.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// The picture.
+    pub image: Image,
+    /// Text below it; may be empty.
+    pub caption: String,
+    /// A judgement, shown as a coloured outline.
+    pub mark: Option<Mark>,
+}
+
+/// Whether a picture agrees with the one it is compared with (same class, say).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It does: green.
+    Agrees,
+    /// It does not: red.
+    Differs,
+}
+
+impl Gallery {
+    /// Writes each picture to `folder/name/RR-CC.png`, in its own pixels, and `folder/name.json`:
+    ///
+    /// `{"title", "caption", "rows": [[{"image": "name/00-00.png", "caption", "mark": "agrees" | "differs" | null}]]}`
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn save(&self, folder: &Path, name: &str) -> Result<()> {
+        let pictures = folder.join(name);
+        std::fs::create_dir_all(&pictures).map_err(Error::io("create", &pictures))?;
+        let mut rows = Vec::with_capacity(self.rows.len());
+        for (r, row) in self.rows.iter().enumerate() {
+            let mut cells = Vec::with_capacity(row.len());
+            for (c, cell) in row.iter().enumerate() {
+                let file = format!("{name}/{r:02}-{c:02}.png");
+                write_png(&cell.image, &folder.join(&file))?;
+                let mark = cell.mark.map(|mark| match mark {
+                    Mark::Agrees => "agrees",
+                    Mark::Differs => "differs",
+                });
+                cells.push(json!({ "image": file, "caption": cell.caption, "mark": mark }));
+            }
+            rows.push(cells);
+        }
+        let page = json!({ "title": self.title, "caption": self.caption, "rows": rows });
+        let path = folder.join(format!("{name}.json"));
+        std::fs::write(&path, format!("{page:#}\n")).map_err(Error::io("write", &path))
+    }
+
+    /// All pictures on one, without text: cells enlarged by a whole factor to at least 96 pixels on the shorter side,
+    /// each column as wide as its widest cell, marks as outlines.
+    pub fn sheet(&self) -> Image {
+        let cells: Vec<Vec<Image>> = self
+            .rows
+            .iter()
+            .map(|row| row.iter().map(|cell| enlarge(&cell.image)).collect())
+            .collect();
+        let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns)
+            .map(|c| {
+                cells.iter().filter_map(|row| row.get(c)).map(|it| it.width).max().unwrap_or(0)
+            })
+            .collect();
+        let heights: Vec<usize> =
+            cells.iter().map(|row| row.iter().map(|it| it.height).max().unwrap_or(0)).collect();
+        let extent =
+            |sizes: &[usize]| MARGIN + sizes.iter().map(|size| size + MARGIN).sum::<usize>();
+        let (width, height) = (extent(&widths), extent(&heights));
+        let mut sheet = Image { width, height, pixels: BACKGROUND.repeat(width * height) };
+        for (r, row) in cells.iter().enumerate() {
+            for (c, image) in row.iter().enumerate() {
+                let (left, top) = (extent(&widths[..c]), extent(&heights[..r]));
+                if let Some(mark) = self.rows[r][c].mark {
+                    let (width, height) = (image.width + 2 * OUTLINE, image.height + 2 * OUTLINE);
+                    let pixels = mark.color().repeat(width * height);
+                    paste(
+                        &mut sheet,
+                        &Image { width, height, pixels },
+                        left - OUTLINE,
+                        top - OUTLINE,
+                    );
+                }
+                paste(&mut sheet, image, left, top);
+            }
+        }
+        sheet
+    }
+}
+
+const BACKGROUND: [u8; 3] = [244, 244, 242];
+const MARGIN: usize = 8;
+const OUTLINE: usize = 3;
+const SHORTER_SIDE: usize = 96;
+
+impl Mark {
+    fn color(self) -> [u8; 3] {
+        match self {
+            Self::Agrees => [46, 139, 87],
+            Self::Differs => [200, 50, 47],
+        }
+    }
+}
+
+/// Repeats each pixel a whole number of times.
+fn enlarge(image: &Image) -> Image {
+    let factor = SHORTER_SIDE.div_ceil(image.width.min(image.height).max(1));
+    let mut pixels = Vec::with_capacity(image.pixels.len() * factor * factor);
+    for row in image.pixels.chunks_exact(3 * image.width) {
+        let wide: Vec<u8> = row.as_chunks::<3>().0.iter().flat_map(|p| p.repeat(factor)).collect();
+        pixels.extend(wide.repeat(factor));
+    }
+    Image { width: image.width * factor, height: image.height * factor, pixels }
+}
+
+fn paste(sheet: &mut Image, image: &Image, left: usize, top: usize) {
+    let rows = sheet.pixels.chunks_exact_mut(3 * sheet.width).skip(top);
+    for (target, row) in rows.zip(image.pixels.chunks_exact(3 * image.width)) {
+        target[3 * left..][..row.len()].copy_from_slice(row);
+    }
+}
+
+/// Writes a picture as PNG.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn write_png(picture: &Image, path: &Path) -> Result<()> {
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let (color, format) = (image::ColorType::Rgb8, image::ImageFormat::Png);
+    image::save_buffer_with_format(path, &picture.pixels, width, height, color, format)
+        .map_err(|error| Error::io("write", path)(std::io::Error::other(error)))
+}
+
+/// Each image beside its views, with the sampled values as captions: what a pipeline does to this data.
+///
+/// # Errors
+/// Those of the data set.
+pub fn views_gallery(
+    dataset: &dyn Dataset,
+    pipeline: &Pipeline,
+    seed: u64,
+    indices: &[usize],
+) -> Result<Gallery> {
+    let mut scratch = Scratch::default();
+    let mut rows = Vec::with_capacity(indices.len());
+    for &index in indices {
+        let image = dataset.image(index)?;
+        let size = (image.width, image.height);
+        let caption = format!("{}, {}x{}", dataset.path(index), size.0, size.1);
+        let mut row = vec![Cell { image: image.clone(), caption, mark: None }];
+        for view in 0..pipeline.views() {
+            let drawn = pipeline.sample(seed, 0, index as u32, 0, view as u8, size);
+            let side = pipeline.size_px(view);
+            let mut pixels = vec![0; 3 * side * side];
+            drawn.apply(&image, &mut scratch, &mut pixels);
+            let view = Image { width: side, height: side, pixels };
+            row.push(Cell { image: view, caption: drawn.to_string(), mark: None });
+        }
+        rows.push(row);
+    }
+    Ok(Gallery {
+        title: "Augmented views".to_owned(),
+        caption:
+            "Each image as it is, then the views of the first epoch with their sampled values."
+                .to_owned(),
+        rows,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(width: usize, height: usize, color: [u8; 3]) -> Image {
+        Image { width, height, pixels: color.repeat(width * height) }
+    }
+
+    fn gallery() -> Gallery {
+        let cell = |image, mark| Cell { image, caption: "a".to_owned(), mark };
+        Gallery {
+            title: "T".to_owned(),
+            caption: "C".to_owned(),
+            rows: vec![
+                vec![
+                    cell(plain(40, 32, [1, 2, 3]), None),
+                    cell(plain(32, 32, [4, 5, 6]), Some(Mark::Agrees)),
+                ],
+                vec![cell(plain(200, 100, [7, 8, 9]), Some(Mark::Differs))],
+            ],
+        }
+    }
+
+    #[test]
+    fn saved_pictures_and_page_fit_together() {
+        let folder = tempfile::tempdir().unwrap();
+        gallery().save(folder.path(), "views").unwrap();
+        let text = std::fs::read_to_string(folder.path().join("views.json")).unwrap();
+        let page: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(page["title"], "T");
+        assert_eq!(page["rows"][0][0]["mark"], serde_json::Value::Null);
+        assert_eq!(page["rows"][0][1]["mark"], "agrees");
+        assert_eq!(page["rows"][1][0]["image"], "views/01-00.png");
+        let file = folder.path().join(page["rows"][1][0]["image"].as_str().unwrap());
+        let decoded = image::open(file).unwrap().into_rgb8();
+        assert_eq!(decoded.dimensions(), (200, 100));
+        assert!(decoded.pixels().all(|pixel| pixel.0 == [7, 8, 9]));
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_written_names_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("missing").join("a.png");
+        let message = write_png(&plain(2, 2, [0; 3]), &path).unwrap_err().to_string();
+        assert!(message.starts_with("cannot write `") && message.contains("a.png"), "{message}");
+    }
+
+    #[test]
+    fn the_sheet_shows_every_cell_enlarged_and_outlined() {
+        let sheet = gallery().sheet();
+        // Columns of 200 (the widest) and 96, rows of 96 and 100, margins of 8.
+        assert_eq!((sheet.width, sheet.height), (8 + 200 + 8 + 96 + 8, 8 + 96 + 8 + 100 + 8));
+        let at = |x: usize, y: usize| &sheet.pixels[3 * (y * sheet.width + x)..][..3];
+        assert_eq!(at(0, 0), BACKGROUND);
+        assert_eq!(at(8, 8), [1, 2, 3]);
+        assert_eq!(at(8 + 119, 8 + 95), [1, 2, 3]);
+        assert_eq!(at(8 + 120, 8), BACKGROUND);
+        assert_eq!(at(216, 8), [4, 5, 6]);
+        assert_eq!(at(213, 5), Mark::Agrees.color());
+        assert_eq!(at(207, 112), [7, 8, 9]);
+        assert_eq!(at(208, 112), Mark::Differs.color());
+    }
+}

@@ -1,0 +1,304 @@
+//! Batches of views, prepared on threads ahead of the training step.
+
+use super::order::Order;
+use super::pipeline::{Pipeline, Scratch};
+use crate::data::{Dataset, Image};
+use crate::error::{Error, Result};
+use crate::random::{Purpose, Scope, Stream};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// How a [`Loader`] works. Only `seed`, `steps` and `max_damaged` change what comes out.
+#[derive(Clone, Debug)]
+pub struct LoaderConfig {
+    /// The run's seed.
+    pub seed: u64,
+    /// Steps to prepare, counted over the whole run; a resumed run starts in the middle.
+    pub steps: Range<u64>,
+    /// Threads that decode and augment, at least 1.
+    pub threads: usize,
+    /// Whether these threads run at lowest priority, so that they take only time the computation leaves (see design: on
+    /// a CPU device anything else slows the step down).
+    pub background: bool,
+    /// Batches kept ready, at least 1.
+    pub prefetch: usize,
+    /// Largest fraction of the images that may turn out damaged before the loader gives up.
+    pub max_damaged: f64,
+}
+
+/// One batch on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostBatch {
+    /// Step, from 0 over the whole run.
+    pub step: u64,
+    /// Epoch, from 0.
+    pub epoch: u32,
+    /// Index of each image shown, N of them; where an image was damaged, its substitute's.
+    pub indices: Vec<usize>,
+    /// For each view the bytes `[N, h, w, 3]`.
+    pub views: Vec<Vec<u8>>,
+    /// Damaged images met in this batch.
+    pub damaged: Vec<Damage>,
+}
+
+/// A damaged image and what took its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Index of the damaged image.
+    pub index: usize,
+    /// Its name in the source.
+    pub path: String,
+    /// Why it could not be used.
+    pub reason: String,
+    /// Index of the image shown instead.
+    pub substitute: usize,
+}
+
+/// Prepares batches ahead on threads of its own, in order; iterating hands them out and ends after the last step or the
+/// first error. Dropping it stops the threads after the images at hand.
+///
+/// The batches and every pixel depend on the data, the pipeline, the order and the seed only, not on `threads`,
+/// `prefetch` or the first step.
+pub struct Loader {
+    batches: Option<Receiver<Result<HostBatch>>>,
+    used: Sender<Vec<Vec<u8>>>,
+    stop: Arc<AtomicBool>,
+    coordinator: Option<JoinHandle<()>>,
+}
+
+/// Threads to load with unless told: one per processor this process may use.
+pub fn threads_default() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl Loader {
+    /// Starts preparing `config.steps`.
+    ///
+    /// # Errors
+    /// [`Error::Environment`] if the threads cannot be started.
+    ///
+    /// # Panics
+    /// If `order` is for another number of images than `dataset` holds.
+    pub fn start(
+        dataset: Arc<dyn Dataset>,
+        pipeline: Arc<Pipeline>,
+        order: Order,
+        config: LoaderConfig,
+    ) -> Result<Self> {
+        assert_eq!(dataset.len(), order.images(), "the order is of this data set");
+        let failed = |error: &dyn std::fmt::Display| {
+            Error::Environment(format!("cannot start {} loader threads: {error}", config.threads))
+        };
+        let background = config.background;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(config.threads.max(1))
+            .thread_name(|thread| format!("loader-{thread}"))
+            .start_handler(move |_| step_back(background))
+            .build()
+            .map_err(|error| failed(&error))?;
+        let (send, batches) = bounded(config.prefetch.max(1));
+        let (used, recycled) = unbounded();
+        let stop = Arc::new(AtomicBool::new(false));
+        let scratch = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
+        let mut work = Work {
+            dataset,
+            pipeline,
+            order,
+            seed: config.seed,
+            stop: Arc::clone(&stop),
+            recycled,
+            scratch,
+            damaged: BTreeMap::new(),
+            max_damaged: config.max_damaged,
+        };
+        let steps = config.steps.clone();
+        let coordinate = move || {
+            step_back(background);
+            for step in steps {
+                let batch = pool.install(|| work.batch(step));
+                let ended = batch.is_err();
+                if work.stop.load(Ordering::Relaxed) || send.send(batch).is_err() || ended {
+                    return;
+                }
+            }
+        };
+        let coordinator = std::thread::Builder::new()
+            .name("loader".to_owned())
+            .spawn(coordinate)
+            .map_err(|error| failed(&error))?;
+        Ok(Self { batches: Some(batches), used, stop, coordinator: Some(coordinator) })
+    }
+
+    /// Gives the memory of a batch back for the next one; optional, saves time with large images.
+    pub fn recycle(&self, batch: HostBatch) {
+        // The other side is gone after the last step; then the memory is simply freed.
+        let _ = self.used.send(batch.views);
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<HostBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.as_ref()?.recv();
+        if batch.is_err() {
+            // The other side has left: after its last step, or by a panic that belongs to this thread now.
+            self.batches = None;
+            if let Some(Err(panic)) = self.coordinator.take().map(JoinHandle::join) {
+                std::panic::resume_unwind(panic);
+            }
+        }
+        batch.ok()
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.batches = None;
+        if let Some(coordinator) = self.coordinator.take() {
+            // A panic was either reported by `next` or concerns batches nobody waits for.
+            let _ = coordinator.join();
+        }
+    }
+}
+
+/// Gives the calling thread the lowest priority. Where the system refuses, the work is done at normal priority.
+fn step_back(background: bool) {
+    if background {
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+    }
+}
+
+/// What the loader's threads share.
+struct Work {
+    dataset: Arc<dyn Dataset>,
+    pipeline: Arc<Pipeline>,
+    order: Order,
+    seed: u64,
+    stop: Arc<AtomicBool>,
+    recycled: Receiver<Vec<Vec<u8>>>,
+    /// One for each thread of the pool.
+    scratch: Vec<Mutex<Scratch>>,
+    /// Distinct damaged images met so far, with path and reason.
+    damaged: BTreeMap<usize, (String, String)>,
+    max_damaged: f64,
+}
+
+/// Images tried in the place of a damaged one.
+const SUBSTITUTES: usize = 100;
+
+/// What became of one place in a batch.
+struct Outcome {
+    shown: Option<usize>,
+    /// Damaged images met on the way: index and reason.
+    damaged: Vec<(usize, String)>,
+}
+
+impl Work {
+    fn batch(&mut self, step: u64) -> Result<HostBatch> {
+        let (epoch, mut indices) = self.order.batch(step);
+        let sizes: Vec<usize> =
+            (0..self.pipeline.views()).map(|view| 3 * self.pipeline.size_px(view).pow(2)).collect();
+        let mut views = self.recycled.try_recv().unwrap_or_default();
+        views.resize_with(sizes.len(), Vec::new);
+        for (view, size) in views.iter_mut().zip(&sizes) {
+            view.resize(size * indices.len(), 0);
+        }
+        let mut places: Vec<(usize, Vec<&mut [u8]>)> =
+            indices.iter().map(|index| (*index, Vec::with_capacity(sizes.len()))).collect();
+        for (view, size) in views.iter_mut().zip(&sizes) {
+            for (out, place) in view.chunks_exact_mut(*size).zip(&mut places) {
+                place.1.push(out);
+            }
+        }
+        let outcomes: Vec<Outcome> = places
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|(index, outs)| self.place(epoch, step, index, outs))
+            .collect();
+        let mut damaged = Vec::new();
+        for (place, outcome) in indices.iter_mut().zip(outcomes) {
+            let substitute = outcome.shown.unwrap_or(*place);
+            *place = substitute;
+            for (index, reason) in outcome.damaged {
+                let path = self.dataset.path(index);
+                self.damaged.insert(index, (path.clone(), reason.clone()));
+                damaged.push(Damage { index, path, reason, substitute });
+            }
+            self.tolerate(outcome.shown.is_none())?;
+        }
+        Ok(HostBatch { step, epoch, indices, views, damaged })
+    }
+
+    /// Fills one place of a batch: decodes the image (or a substitute) once and makes all its views. The draws are those
+    /// of the place, so a substitute that is in the batch anyway is not seen twice in the same way.
+    fn place(&self, epoch: u32, step: u64, index: usize, outs: Vec<&mut [u8]>) -> Outcome {
+        let mut damaged = Vec::new();
+        if self.stop.load(Ordering::Relaxed) {
+            return Outcome { shown: Some(index), damaged };
+        }
+        let scope = Scope::Image { epoch, index: index as u32, view: 0 };
+        let mut stream = Stream::open(self.seed, Purpose::Substitute, scope);
+        let mut shown = index;
+        let image = loop {
+            match self.decode(shown) {
+                Ok(image) => break image,
+                Err(error) => damaged.push((shown, error.to_string())),
+            }
+            if damaged.len() > SUBSTITUTES {
+                return Outcome { shown: None, damaged };
+            }
+            shown = stream.below(self.order.images() as u64) as usize;
+        };
+        let thread = rayon::current_thread_index().expect("a thread of the pool");
+        let mut scratch = self.scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+        for (view, out) in outs.into_iter().enumerate() {
+            let size = (image.width, image.height);
+            self.pipeline.sample(self.seed, epoch, index as u32, step, view as u8, size).apply(
+                &image,
+                &mut scratch,
+                out,
+            );
+        }
+        Outcome { shown: Some(shown), damaged }
+    }
+
+    fn decode(&self, index: usize) -> Result<Image> {
+        let image = self.dataset.image(index)?;
+        if image.width == 0 || image.height == 0 {
+            let path = self.dataset.path(index);
+            return Err(Error::Data(format!("image without pixels: {path}")));
+        }
+        Ok(image)
+    }
+
+    /// Gives up when too many images are damaged, or none was found for a place.
+    fn tolerate(&self, no_substitute: bool) -> Result<()> {
+        let (found, images) = (self.damaged.len(), self.order.images());
+        if !no_substitute && found as f64 <= self.max_damaged * images as f64 {
+            return Ok(());
+        }
+        let mut list: Vec<String> = self
+            .damaged
+            .values()
+            .take(10)
+            .map(|(path, reason)| format!("\n  {path}: {reason}"))
+            .collect();
+        if found > list.len() {
+            list.push(format!("\n  and {} more", found - list.len()));
+        }
+        let enough = ((found as f64 / images as f64) * 1e4).ceil() / 1e4;
+        Err(Error::Data(format!(
+            "{found} of {images} images are damaged, more than `data.max_damaged={}` allows; mend or remove them, or \
+             set `data.max_damaged={enough}` or above:{}",
+            self.max_damaged,
+            list.concat()
+        )))
+    }
+}

@@ -1,0 +1,199 @@
+//! How an image is brought to a network's input when nothing is drawn: at evaluation time.
+
+use super::crop::{Interpolation, resize_box};
+use super::pipeline::Scratch;
+use crate::data::Image;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Evaluation-time preprocessing; it belongs to the weights it was trained for and is stored with them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocess {
+    /// What it is called: one of [`Preprocess::IDS`], or `resize-S` or `center-S` for a side of S pixels.
+    pub id: String,
+    /// Resize and crop.
+    pub sizing: Sizing,
+    /// Pillow's filter.
+    pub interpolation: Interpolation,
+    /// Mean of red, green, blue in \[0, 1\].
+    pub mean: [f64; 3],
+    /// Standard deviation of red, green, blue in \[0, 1\].
+    pub std: [f64; 3],
+}
+
+/// How the input gets its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sizing {
+    /// To exactly this square, the aspect ratio not kept; an image of this size is taken as it is.
+    Exact {
+        /// Side of the result.
+        size_px: usize,
+    },
+    /// The shorter side to `resize_px`, then the central square of `crop_px` (torchvision's `Resize` and `CenterCrop`).
+    ShorterSide {
+        /// Shorter side after resizing.
+        resize_px: usize,
+        /// Side of the result, at most `resize_px`.
+        crop_px: usize,
+    },
+}
+
+const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+const CIFAR: ([f64; 3], [f64; 3]) = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]);
+const HALF: ([f64; 3], [f64; 3]) = ([0.5; 3], [0.5; 3]);
+const NONE: ([f64; 3], [f64; 3]) = ([0.0; 3], [1.0; 3]);
+
+impl Preprocess {
+    /// The names [`Preprocess::named`] knows, besides `resize-S` and `center-S`.
+    pub const IDS: [&str; 7] =
+        ["imagenet", "transfer", "cifar", "stl", "kitchen", "local", "adam-features"];
+
+    /// The preprocessing of a published protocol:
+    ///
+    /// | id | size | mean, std |
+    /// |---|---|---|
+    /// | `imagenet` | shorter side 256, centre 224, bilinear | ImageNet |
+    /// | `transfer` | shorter side 224, centre 224, bicubic | ImageNet |
+    /// | `cifar`, `kitchen` | 32 × 32, bilinear | CIFAR-10, std of about 0.2 |
+    /// | `stl` | 96 × 96, bilinear | 0.5, 0.5 |
+    /// | `local` | 448 × 448, bilinear | 0, 1 |
+    /// | `adam-features` | 224 × 224, bilinear | 0, 1 |
+    /// | `resize-S` | S × S, bilinear | 0, 1 |
+    /// | `center-S` | shorter side round(S · 256 / 224), centre S, bilinear | 0, 1 |
+    ///
+    /// Mean and std of weights that carry their own go before these: [`Preprocess::normalized`].
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] listing the ids.
+    pub fn named(id: &str) -> Result<Self> {
+        let exact = |size_px| Sizing::Exact { size_px };
+        let (sizing, interpolation, (mean, std)) = match id {
+            "imagenet" => (center(224), Interpolation::Bilinear, IMAGENET),
+            "transfer" => {
+                let sizing = Sizing::ShorterSide { resize_px: 224, crop_px: 224 };
+                (sizing, Interpolation::Bicubic, IMAGENET)
+            }
+            "cifar" | "kitchen" => (exact(32), Interpolation::Bilinear, CIFAR),
+            "stl" => (exact(96), Interpolation::Bilinear, HALF),
+            "local" => (exact(448), Interpolation::Bilinear, NONE),
+            "adam-features" => (exact(224), Interpolation::Bilinear, NONE),
+            _ => {
+                let side = |prefix: &str| {
+                    let side = id.strip_prefix(prefix)?.parse().ok()?;
+                    (1..=4096).contains(&side).then_some(side)
+                };
+                let sizing = side("resize-").map(exact).or_else(|| side("center-").map(center));
+                let sizing = sizing.ok_or_else(|| {
+                    Error::Recipe(format!(
+                        "unknown preprocessing `{id}`; known are `{}`, and `resize-S` and `center-S` for a side of S \
+                         from 1 to 4096 pixels",
+                        Self::IDS.join("`, `")
+                    ))
+                })?;
+                (sizing, Interpolation::Bilinear, NONE)
+            }
+        };
+        Ok(Self { id: id.to_owned(), sizing, interpolation, mean, std })
+    }
+
+    /// The preprocessing that fits a network trained on views of `size_px` pixels: up to 96 pixels (small images)
+    /// `resize-S`, above (photographs) `center-S`.
+    pub fn for_training_size(size_px: usize, mean: [f64; 3], std: [f64; 3]) -> Self {
+        let (name, sizing) = if size_px <= 96 {
+            ("resize", Sizing::Exact { size_px })
+        } else {
+            ("center", center(size_px))
+        };
+        let id = format!("{name}-{size_px}");
+        Self { id, sizing, interpolation: Interpolation::Bilinear, mean, std }
+    }
+
+    /// The same with another mean and standard deviation.
+    #[must_use]
+    pub fn normalized(self, mean: [f64; 3], std: [f64; 3]) -> Self {
+        Self { mean, std, ..self }
+    }
+
+    /// Side of the square result.
+    pub fn size_px(&self) -> usize {
+        match self.sizing {
+            Sizing::Exact { size_px } => size_px,
+            Sizing::ShorterSide { crop_px, .. } => crop_px,
+        }
+    }
+
+    /// Brings an image to size; `out` is `[size_px, size_px, 3]` bytes. Mean and std are for [`super::to_device`].
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn apply(&self, image: &Image, scratch: &mut Scratch, out: &mut [u8]) {
+        let side = self.size_px();
+        assert_eq!(out.len(), 3 * side * side, "an input of {side} px needs 3 bytes a pixel");
+        let whole = [0, 0, image.width, image.height];
+        let resizer = &mut scratch.resizer;
+        let Sizing::ShorterSide { resize_px, crop_px } = self.sizing else {
+            return resize_box(image, whole, (side, side), self.interpolation, resizer, out);
+        };
+        let (width, height) = (image.width, image.height);
+        let long = |long: usize, short: usize| resize_px * long / short;
+        let size = if width <= height {
+            (resize_px, long(height, width))
+        } else {
+            (long(width, height), resize_px)
+        };
+        let mut resized = vec![0; 3 * size.0 * size.1];
+        resize_box(image, whole, size, self.interpolation, resizer, &mut resized);
+        let offset = |side: usize| ((side - crop_px) as f64 / 2.0).round_ties_even() as usize;
+        let (left, top) = (offset(size.0), offset(size.1));
+        let rows = resized.chunks_exact(3 * size.0).skip(top);
+        for (target, row) in out.chunks_exact_mut(3 * crop_px).zip(rows) {
+            target.copy_from_slice(&row[3 * left..3 * (left + crop_px)]);
+        }
+    }
+}
+
+fn center(size_px: usize) -> Sizing {
+    let resize_px = (size_px as f64 * 256.0 / 224.0).round() as usize;
+    Sizing::ShorterSide { resize_px, crop_px: size_px }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_id_is_known_and_a_wrong_one_lists_them() {
+        for id in Preprocess::IDS.into_iter().chain(["resize-64", "center-160"]) {
+            let preprocess = Preprocess::named(id).unwrap();
+            assert_eq!(preprocess.id, id);
+            let json = serde_json::to_string(&preprocess).unwrap();
+            assert_eq!(serde_json::from_str::<Preprocess>(&json).unwrap(), preprocess);
+        }
+        for id in ["imagnet", "resize-", "resize-0", "center-x", "center-99999"] {
+            let message = Preprocess::named(id).unwrap_err().to_string();
+            assert!(message.contains(id) && message.contains("`adam-features`"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_size_of_training_decides() {
+        let (mean, std) = CIFAR;
+        let small = Preprocess::for_training_size(96, mean, std);
+        assert_eq!(small, Preprocess::named("resize-96").unwrap().normalized(mean, std));
+        let large = Preprocess::for_training_size(224, IMAGENET.0, IMAGENET.1);
+        assert_eq!(large.id, "center-224");
+        assert_eq!(large.sizing, Preprocess::named("imagenet").unwrap().sizing);
+        assert_eq!(large.sizing, Sizing::ShorterSide { resize_px: 256, crop_px: 224 });
+    }
+
+    #[test]
+    fn an_image_of_the_right_size_is_taken_as_it_is() {
+        let pixels: Vec<u8> = (0..32 * 32 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let image = Image { width: 32, height: 32, pixels: pixels.clone() };
+        let mut out = vec![0; pixels.len()];
+        Preprocess::named("cifar").unwrap().apply(&image, &mut Scratch::default(), &mut out);
+        assert_eq!(out, pixels);
+    }
+}
