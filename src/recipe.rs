@@ -6,6 +6,7 @@
 use crate::augment::ViewRecipe;
 use crate::error::{Error, Result};
 use crate::model::BackboneConfig;
+use crate::overrides::{self, nearest, unknown_key};
 use crate::{method, train};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -132,12 +133,12 @@ impl Recipe {
     ///
     /// # Errors
     /// As [`Recipe::load`].
-    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+    pub fn parse(text: &str, origin: &str, changes: &[String]) -> Result<Self> {
         let in_file = |error: toml::de::Error| {
             let text = error.to_string();
             Error::Recipe(format!("recipe `{origin}`: {}{}", text.trim_end(), suggestion(&text)))
         };
-        let mut table: Table = toml::from_str(text).map_err(in_file)?;
+        let table: Table = toml::from_str(text).map_err(in_file)?;
         if let Some(format) = table.get("format").and_then(Value::as_integer)
             && format > i64::from(FORMAT)
         {
@@ -145,19 +146,8 @@ impl Recipe {
                 "recipe `{origin}` has format {format}, this program reads up to {FORMAT}; use a newer diptych"
             )));
         }
-        let mut recipe: Self = toml::from_str(text).map_err(in_file)?;
-        for text in overrides {
-            apply(&mut table, text, &recipe)?;
-            recipe = Self::deserialize(Value::Table(table.clone())).map_err(|error| {
-                let message = error.message().to_owned();
-                let near = unknown_key(&message).and_then(|_| nearest_key(text, &recipe));
-                match near {
-                    Some(near) => Error::Recipe(unknown(text, Some(&near))),
-                    None if unknown_key(&message).is_some() => Error::Recipe(unknown(text, None)),
-                    None => Error::Recipe(format!("`{text}`: {message}")),
-                }
-            })?;
-        }
+        let recipe: Self = toml::from_str(text).map_err(in_file)?;
+        let recipe = overrides::apply(&recipe, changes, OPTIONAL)?;
         recipe.check()?;
         Ok(recipe)
     }
@@ -256,15 +246,6 @@ impl Recipe {
         toml::to_string(self).map_err(|error| Error::Recipe(error.to_string()))
     }
 
-    /// Every setting as `key = value`, with dotted keys.
-    pub fn settings(&self) -> Vec<(String, String)> {
-        let mut settings = Vec::new();
-        if let Ok(value) = Value::try_from(self) {
-            flatten("", &value, &mut settings);
-        }
-        settings
-    }
-
     /// Takes over from the earlier recipe of a run what this one leaves to the machine, so that going on computes the
     /// same bits.
     pub fn inherit(&mut self, earlier: &Self) {
@@ -299,7 +280,7 @@ pub struct Differences {
 
 /// Compares two resolved recipes.
 pub fn differences(before: &Recipe, after: &Recipe) -> Differences {
-    let (before, after) = (before.settings(), after.settings());
+    let (before, after) = (overrides::flatten(before), overrides::flatten(after));
     let mut found = Differences { bits_match: true, ..Differences::default() };
     let value = |settings: &[(String, String)], key: &str| {
         settings.iter().find(|(k, _)| k == key).map_or("(none)".to_owned(), |(_, v)| v.clone())
@@ -323,97 +304,8 @@ pub fn differences(before: &Recipe, after: &Recipe) -> Differences {
     found
 }
 
-/// Sets one dotted key of a table from `key=value`; a number in the key is a position in a list.
-fn apply(table: &mut Table, text: &str, recipe: &Recipe) -> Result<()> {
-    let (key, value) = text.split_once('=').ok_or_else(|| {
-        Error::Recipe(format!("`{text}` is not an override; write key=value, train.epochs=100"))
-    })?;
-    let value = parse_value(value.trim());
-    let no_such_key = || Error::Recipe(unknown(text, nearest_key(text, recipe).as_deref()));
-    let mut place = table;
-    let parts: Vec<&str> = key.trim().split('.').collect();
-    let (last, path) = parts.split_last().ok_or_else(no_such_key)?;
-    let mut path = path.iter().peekable();
-    while let Some(part) = path.next() {
-        let entry = place.entry(*part).or_insert_with(|| Value::Table(Table::new()));
-        let entry = match entry {
-            Value::Array(list) => {
-                let index = path.next().and_then(|index| index.parse::<usize>().ok());
-                index.and_then(|index| list.get_mut(index)).ok_or_else(no_such_key)?
-            }
-            other => other,
-        };
-        place = entry.as_table_mut().ok_or_else(no_such_key)?;
-    }
-    place.insert((*last).to_owned(), value);
-    Ok(())
-}
-
-/// A TOML value, or a plain string if it is none: `train.device=cpu` needs no quotes.
-fn parse_value(text: &str) -> Value {
-    toml::from_str::<Table>(&format!("value = {text}"))
-        .ok()
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(text.to_owned()))
-}
-
-fn flatten(prefix: &str, value: &Value, into: &mut Vec<(String, String)>) {
-    let below = |key: &dyn std::fmt::Display| {
-        if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") }
-    };
-    match value {
-        Value::Table(table) => {
-            for (key, value) in table {
-                flatten(&below(key), value, into);
-            }
-        }
-        Value::Array(list) if list.iter().any(Value::is_table) => {
-            for (index, value) in list.iter().enumerate() {
-                flatten(&below(&index), value, into);
-            }
-        }
-        other => into.push((prefix.to_owned(), other.to_string())),
-    }
-}
-
-/// Keys that a recipe may leave out and that therefore do not show in [`Recipe::settings`].
+/// Keys that a recipe may leave out and that therefore are not known from its settings.
 const OPTIONAL: &[&str] = &["data.source", "data.limit", "train.max_steps"];
-
-fn nearest_key(text: &str, recipe: &Recipe) -> Option<String> {
-    let key = text.split('=').next().unwrap_or(text).trim();
-    let settings = recipe.settings();
-    let known = settings.iter().map(|(key, _)| key.as_str()).chain(OPTIONAL.iter().copied());
-    nearest(key, known).map(str::to_owned)
-}
-
-/// The candidate most like `name`, if any is alike enough to be meant. The last part of a dotted key counts by itself,
-/// so that `epochs` finds `train.epochs`.
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |candidate: &str| {
-        let tail = candidate.rsplit('.').next().unwrap_or(candidate);
-        strsim::jaro_winkler(name, candidate).max(strsim::jaro_winkler(name, tail) - 0.01)
-    };
-    candidates
-        .map(|candidate| (likeness(candidate), candidate))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(likeness, _)| *likeness > 0.75)
-        .map(|(_, candidate)| candidate)
-}
-
-fn unknown(text: &str, near: Option<&str>) -> String {
-    let key = text.split('=').next().unwrap_or(text).trim();
-    match near {
-        Some(near) => format!("`{key}` is not a setting of this recipe, did you mean `{near}`?"),
-        None => format!(
-            "`{key}` is not a setting of this recipe; `diptych recipes show NAME` lists them all"
-        ),
-    }
-}
-
-/// The key that serde does not know, out of its message.
-fn unknown_key(message: &str) -> Option<&str> {
-    message.split("unknown field `").nth(1)?.split('`').next()
-}
 
 /// The nearest of the fields that serde expected, out of its message.
 fn suggestion(message: &str) -> String {

@@ -15,7 +15,9 @@ pub(super) struct Arguments {}
 const SIDE: i64 = 1_024;
 
 pub(super) fn run(_: &Arguments) -> Result<Answer> {
-    let gib = |bytes: Option<u64>| bytes.map(|bytes| (bytes as f64 / f64::from(1 << 30) * 10.0).round() / 10.0);
+    let gib = |bytes: Option<u64>| {
+        bytes.map(|bytes| (bytes as f64 / f64::from(1 << 30) * 10.0).round() / 10.0)
+    };
     let devices: Vec<String> = std::iter::once("cpu".to_owned())
         .chain((0..tch::Cuda::device_count()).map(|index| format!("cuda:{index}")))
         .collect();

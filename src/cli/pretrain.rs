@@ -64,7 +64,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     }
     recipe.resolve()?;
     let location = recipe.data.source.clone().ok_or_else(|| {
-        Error::Recipe("no data: name it with --data, `--data synthetic:scenes` for a start".to_owned())
+        Error::Recipe(
+            "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
+        )
     })?;
     let source = data::open(&location)?;
     let plan = Plan::new(&recipe, &source)?;
@@ -74,11 +76,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     if arguments.fresh && out.exists() {
         set_aside(&out)?;
     }
-    let changes = earlier.map(|earlier| compare(&out, &earlier, &recipe, &source, arguments.extend));
+    let changes =
+        earlier.map(|earlier| compare(&out, &earlier, &recipe, &source, arguments.extend));
     let changes = changes.transpose()?;
     let unchanged = changes.as_ref().is_some_and(Vec::is_empty);
-    if unchanged
-        && let Some(status) = read_status(&out).filter(|status| status.state == "finished")
+    if unchanged && let Some(status) = read_status(&out).filter(|status| status.state == "finished")
     {
         return Ok(answer(&out, &status, "already finished, nothing to do"));
     }
@@ -152,7 +154,8 @@ impl Plan {
         let steps_per_epoch = self.order.steps_per_epoch();
         let memory = super::monitor::predicted_memory(recipe, &self.layout) >> 20;
         let at = |step: u64| self.schedule.at(step.min(self.steps - 1));
-        let rates: Vec<(u64, f64)> = (0..=4).map(|part| part * self.steps / 4).map(|s| (s, at(s))).collect();
+        let rates: Vec<(u64, f64)> =
+            (0..=4).map(|part| part * self.steps / 4).map(|s| (s, at(s))).collect();
         let json = json!({
             "images": self.dataset.len(),
             "views": self.layout.views.len(),
@@ -170,7 +173,8 @@ impl Plan {
             "device": recipe.train.device,
             "predicted_peak_memory_mb": memory,
         });
-        let rates: Vec<String> = rates.iter().map(|(step, rate)| format!("{step}: {rate:.3e}")).collect();
+        let rates: Vec<String> =
+            rates.iter().map(|(step, rate)| format!("{step}: {rate:.3e}")).collect();
         let sizes: Vec<String> =
             self.layout.views.iter().map(|view| format!("{0}x{0}", view.size_px)).collect();
         let text = format!(

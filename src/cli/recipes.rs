@@ -24,7 +24,8 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
         Command::List => {
             let about = |text: &str| {
                 let lines = text.lines().take_while(|line| line.starts_with('#'));
-                let about: Vec<&str> = lines.map(|line| line.trim_start_matches(['#', ' '])).collect();
+                let about: Vec<&str> =
+                    lines.map(|line| line.trim_start_matches(['#', ' '])).collect();
                 about.join(" ")
             };
             let text: Vec<String> =

@@ -30,9 +30,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.overrides)?;
-    let location = arguments.data.clone().or_else(|| recipe.data.source.clone()).ok_or_else(|| {
-        Error::Recipe("no data: name it with --data, `--data synthetic:scenes` for a start".to_owned())
-    })?;
+    let location =
+        arguments.data.clone().or_else(|| recipe.data.source.clone()).ok_or_else(|| {
+            Error::Recipe(
+                "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
+            )
+        })?;
     let dataset = data::open(&location)?.for_training(&selection(&recipe))?;
     let shown: Vec<usize> = (0..dataset.len().min(arguments.images)).collect();
     let pipeline = Pipeline::new(&recipe.view)?;

@@ -178,12 +178,18 @@ impl Weights {
     }
 
     /// Features h `[n, F]` of `n` prepared images (`[n, side, side, 3]`, 8 bits).
-    pub fn features(&self, pixels: &[u8], n: usize, preprocess: &Preprocess) -> Tensor {
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `pixels` holds another number of bytes.
+    pub fn features(&self, pixels: &[u8], n: usize, preprocess: &Preprocess) -> Result<Tensor> {
         forward(&self.backbone, pixels, n, preprocess, self.device, Kind::Float)
     }
 }
 
 /// Features h `[n, F]`, f32 on the CPU, of `n` prepared images (`[n, side, side, 3]`, 8 bits), in evaluation mode.
+///
+/// # Errors
+/// [`Error::Shape`] if `pixels` holds another number of bytes.
 pub fn forward(
     backbone: &ResNet,
     pixels: &[u8],
@@ -191,13 +197,13 @@ pub fn forward(
     preprocess: &Preprocess,
     device: Device,
     kind: Kind,
-) -> Tensor {
+) -> Result<Tensor> {
     let side = preprocess.size_px();
+    let (mean, std) = (preprocess.mean, preprocess.std);
     tch::no_grad(|| {
-        let (mean, std) = (preprocess.mean, preprocess.std);
-        let images = to_device(pixels, n, side, side, mean, std, device, kind);
+        let images = to_device(pixels, [n, side, side], mean, std, device, kind)?;
         let h = backbone.forward(&images, Phase::Evaluation);
-        h.to_kind(Kind::Float).to_device(Device::Cpu)
+        Ok(h.to_kind(Kind::Float).to_device(Device::Cpu))
     })
 }
 

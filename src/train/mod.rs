@@ -8,7 +8,7 @@ pub mod schedule;
 pub mod step;
 pub mod stop;
 
-use crate::augment::loader::Loader;
+use crate::augment::Loader;
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::method::{Method, Objective};
@@ -282,14 +282,17 @@ impl Trainer<'_> {
                 Error::Run(format!("the loader ended before step {}", self.step))
             })??;
             for damage in &batch.damaged {
-                self.run.log(&format!("damaged: {damage}"))?;
+                let (path, reason) = (&damage.path, &damage.reason);
+                self.run.log(&format!(
+                    "damaged: {path}: {reason}; image {} stands in",
+                    damage.substitute
+                ))?;
                 self.status.damaged.push(damage.path.clone());
             }
             let learning_rate = job.schedule.at(self.step);
             let (what, layout) = (format!("step {}", self.step), &job.layout);
-            let objective = engine::guard(&what, || {
-                step::gradient(job.method, &batch, layout, stop)
-            });
+            let objective =
+                engine::guard(&what, || step::gradient(job.method, &batch, layout, stop));
             let objective = match objective.map_err(|error| with_way_out(error, layout))? {
                 Some(objective) => objective,
                 None => return Err(interrupted()),
@@ -416,7 +419,10 @@ fn with_way_out(error: Error, layout: &Layout) -> Error {
     let Error::OutOfMemory(text) = error else { return error };
     let half = layout.micro_batch / 2;
     let advice = if half >= 1 {
-        format!("set `data.micro_batch_size={half}` (now {}): the batch stays whole", layout.micro_batch)
+        format!(
+            "set `data.micro_batch_size={half}` (now {}): the batch stays whole",
+            layout.micro_batch
+        )
     } else {
         "choose smaller images or a smaller backbone".to_owned()
     };

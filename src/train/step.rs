@@ -5,9 +5,8 @@
 //! each micro-batch is embedded again, with its graph, to carry that gradient back. Views and statistics are the same in
 //! both passes; running statistics move in the second.
 
-use crate::augment::HostBatch;
-use crate::augment::device::to_device;
-use crate::error::Result;
+use crate::augment::{HostBatch, to_device};
+use crate::error::{Error, Result};
 use crate::method::{Method, Objective, Step};
 use crate::model::{Role, Statistics};
 use crate::train::stop::Stop;
@@ -61,21 +60,22 @@ pub fn gradient(
     let all_groups = (batch_size / layout.group) as i64;
     method.parameters().zero_grad();
     let embed = |start: usize, statistics| {
-        let views: Vec<Tensor> = batch
+        let views: Result<Vec<Tensor>> = batch
             .views
             .iter()
             .zip(&layout.views)
             .map(|(pixels, view)| {
                 let image = 3 * view.size_px * view.size_px;
                 let part = &pixels[start * image..(start + micro) * image];
-                to_device(part, micro, view, layout.device, layout.kind)
+                let size = [micro, view.size_px, view.size_px];
+                to_device(part, size, view.mean, view.std, layout.device, layout.kind)
             })
             .collect();
-        method.embed(&views, groups, statistics)
+        Ok::<_, Error>(method.embed(&views?, groups, statistics))
     };
 
     if micro == batch_size {
-        let rows = embed(0, Statistics::Move { seen: 0, of: all_groups });
+        let rows = embed(0, Statistics::Move { seen: 0, of: all_groups })?;
         let objective = method.objective(&rows.detach(), &step)?;
         (rows * &objective.rows_gradient).sum(None).backward();
         return Ok(Some(objective));
@@ -87,7 +87,7 @@ pub fn gradient(
         if stop.asked() {
             return Ok(None);
         }
-        rows.push(no_grad(|| embed(*start, Statistics::Keep)));
+        rows.push(no_grad(|| embed(*start, Statistics::Keep))?);
     }
     let buffers = Buffers::of(method);
     let objective = method.objective(&Tensor::cat(&rows, 1), &step)?;
@@ -97,7 +97,7 @@ pub fn gradient(
             buffers.restore(method);
             return Ok(None);
         }
-        let rows = embed(*start, Statistics::Move { seen: index as i64 * groups, of: all_groups });
+        let rows = embed(*start, Statistics::Move { seen: index as i64 * groups, of: all_groups })?;
         let part = objective.rows_gradient.narrow(1, *start as i64, micro as i64);
         (rows * part).sum(None).backward();
     }

@@ -1,0 +1,94 @@
+//! `diptych embed`: the features of every image.
+
+use super::Answer;
+use super::evaluate::{choose_preprocess, recipe_of};
+use super::monitor::{image_bar, location};
+use anyhow::Result;
+use diptych::data::{self, Selection};
+use diptych::error::Error;
+use diptych::evaluate::run::{Part, describe, features};
+use diptych::evaluate::weights::Weights;
+use diptych::machine;
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  diptych embed runs/a --data photos/ --out features.safetensors"
+)]
+pub(super) struct Arguments {
+    /// A run folder, a checkpoint, or a safetensors file with torchvision's names
+    model: PathBuf,
+    /// Images, labelled or not; what the run was trained on if left out
+    #[arg(long)]
+    data: Option<String>,
+    /// Which split; every source has `all` or lists its own
+    #[arg(long)]
+    split: Option<String>,
+    /// The file to write: h, label, index; the paths go beside it, one a line
+    #[arg(long)]
+    out: PathBuf,
+    /// How images are prepared; what the model file carries if left out
+    #[arg(long)]
+    preprocess: Option<String>,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
+    if arguments.out.extension().is_none_or(|end| end != "safetensors") {
+        return Err(Error::Recipe(format!(
+            "`--out` must end in .safetensors, found `{}`",
+            arguments.out.display()
+        ))
+        .into());
+    }
+    let recipe = recipe_of(&arguments.model)?;
+    let source = data::open(&location(arguments.data.as_ref(), recipe.as_ref())?)?;
+    let weights = Weights::load(&arguments.model, machine::device(&arguments.device)?)?;
+    let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
+    let names: Vec<&str> = source.splits.iter().map(|(name, _)| name.as_str()).collect();
+    let wanted = match (&arguments.split, names.as_slice()) {
+        (Some(name), _) => name.as_str(),
+        (None, [only]) => *only,
+        (None, several) => {
+            return Err(Error::Recipe(format!(
+                "`{}` has several splits; choose one with --split {}",
+                source.location,
+                several.join(" or --split ")
+            ))
+            .into());
+        }
+    };
+    let dataset = source.split(wanted).map(Arc::clone).ok_or_else(|| {
+        Error::Data(format!(
+            "`{}` has no split `{wanted}`, only {}",
+            source.location,
+            names.join(", ")
+        ))
+    })?;
+    // The description keeps a static role; the split's own name stands in the answer.
+    let selection = Selection::default();
+    let part = Part { dataset, role: "split", source: &source, selection };
+    let found = features(&weights, &preprocess, &part, None, &mut image_bar(wanted))?;
+    let mut description = describe(&weights, &preprocess, &part);
+    wanted.clone_into(&mut description.split);
+    found.save(&arguments.out, &description)?;
+    let dimensions = found.h.size()[1];
+    let text = format!(
+        "{}: {} images of `{wanted}`, {dimensions} features each, {} damaged",
+        arguments.out.display(),
+        found.len(),
+        found.damaged.len()
+    );
+    let json = json!({
+        "out": arguments.out,
+        "images": found.len(),
+        "features": dimensions,
+        "damaged": found.damaged,
+        "description": description,
+    });
+    Ok(Answer { text, json })
+}

@@ -1,0 +1,234 @@
+//! What watches a run from the program: progress bar, k-NN monitor, report.
+
+use anyhow::Result;
+use diptych::augment::Preprocess;
+use diptych::data::{Dataset, Selection, Source};
+use diptych::error::{Error, Result as DiptychResult};
+use diptych::evaluate::features::{Features, extract};
+use diptych::evaluate::neighbours::gallery;
+use diptych::evaluate::run::{batch, neighbours_gallery, prepare};
+use diptych::evaluate::weights::forward;
+use diptych::evaluate::{Knn, Ranks};
+use diptych::method::Method;
+use diptych::recipe::Recipe;
+use diptych::report;
+use diptych::train::step::Layout;
+use diptych::train::{Observer, Progress};
+use indicatif::{ProgressBar as Bar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A bar on a terminal, a line per epoch elsewhere.
+pub(super) struct ProgressBar {
+    bar: Bar,
+    epoch_loss: f64,
+    epoch_steps: u64,
+}
+
+impl ProgressBar {
+    pub(super) fn new(first_step: u64, steps: u64) -> Self {
+        let bar = Bar::new(steps).with_style(style(
+            "{wide_bar} {pos}/{len} steps, {msg}, {elapsed} elapsed, {eta} left",
+        ));
+        bar.set_position(first_step);
+        // Otherwise the steps of earlier processes would count as done in no time.
+        bar.reset_eta();
+        Self { bar, epoch_loss: 0.0, epoch_steps: 0 }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A bar for work over images; use as `&mut |done, all| …`.
+pub(super) fn image_bar(what: &str) -> impl FnMut(usize, usize) {
+    let bar = Bar::new(0)
+        .with_style(style("{msg} {wide_bar} {pos}/{len} images, {eta} left"))
+        .with_message(what.to_owned());
+    move |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        if done == all {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for ProgressBar {
+    fn step(&mut self, progress: &Progress) -> DiptychResult<()> {
+        self.epoch_loss += progress.loss;
+        self.epoch_steps += 1;
+        let rate =
+            progress.views_per_second.map_or(String::new(), |rate| format!(", {rate:.0} views/s"));
+        self.bar.set_message(format!("loss {:.4}{rate}", progress.loss));
+        self.bar.set_position(progress.step);
+        Ok(())
+    }
+
+    fn epoch(&mut self, progress: &Progress, _: &dyn Method) -> DiptychResult<Vec<(String, f64)>> {
+        let mean = self.epoch_loss / self.epoch_steps.max(1) as f64;
+        (self.epoch_loss, self.epoch_steps) = (0.0, 0);
+        let epoch = progress.step as f64 / progress.steps_per_epoch as f64;
+        let epochs = progress.steps as f64 / progress.steps_per_epoch as f64;
+        let rate =
+            progress.views_per_second.map_or(String::new(), |rate| format!(", {rate:.0} views/s"));
+        let line = format!("epoch {epoch:.4}/{epochs:.4}: mean loss {mean:.4}{rate}");
+        self.say(&line);
+        Ok(Vec::new())
+    }
+}
+
+impl ProgressBar {
+    fn say(&self, line: &str) {
+        say(&self.bar, line);
+    }
+}
+
+fn say(bar: &Bar, line: &str) {
+    if bar.is_hidden() {
+        eprintln!("{line}");
+    } else {
+        bar.println(line);
+    }
+}
+
+/// Weighted k-NN on a fixed part of the data after an epoch, and the nearest-neighbour picture at the end.
+pub(super) struct KnnMonitor {
+    parts: Option<[Arc<dyn Dataset>; 2]>,
+    same: bool,
+    labelled: bool,
+    classes: Vec<String>,
+    every_epochs: u64,
+    preprocess: Preprocess,
+    layout: Layout,
+    pictures: PathBuf,
+}
+
+impl KnnMonitor {
+    pub(super) fn new(
+        recipe: &Recipe,
+        source: &Source,
+        preprocess: &Preprocess,
+        layout: &Layout,
+        run: &Path,
+    ) -> Self {
+        let config = &recipe.train.knn;
+        let some = |dataset: Arc<dyn Dataset>, limit: usize| {
+            diptych::data::subset::limit(dataset, limit, recipe.seed)
+        };
+        let selection = Selection { limit: None, holdout: recipe.data.holdout, seed: recipe.seed };
+        // Without a split to ask about, training images are compared with one another, for the picture only.
+        let (parts, same) = match source.for_evaluation(&selection) {
+            Ok((references, queries)) => (Some([references, queries]), false),
+            Err(_) => {
+                let training = source.for_training(&selection).ok();
+                (training.map(|training| [Arc::clone(&training), training]), true)
+            }
+        };
+        let parts = parts.map(|[references, queries]| {
+            let references = some(references, config.references);
+            [Arc::clone(&references), if same { references } else { some(queries, config.queries) }]
+        });
+        let labelled = !same
+            && parts.as_ref().is_some_and(|parts| {
+                parts.iter().all(|part| (0..part.len()).any(|index| part.label(index).is_some()))
+            });
+        Self {
+            parts,
+            same,
+            labelled,
+            classes: source.classes.clone(),
+            every_epochs: u64::from(config.every_epochs),
+            preprocess: preprocess.clone(),
+            layout: layout.clone(),
+            pictures: run.join("pictures"),
+        }
+    }
+
+    fn features(&self, dataset: &dyn Dataset, method: &dyn Method) -> DiptychResult<Features> {
+        let side = self.preprocess.size_px();
+        let (device, kind) = (self.layout.device, self.layout.kind);
+        let mut forward = |pixels: &[u8], n: usize| {
+            forward(method.backbone(), pixels, n, &self.preprocess, device, kind)
+        };
+        let prepare = prepare(&self.preprocess);
+        extract(&mut forward, dataset, (side, side), &prepare, batch(side), &mut |_, _| ())
+    }
+
+    fn draw(
+        &self,
+        queries: (&Features, &dyn Dataset),
+        references: (&Features, &dyn Dataset),
+    ) -> DiptychResult<()> {
+        let examples = gallery(queries.0, references.0, 8, 8, self.same)?;
+        neighbours_gallery(&examples, queries.1, references.1, &self.classes)?
+            .save(&self.pictures, "neighbours")
+    }
+}
+
+impl Observer for KnnMonitor {
+    fn epoch(
+        &mut self,
+        progress: &Progress,
+        method: &dyn Method,
+    ) -> DiptychResult<Vec<(String, f64)>> {
+        let epoch = progress.step.div_ceil(progress.steps_per_epoch);
+        let last = progress.step == progress.steps;
+        let due = self.every_epochs > 0 && (last || epoch.is_multiple_of(self.every_epochs));
+        let Some([references, queries]) = self.parts.as_ref().filter(|_| due) else {
+            return Ok(Vec::new());
+        };
+        if !self.labelled && !last {
+            return Ok(Vec::new());
+        }
+        let reference_features = self.features(references.as_ref(), method)?;
+        let query_features = if self.same {
+            reference_features.clone()
+        } else {
+            self.features(queries.as_ref(), method)?
+        };
+        if last {
+            self.draw(
+                (&query_features, queries.as_ref()),
+                (&reference_features, references.as_ref()),
+            )?;
+        }
+        if !self.labelled {
+            return Ok(Vec::new());
+        }
+        let ranks: Ranks = Knn::default().evaluate(&query_features, &reference_features)?;
+        Ok(vec![("knn/top1".to_owned(), ranks.top(1).value)])
+    }
+}
+
+/// Rewrites the report after each epoch.
+pub(super) struct Pages {
+    run: PathBuf,
+}
+
+impl Pages {
+    pub(super) fn new(run: &Path) -> Self {
+        Self { run: run.to_owned() }
+    }
+}
+
+impl Observer for Pages {
+    fn saved(&mut self, _: &Progress) -> DiptychResult<()> {
+        report::write(&self.run).map(drop)
+    }
+}
+
+/// Where a command finds its data: `--data`, or what the model was trained on.
+pub(super) fn location(given: Option<&String>, model: Option<&Recipe>) -> Result<String> {
+    let location = given.or(model.and_then(|recipe| recipe.data.source.as_ref()));
+    Ok(location.cloned().ok_or_else(|| {
+        Error::Recipe(
+            "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
+        )
+    })?)
+}

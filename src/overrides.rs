@@ -1,0 +1,191 @@
+//! `key=value` overrides of settings, with errors that name the nearest key.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// Applies `key=value` texts to settings, one by one. Keys are dotted; a number in one is a position in a list
+/// (`view.0.count=2`). A value is TOML, or a plain string if it is none (`train.device=cpu`). `optional` names keys that
+/// the settings leave out while they have no value.
+///
+/// # Errors
+/// [`Error::Recipe`] naming the override and, for an unknown key, the nearest known one.
+pub fn apply<T>(settings: &T, overrides: &[String], optional: &[&str]) -> Result<T>
+where
+    T: Serialize + DeserializeOwned + Clone,
+{
+    let mut result = settings.clone();
+    for text in overrides {
+        let table = edit(&result, text, optional)?;
+        let known = flatten(&result);
+        result = T::deserialize(Value::Table(table)).map_err(|error| {
+            let message = error.message().trim();
+            Error::Recipe(if unknown_key(message).is_some() {
+                no_such_key(text, &known, optional)
+            } else {
+                format!("`{text}`: {message}")
+            })
+        })?;
+    }
+    Ok(result)
+}
+
+/// Every setting as (dotted key, TOML value).
+pub fn flatten(settings: &impl Serialize) -> Vec<(String, String)> {
+    fn walk(prefix: &str, value: &Value, into: &mut Vec<(String, String)>) {
+        let below = |key: &dyn std::fmt::Display| {
+            if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") }
+        };
+        match value {
+            Value::Table(table) => {
+                for (key, value) in table {
+                    walk(&below(key), value, into);
+                }
+            }
+            Value::Array(list) if list.iter().any(Value::is_table) => {
+                for (index, value) in list.iter().enumerate() {
+                    walk(&below(&index), value, into);
+                }
+            }
+            other => into.push((prefix.to_owned(), other.to_string())),
+        }
+    }
+    let mut found = Vec::new();
+    if let Ok(value) = Value::try_from(settings) {
+        walk("", &value, &mut found);
+    }
+    found
+}
+
+/// The candidate most like `name`, if any is alike enough to be meant. The last part of a dotted key counts by itself,
+/// so that `epochs` finds `train.epochs`.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |candidate: &str| {
+        let tail = candidate.rsplit('.').next().unwrap_or(candidate);
+        strsim::jaro_winkler(name, candidate).max(strsim::jaro_winkler(name, tail) - 0.01)
+    };
+    candidates
+        .map(|candidate| (likeness(candidate), candidate))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .map(|(_, candidate)| candidate)
+}
+
+/// The key that serde does not know, out of its message.
+pub fn unknown_key(message: &str) -> Option<&str> {
+    message.split("unknown field `").nth(1)?.split('`').next()
+}
+
+/// The settings as a table with one key changed.
+fn edit(settings: &impl Serialize, text: &str, optional: &[&str]) -> Result<Table> {
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        Error::Recipe(format!("`{text}` is not an override; write key=value, `train.epochs=100`"))
+    })?;
+    let mut table = Table::try_from(settings).map_err(|error| Error::Recipe(error.to_string()))?;
+    let unknown = || Error::Recipe(no_such_key(text, &flatten(settings), optional));
+    let mut place = &mut table;
+    let parts: Vec<&str> = key.trim().split('.').collect();
+    let (last, path) = parts.split_last().ok_or_else(unknown)?;
+    let mut path = path.iter();
+    while let Some(part) = path.next() {
+        let entry = match place.get_mut(*part) {
+            Some(Value::Array(list)) => {
+                let index = path.next().and_then(|index| index.parse::<usize>().ok());
+                index.and_then(|index| list.get_mut(index))
+            }
+            other => other,
+        };
+        place = entry.and_then(Value::as_table_mut).ok_or_else(unknown)?;
+    }
+    place.insert((*last).to_owned(), parse(value.trim()));
+    Ok(table)
+}
+
+fn parse(text: &str) -> Value {
+    toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn no_such_key(text: &str, known: &[(String, String)], optional: &[&str]) -> String {
+    let key = text.split('=').next().unwrap_or(text).trim();
+    let candidates = known.iter().map(|(key, _)| key.as_str()).chain(optional.iter().copied());
+    match nearest(key, candidates) {
+        Some(near) => format!("`{key}` is not a setting, did you mean `{near}`?"),
+        None => {
+            let keys: Vec<&str> = known.iter().map(|(key, _)| key.as_str()).collect();
+            format!("`{key}` is not a setting; the settings are {}", keys.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Settings {
+        name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+        train: Train,
+        view: Vec<Train>,
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Train {
+        epochs: u32,
+        rate: f64,
+    }
+
+    fn settings() -> Settings {
+        let train = Train { epochs: 1, rate: 0.5 };
+        Settings { name: "a".into(), limit: None, train: train.clone(), view: vec![train] }
+    }
+
+    fn with(overrides: &[&str]) -> Result<Settings> {
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        apply(&settings(), &overrides, &["limit"])
+    }
+
+    fn message(text: &str) -> String {
+        with(&[text]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn keys_values_and_lists_are_reached() {
+        let changed =
+            with(&["train.epochs = 9", "name=b c", "limit=3", "view.0.rate=1e-3"]).unwrap();
+        assert_eq!((changed.train.epochs, changed.name.as_str()), (9, "b c"));
+        assert_eq!((changed.limit, changed.view[0].rate), (Some(3), 1e-3));
+    }
+
+    #[test]
+    fn a_wrong_key_names_the_nearest() {
+        assert_eq!(
+            message("train.epoch=3"),
+            "`train.epoch` is not a setting, did you mean `train.epochs`?"
+        );
+        assert_eq!(message("epochs=3"), "`epochs` is not a setting, did you mean `train.epochs`?");
+        assert_eq!(message("limits=3"), "`limits` is not a setting, did you mean `limit`?");
+        assert_eq!(
+            message("trian.epochs=3"),
+            "`trian.epochs` is not a setting, did you mean `train.epochs`?"
+        );
+        assert!(message("view.7.rate=3").contains("`view.0.rate`"));
+        assert!(message("qqq=3").contains("the settings are name, train.epochs"));
+    }
+
+    #[test]
+    fn a_wrong_type_says_what_is_expected() {
+        let text = message("train.epochs=many");
+        assert!(text.starts_with("`train.epochs=many`: invalid type: string \"many\""), "{text}");
+        assert!(message("train.epochs=-1").contains("-1"));
+        assert!(message("train.epochs").contains("write key=value"));
+    }
+}
