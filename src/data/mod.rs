@@ -6,6 +6,8 @@
 use crate::error::Result;
 use std::sync::Arc;
 
+pub mod decode;
+
 /// An RGB image: 8 bits a channel, rows from the top, channels interleaved, `3 · width · height` bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
