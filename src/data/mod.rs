@@ -3,8 +3,20 @@
 //! [`open`] looks at a path (never at its name alone) and returns a [`Source`] with its splits. A [`Dataset`] hands out
 //! one decoded image at a time; order, augmentation and batches belong to [`crate::augment`].
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub mod decode;
+mod folder;
+pub mod memory;
+mod parquet;
+pub mod subset;
+pub mod summary;
+pub mod synthetic;
+
+pub use summary::{Summary, summary};
 
 /// An RGB image: 8 bits a channel, rows from the top, channels interleaved, `3 · width · height` bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +50,16 @@ pub trait Dataset: Send + Sync {
     fn part_mask(&self, _index: usize) -> Option<Vec<u8>> {
         None
     }
+    /// How the image is encoded (`JPEG`, `PNG`, ...), if it is.
+    fn codec(&self, _index: usize) -> Option<&'static str> {
+        None
+    }
 }
 
 /// What [`open`] found.
 #[derive(Clone)]
 pub struct Source {
-    /// What the source is, for people: `parquet (Hugging Face layout)`, `image folder with classes`, ...
+    /// What the source is, for people: `parquet (Hugging Face layout, JPEG)`, `image folder with classes, JPEG`, ...
     pub format: String,
     /// Where it was found, as given.
     pub location: String,
@@ -53,4 +69,290 @@ pub struct Source {
     pub splits: Vec<(String, Arc<dyn Dataset>)>,
     /// Hash of what identifies the content (hexadecimal); equal for a copy at another path.
     pub fingerprint: String,
+}
+
+/// Which images of a source are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Selection {
+    /// Most images per split (`data.limit`).
+    pub limit: Option<usize>,
+    /// Fraction of the training split kept for evaluation (`data.holdout`), within (0, 1); 0 holds out nothing.
+    pub holdout: f64,
+    /// Seed of both choices.
+    pub seed: u64,
+}
+
+/// Opens a data source: a parquet file or folder, an image folder, or `synthetic:NAME`.
+///
+/// # Errors
+/// [`Error::Data`] when nothing is there, it is damaged, or it is of no kind that is read; says what was seen.
+pub fn open(spec: &str) -> Result<Source> {
+    if let Some(name) = spec.strip_prefix("synthetic:") {
+        return synthetic::open(name);
+    }
+    let path = Path::new(spec);
+    if !path.exists() {
+        return Err(Error::Data(format!(
+            "`{spec}` does not exist; give {READABLE}, or `synthetic:scenes` for a made data set that needs no file"
+        )));
+    }
+    if path.is_dir() {
+        let files = parquet::find(path)?;
+        return if files.is_empty() {
+            folder::open(spec, path)
+        } else {
+            parquet::open(spec, &files)
+        };
+    }
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
+    read.map_err(|e| Error::Data(format!("cannot read `{spec}`: {e}")))?;
+    let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("parquet"));
+    if start.starts_with(b"PAR1") || named {
+        return parquet::open(spec, &[(parquet::split_of(path), path.to_owned())]);
+    }
+    let seen = match decode::codec(&start) {
+        Some(codec) => format!("is a single {codec} image; give the folder that holds it"),
+        None => format!("{}; give {READABLE}", decode::opening(&start)),
+    };
+    Err(Error::Data(format!("`{spec}` {seen}")))
+}
+
+/// What can be opened, for messages.
+const READABLE: &str = "a parquet file or folder in the Hugging Face layout or a folder of images";
+
+impl Source {
+    /// The split of that name.
+    pub fn split(&self, name: &str) -> Option<&Arc<dyn Dataset>> {
+        self.splits.iter().find(|(known, _)| known == name).map(|(_, split)| split)
+    }
+
+    /// The images to train on: `train`, or the single split, less what is held out.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there are several splits but no `train`, or the holdout leaves nothing.
+    pub fn for_training(&self, options: &Selection) -> Result<Arc<dyn Dataset>> {
+        let split = self.training_split()?.clone();
+        let kept = if options.holdout == 0.0 {
+            split
+        } else {
+            subset::holdout(&split, options.holdout, options.seed)?.0
+        };
+        Ok(limited(kept, options))
+    }
+
+    /// References and queries of an evaluation: `train` and `test` (else a validation split), or, with a holdout, the
+    /// two parts of the training split, so that settings can be chosen without looking at `test`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there is nothing to ask about: one split and no holdout.
+    pub fn for_evaluation(
+        &self,
+        options: &Selection,
+    ) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>)> {
+        let training = self.training_split()?;
+        let (references, queries) = if options.holdout == 0.0 {
+            let queries = QUERIES.iter().filter(|_| self.splits.len() > 1);
+            let Some(queries) = queries.into_iter().find_map(|name| self.split(name)) else {
+                return Err(Error::Data(format!(
+                    "`{}` has only {}, so nothing is left to evaluate on; cut it with `data.holdout=FRACTION` \
+                     (0.2 holds out a fifth)",
+                    self.location,
+                    self.names()
+                )));
+            };
+            (training.clone(), queries.clone())
+        } else {
+            subset::holdout(training, options.holdout, options.seed)?
+        };
+        Ok((limited(references, options), limited(queries, options)))
+    }
+
+    fn training_split(&self) -> Result<&Arc<dyn Dataset>> {
+        let named = ["train", "training"].iter().find_map(|name| self.split(name));
+        let only = self.splits.first().filter(|_| self.splits.len() == 1).map(|(_, split)| split);
+        named.or(only).ok_or_else(|| {
+            Error::Data(format!("`{}` has no split `train`, only {}", self.location, self.names()))
+        })
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<String> = self.splits.iter().map(|(name, _)| format!("`{name}`")).collect();
+        names.join(", ")
+    }
+}
+
+/// Splits that evaluation asks about, the first found counts.
+const QUERIES: [&str; 5] = ["test", "testing", "validation", "val", "valid"];
+
+fn limited(dataset: Arc<dyn Dataset>, options: &Selection) -> Arc<dyn Dataset> {
+    match options.limit {
+        Some(n) => subset::limit(dataset, n, options.seed),
+        None => dataset,
+    }
+}
+
+/// The labels of a data set, or `None` when an image has none.
+pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
+    (0..dataset.len()).map(|index| dataset.label(index)).collect()
+}
+
+/// Whether a file or folder of this name is a split of its own.
+fn is_split_name(name: &str) -> bool {
+    const OTHERS: [&str; 6] =
+        ["train", "training", "unlabeled", "unlabelled", "unsupervised", "extra"];
+    let name = name.to_lowercase();
+    QUERIES.contains(&name.as_str()) || OTHERS.contains(&name.as_str())
+}
+
+/// Key that lists `train` first and the other splits by name.
+fn split_order(name: &str) -> (bool, String) {
+    (name != "train", name.to_owned())
+}
+
+/// One thing in a folder.
+struct Entry {
+    path: PathBuf,
+    is_folder: bool,
+}
+
+impl Entry {
+    fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+/// What lies in a folder, links followed, hidden things left out, sorted by the bytes of the names.
+fn entries(folder: &Path) -> Result<Vec<Entry>> {
+    let failed = |e| Error::Data(format!("cannot read folder `{}`: {e}", folder.display()));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = entry.path();
+        let kind = entry.file_type().map_err(failed)?;
+        let is_folder = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
+        found.push(Entry { path, is_folder });
+    }
+    found.sort_by(|a, b| a.path.file_name().cmp(&b.path.file_name()));
+    Ok(found)
+}
+
+/// Reads and decodes an image file.
+fn decode_file(file: &Path) -> Result<Image> {
+    let bytes = std::fs::read(file)
+        .map_err(|e| Error::Data(format!("cannot read `{}`: {e}", file.display())))?;
+    decode::decode(&bytes, &file.to_string_lossy())
+}
+
+#[cfg(test)]
+mod testing {
+    use super::{Dataset, Image};
+    use crate::error::Result;
+
+    /// That many 1×1 images, each showing its number and labelled with it modulo 7.
+    pub(super) struct Numbers(pub(super) usize);
+
+    impl Dataset for Numbers {
+        fn len(&self) -> usize {
+            self.0
+        }
+        fn label(&self, index: usize) -> Option<u32> {
+            Some(index as u32 % 7)
+        }
+        fn path(&self, index: usize) -> String {
+            index.to_string()
+        }
+        fn image(&self, index: usize) -> Result<Image> {
+            Ok(Image { width: 1, height: 1, pixels: vec![index as u8; 3] })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::Numbers;
+    use super::*;
+
+    fn source(splits: &[(&str, usize)]) -> Source {
+        let splits = splits.iter();
+        Source {
+            format: "numbers".to_owned(),
+            location: "here".to_owned(),
+            classes: (0..7).map(|class| class.to_string()).collect(),
+            splits: splits
+                .map(|(name, count)| {
+                    ((*name).to_owned(), Arc::new(Numbers(*count)) as Arc<dyn Dataset>)
+                })
+                .collect(),
+            fingerprint: String::new(),
+        }
+    }
+
+    fn failure(result: Result<impl Sized>) -> String {
+        match result.map(|_| ()).unwrap_err() {
+            Error::Data(message) => message,
+            other => panic!("{other:?} is no data error"),
+        }
+    }
+
+    #[test]
+    fn training_reads_train_and_evaluation_asks_test() {
+        let both = source(&[("train", 60), ("test", 30), ("val", 20)]);
+        let all = Selection::default();
+        assert_eq!(both.for_training(&all).unwrap().len(), 60);
+        let (references, queries) = both.for_evaluation(&all).unwrap();
+        assert_eq!((references.len(), queries.len()), (60, 30));
+        let (_, queries) = source(&[("val", 20), ("train", 60)]).for_evaluation(&all).unwrap();
+        assert_eq!(queries.len(), 20);
+
+        let few = Selection { limit: Some(25), ..all };
+        let (references, queries) = both.for_evaluation(&few).unwrap();
+        assert_eq!((references.len(), queries.len()), (25, 25));
+        assert_eq!(both.for_training(&few).unwrap().len(), 25);
+    }
+
+    #[test]
+    fn a_single_split_must_be_cut() {
+        let one = source(&[("test", 50)]);
+        let all = Selection::default();
+        assert_eq!(one.for_training(&all).unwrap().len(), 50);
+        let text = failure(one.for_evaluation(&all));
+        assert!(text.contains("only `test`") && text.contains("data.holdout=FRACTION"), "{text}");
+
+        let cut = Selection { holdout: 0.2, seed: 3, limit: None };
+        let (references, queries) = one.for_evaluation(&cut).unwrap();
+        assert_eq!((references.len(), queries.len()), (40, 10));
+        let training = one.for_training(&cut).unwrap();
+        let shown =
+            |split: &dyn Dataset| (0..split.len()).map(|i| split.path(i)).collect::<Vec<_>>();
+        assert_eq!(shown(training.as_ref()), shown(references.as_ref()));
+        let queries = shown(queries.as_ref());
+        assert!(shown(training.as_ref()).iter().all(|path| !queries.contains(path)));
+
+        let text = failure(source(&[("a", 1), ("b", 1)]).for_training(&all));
+        assert!(text.contains("no split `train`, only `a`, `b`"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        let text = failure(open("no/such/thing"));
+        assert!(text.contains("`no/such/thing` does not exist"), "{text}");
+        assert!(text.contains("synthetic:scenes"), "{text}");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("some.bin");
+        std::fs::write(&file, b"\x1f\x8b\x08").unwrap();
+        let text = failure(open(file.to_str().unwrap()));
+        assert!(text.contains("1f 8b 08") && text.contains("parquet"), "{text}");
+        std::fs::write(&file, b"\xFF\xD8\xFF").unwrap();
+        let text = failure(open(file.to_str().unwrap()));
+        assert!(text.contains("a single JPEG image; give the folder"), "{text}");
+    }
+
+    #[test]
+    fn labels_are_all_or_none() {
+        assert_eq!(labels(&Numbers(9)).unwrap(), [0, 1, 2, 3, 4, 5, 6, 0, 1]);
+    }
 }

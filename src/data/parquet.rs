@@ -1,0 +1,767 @@
+//! Parquet files in the Hugging Face layout: a struct of `bytes` and `path` per image, an integer label beside it.
+//!
+//! All encoded images of a split are read into memory at once, in one buffer; decoding happens per image. The crate that
+//! reads the files panics on some damaged ones, so every call into it goes through [`guarded`].
+
+use super::decode::{codec, decode, guarded, opening};
+use super::{Dataset, Image, Source, is_split_name, memory};
+use crate::error::{Error, Result};
+use parquet::basic::Type as Physical;
+use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
+use parquet::data_type::{ByteArrayType, DataType, Int32Type, Int64Type};
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// A folder with more sub-folders than this holds classes, not configurations of a parquet data set.
+const MAX_SUBFOLDERS: usize = 16;
+
+/// Memory left to the rest of the program when images are read, in bytes.
+const MARGIN: u64 = 256 << 20;
+
+/// Labels from here on are not class ids.
+const MAX_CLASSES: u32 = 1_000_000;
+
+/// The parquet files under a folder, each with the split it belongs to; empty if there are none.
+///
+/// Looks into the folder itself, else up to two levels below it (`data/`, `plain_text/`, `default/train/`).
+///
+/// # Errors
+/// [`Error::Data`] when several configurations lie side by side, or when numbered files of a split are missing.
+pub(super) fn find(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let holders = holders(root, 2)?;
+    let name =
+        |folder: &PathBuf| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let by_folder = holders.len() > 1;
+    if by_folder && !holders.iter().all(|folder| is_split_name(&name(folder))) {
+        let names: Vec<String> = holders.iter().map(|f| format!("`{}`", f.display())).collect();
+        return Err(Error::Data(format!(
+            "`{}` holds several parquet data sets, give the path of one: {}",
+            root.display(),
+            names.join(", ")
+        )));
+    }
+    let mut files = Vec::new();
+    for folder in &holders {
+        let inside = listing(folder)?.0;
+        check_complete(folder, &inside)?;
+        files.extend(inside.into_iter().map(|file| {
+            let split = if by_folder { name(folder).to_lowercase() } else { split_of(&file) };
+            (split, file)
+        }));
+    }
+    Ok(files)
+}
+
+/// Parquet files and sub-folders of a folder, hidden ones left out, each sorted by name.
+fn listing(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let entries = super::entries(folder)?;
+    let (folders, files): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.is_folder);
+    let is_parquet =
+        |path: &PathBuf| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("parquet"));
+    Ok((
+        files.into_iter().map(|file| file.path).filter(is_parquet).collect(),
+        folders.into_iter().map(|folder| folder.path).collect(),
+    ))
+}
+
+fn holders(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+    let (files, folders) = listing(folder)?;
+    if !files.is_empty() {
+        return Ok(vec![folder.to_owned()]);
+    }
+    if depth == 0 || folders.len() > MAX_SUBFOLDERS {
+        return Ok(Vec::new());
+    }
+    let below: Result<Vec<_>> = folders.iter().map(|folder| holders(folder, depth - 1)).collect();
+    Ok(below?.concat())
+}
+
+/// `train-00000-of-00002[-hash]` as its split, number and count.
+fn numbered(stem: &str) -> Option<(&str, usize, usize)> {
+    let (split, rest) = stem.split_once("-of-").and_then(|(front, count)| {
+        let (split, number) = front.rsplit_once('-')?;
+        Some((split, (number, count.split('-').next()?)))
+    })?;
+    Some((split, rest.0.parse().ok()?, rest.1.parse().ok()?))
+}
+
+/// The split a file's name tells: `train-00000-of-00001.parquet`, `train.parquet`; any other name is `all`.
+pub(super) fn split_of(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    match numbered(&stem) {
+        Some((split, ..)) => split.to_owned(),
+        None if is_split_name(&stem) => stem,
+        None => "all".to_owned(),
+    }
+}
+
+fn check_complete(folder: &Path, files: &[PathBuf]) -> Result<()> {
+    let mut found: BTreeMap<(String, usize), Vec<usize>> = BTreeMap::new();
+    for file in files {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some((split, number, count)) = numbered(&stem) {
+            found.entry((split.to_owned(), count)).or_default().push(number);
+        }
+    }
+    for ((split, count), numbers) in found {
+        if let Some(missing) = (0..count).find(|number| !numbers.contains(number)) {
+            return Err(Error::Data(format!(
+                "`{}` holds {} of the {count} files of split `{split}`, number {missing:05} is missing; \
+                 fetch the rest, or give the path of one file to use it alone",
+                folder.display(),
+                numbers.len(),
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reads parquet files into a source; `files` are the files with their splits, in the order in which they are joined.
+pub(super) fn open(location: &str, files: &[(String, PathBuf)]) -> Result<Source> {
+    let mut budget = memory::available_bytes().map_or(u64::MAX, |free| free.saturating_sub(MARGIN));
+    let layouts: Vec<Layout> = files
+        .iter()
+        .map(|(_, file)| on_file(file, || Layout::read(file)))
+        .collect::<Result<_>>()?;
+    let needed: u64 = layouts.iter().map(|layout| layout.image_bytes).sum();
+    if needed > budget {
+        return Err(Error::Data(format!(
+            "`{location}` holds {needed} bytes of images, but only {budget} bytes of memory are free; \
+             give fewer files or use a machine with more memory"
+        )));
+    }
+
+    let classes = shared_classes(files, &layouts)?;
+    let mut splits: Vec<(String, Split)> = Vec::new();
+    for ((name, file), layout) in files.iter().zip(&layouts) {
+        if !splits.iter().any(|(known, _)| known == name) {
+            splits.push((name.clone(), Split::empty(name, file)));
+        }
+        let (_, split) = splits.iter_mut().find(|(known, _)| known == name).expect("just added");
+        let before = split.bytes.len();
+        on_file(file, || split.append(file, layout, budget))?;
+        budget -= (split.bytes.len() - before) as u64;
+    }
+    splits.sort_by_key(|(name, _)| super::split_order(name));
+    let classes = check_labels(location, &splits, classes)?;
+    let format = format!("parquet (Hugging Face layout, {})", codecs(&splits));
+    let fingerprint = fingerprint(&splits, &classes);
+    let splits = splits
+        .into_iter()
+        .map(|(name, split)| (name, Arc::new(split) as Arc<dyn Dataset>))
+        .collect();
+    Ok(Source { format, location: location.to_owned(), classes, splits, fingerprint })
+}
+
+fn on_file<T>(file: &Path, work: impl FnOnce() -> Result<T, String>) -> Result<T> {
+    guarded(work)
+        .map_err(|why| Error::Data(format!("cannot read parquet file `{}`: {why}", file.display())))
+}
+
+fn reader(file: &Path) -> Result<SerializedFileReader<File>, String> {
+    let file = File::open(file).map_err(|e| e.to_string())?;
+    SerializedFileReader::new(file).map_err(|e| e.to_string())
+}
+
+/// Where images and labels lie in a file, from its footer.
+struct Layout {
+    rows: u64,
+    image_bytes: u64,
+    image: usize,
+    path: Option<usize>,
+    label: Option<usize>,
+    classes: Option<Vec<String>>,
+}
+
+impl Layout {
+    fn read(file: &Path) -> Result<Self, String> {
+        use std::io::Read;
+        let mut start = Vec::new();
+        let magic = File::open(file).and_then(|file| file.take(16).read_to_end(&mut start));
+        magic.map_err(|e| e.to_string())?;
+        if !start.starts_with(b"PAR1") {
+            return Err(format!("it {}, expected `PAR1`", opening(&start)));
+        }
+        Self::of(reader(file)?.metadata())
+    }
+
+    fn of(metadata: &ParquetMetaData) -> Result<Self, String> {
+        let features = metadata
+            .file_metadata()
+            .key_value_metadata()
+            .and_then(|pairs| pairs.iter().find(|pair| pair.key == "huggingface"))
+            .and_then(|pair| serde_json::from_str::<serde_json::Value>(pair.value.as_ref()?).ok())
+            .map(|value| value["info"]["features"].clone())
+            .unwrap_or_default();
+        let schema = metadata.file_metadata().schema_descr();
+        let column = |wanted: &dyn Fn(&[String], Physical) -> bool| {
+            schema.columns().iter().position(|column| {
+                column.max_rep_level() == 0 && wanted(column.path().parts(), column.physical_type())
+            })
+        };
+        let Some(image) = column(&|parts, kind| {
+            kind == Physical::BYTE_ARRAY && parts.len() == 2 && parts[1] == "bytes"
+        }) else {
+            let names: Vec<String> =
+                schema.columns().iter().map(|column| format!("`{}`", column.path())).collect();
+            return Err(format!(
+                "no image column (a struct with a binary field `bytes`) among {}",
+                names.join(", ")
+            ));
+        };
+        let name = &schema.column(image).path().parts()[0].clone();
+        let path = column(&|parts, kind| {
+            kind == Physical::BYTE_ARRAY
+                && parts.len() == 2
+                && parts[0] == *name
+                && parts[1] == "path"
+        });
+        let integer = |kind| matches!(kind, Physical::INT32 | Physical::INT64);
+        let named = |wanted: &str| column(&|parts, kind| parts == [wanted] && integer(kind));
+        let declared = features.as_object().and_then(|all| {
+            let mut labels = all.iter().filter(|(_, feature)| feature["_type"] == "ClassLabel");
+            labels.find_map(|(name, _)| named(name))
+        });
+        let label = named("label").or_else(|| named("fine_label")).or(declared);
+        let classes = label.and_then(|label| {
+            let names = features[schema.column(label).name()]["names"].as_array()?.clone();
+            names.into_iter().map(|name| name.as_str().map(str::to_owned)).collect()
+        });
+
+        let (mut rows, mut image_bytes) = (0, 0);
+        for group in metadata.row_groups() {
+            let size = group.columns().get(image).map(|c| u64::try_from(c.uncompressed_size()));
+            let (Some(Ok(size)), Ok(count)) = (size, u64::try_from(group.num_rows())) else {
+                return Err("damaged (a negative size in the footer)".to_owned());
+            };
+            image_bytes = size.checked_add(image_bytes).ok_or("damaged (sizes overflow)")?;
+            rows = count.checked_add(rows).ok_or("damaged (row counts overflow)")?;
+        }
+        Ok(Self { rows, image_bytes, image, path, label, classes })
+    }
+}
+
+/// Class names, which every file that names them must name alike.
+fn shared_classes(files: &[(String, PathBuf)], layouts: &[Layout]) -> Result<Option<Vec<String>>> {
+    let mut named = files.iter().zip(layouts).filter(|(_, layout)| layout.classes.is_some());
+    let Some(((_, first), layout)) = named.next() else { return Ok(None) };
+    if let Some(((_, other), _)) = named.find(|(_, other)| other.classes != layout.classes) {
+        return Err(Error::Data(format!(
+            "`{}` and `{}` name different classes, so their labels do not fit together",
+            first.display(),
+            other.display()
+        )));
+    }
+    Ok(layout.classes.clone())
+}
+
+/// One split: the encoded images one behind the other.
+struct Split {
+    name: String,
+    folder: PathBuf,
+    bytes: Vec<u8>,
+    /// Where each image ends in `bytes`; it begins where the one before ends.
+    ends: Vec<u64>,
+    /// Whether the row held bytes; else its path names a file beside the parquet file.
+    embedded: Vec<bool>,
+    paths: Vec<Option<Box<str>>>,
+    labels: Vec<Option<u32>>,
+}
+
+/// What one row group holds.
+#[derive(Default)]
+struct Rows {
+    bytes: Vec<u8>,
+    lengths: Vec<Option<u64>>,
+    paths: Vec<Option<Box<str>>>,
+    labels: Vec<Option<u32>>,
+}
+
+impl Split {
+    fn empty(name: &str, file: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            folder: file.parent().unwrap_or(Path::new("")).to_owned(),
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            embedded: Vec::new(),
+            paths: Vec::new(),
+            labels: Vec::new(),
+        }
+    }
+
+    /// Reads a file behind what is there, a few row groups at a time so that little is held twice.
+    fn append(&mut self, file: &Path, layout: &Layout, mut budget: u64) -> Result<(), String> {
+        let groups: Vec<usize> = (0..reader(file)?.num_row_groups()).collect();
+        let expected = self.ends.len() as u64 + layout.rows;
+        let room = self.bytes.try_reserve_exact(layout.image_bytes as usize);
+        room.map_err(|_| "its images do not fit into memory")?;
+        for some in groups.chunks(2 * rayon::current_num_threads()) {
+            let read: Vec<Rows> = some
+                .par_iter()
+                .map_init(
+                    || reader(file),
+                    |reader, group| {
+                        Rows::read(reader.as_ref().map_err(Clone::clone)?, *group, layout, budget)
+                    },
+                )
+                .collect::<Result<_, String>>()?;
+            for rows in read {
+                let size = rows.bytes.len() as u64;
+                budget = budget.checked_sub(size).ok_or("its images do not fit into memory")?;
+                self.push(rows);
+            }
+        }
+        if self.ends.len() as u64 != expected {
+            return Err(format!("damaged ({} rows found of {expected})", self.ends.len()));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, rows: Rows) {
+        self.bytes.extend_from_slice(&rows.bytes);
+        let mut end = self.ends.last().copied().unwrap_or(0);
+        for length in rows.lengths {
+            end += length.unwrap_or(0);
+            self.ends.push(end);
+            self.embedded.push(length.is_some());
+        }
+        self.paths.extend(rows.paths);
+        self.labels.extend(rows.labels);
+    }
+
+    fn encoded(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start as usize..self.ends[index] as usize]
+    }
+}
+
+impl Rows {
+    fn read(
+        reader: &SerializedFileReader<File>,
+        group: usize,
+        layout: &Layout,
+        budget: u64,
+    ) -> Result<Self, String> {
+        let group = reader.get_row_group(group).map_err(|e| e.to_string())?;
+        let open = |column: usize| group.get_column_reader(column).map_err(|e| e.to_string());
+        let nesting =
+            |column: usize| group.metadata().column(column).column_descr().max_def_level();
+        let mut rows = Self::default();
+        let images = get_typed_column_reader::<ByteArrayType>(open(layout.image)?);
+        each(images, nesting(layout.image), |value| {
+            if let Some(value) = value {
+                rows.bytes.extend_from_slice(value.data());
+            }
+            rows.lengths.push(value.map(|value| value.len() as u64));
+            if rows.bytes.len() as u64 > budget {
+                return Err("its images do not fit into memory".to_owned());
+            }
+            Ok(())
+        })?;
+        let count = rows.lengths.len();
+        match layout.path {
+            None => rows.paths.resize(count, None),
+            Some(path) => {
+                let paths = get_typed_column_reader::<ByteArrayType>(open(path)?);
+                each(paths, nesting(path), |value| {
+                    let text = value.map(|value| String::from_utf8_lossy(value.data()).into());
+                    rows.paths.push(text);
+                    Ok(())
+                })?;
+            }
+        }
+        match layout.label.map(|label| (label, group.metadata().column(label).column_type())) {
+            None => rows.labels.resize(count, None),
+            Some((label, Physical::INT32)) => {
+                let labels = get_typed_column_reader::<Int32Type>(open(label)?);
+                each(labels, nesting(label), |value| {
+                    rows.push_label(value.map(|v| i64::from(*v)))
+                })?;
+            }
+            Some((label, _)) => {
+                let labels = get_typed_column_reader::<Int64Type>(open(label)?);
+                each(labels, nesting(label), |value| rows.push_label(value.copied()))?;
+            }
+        }
+        let stated = group.metadata().num_rows();
+        if [count, rows.paths.len(), rows.labels.len()].iter().any(|n| *n as i64 != stated) {
+            return Err(format!(
+                "damaged (a row group of {stated} rows holds {count} images, {} paths and {} labels)",
+                rows.paths.len(),
+                rows.labels.len()
+            ));
+        }
+        Ok(rows)
+    }
+
+    /// −1 stands for no label, as Hugging Face writes it.
+    fn push_label(&mut self, value: Option<i64>) -> Result<(), String> {
+        self.labels.push(match value {
+            None | Some(-1) => None,
+            Some(value) => match u32::try_from(value) {
+                Ok(label) if label < MAX_CLASSES => Some(label),
+                _ => {
+                    let row = self.labels.len();
+                    return Err(format!(
+                        "label `{value}` of row {row} of a row group is no class id"
+                    ));
+                }
+            },
+        });
+        Ok(())
+    }
+}
+
+/// Calls `take` for each value of a flat column, `None` where it is null (at any level of nesting).
+fn each<T: DataType>(
+    mut column: ColumnReaderImpl<T>,
+    nesting: i16,
+    mut take: impl FnMut(Option<&T::T>) -> Result<(), String>,
+) -> Result<(), String> {
+    let (mut values, mut levels) = (Vec::new(), Vec::new());
+    loop {
+        values.clear();
+        levels.clear();
+        let read = column.read_records(1024, Some(&mut levels), None, &mut values);
+        if read.map_err(|e| e.to_string())?.0 == 0 {
+            return Ok(());
+        }
+        let mut present = values.iter();
+        if nesting == 0 {
+            present.try_for_each(|value| take(Some(value)))?;
+        } else {
+            levels.iter().try_for_each(|level| {
+                take(if *level == nesting { present.next() } else { None })
+            })?;
+        }
+    }
+}
+
+/// Checks every label against the class names, or makes numeric names up to the largest label.
+fn check_labels(
+    location: &str,
+    splits: &[(String, Split)],
+    classes: Option<Vec<String>>,
+) -> Result<Vec<String>> {
+    let largest = splits.iter().flat_map(|(_, split)| split.labels.iter().copied().flatten()).max();
+    let count = largest.map_or(0, |label| label as usize + 1);
+    let Some(classes) = classes else {
+        return Ok((0..count).map(|label| label.to_string()).collect());
+    };
+    if count > classes.len() {
+        return Err(Error::Data(format!(
+            "`{location}` holds label `{}` but names only {} classes",
+            count - 1,
+            classes.len()
+        )));
+    }
+    Ok(if count == 0 { Vec::new() } else { classes })
+}
+
+/// The codecs of all embedded images, such as `JPEG` or `JPEG and PNG`.
+fn codecs(splits: &[(String, Split)]) -> String {
+    let mut seen: Vec<&str> = Vec::new();
+    for (_, split) in splits {
+        for index in 0..split.len() {
+            let name = if split.embedded[index] {
+                codec(split.encoded(index)).unwrap_or("unknown")
+            } else {
+                "files beside it"
+            };
+            if !seen.contains(&name) {
+                seen.push(name);
+            }
+        }
+    }
+    seen.sort_unstable();
+    if seen.is_empty() { "empty".to_owned() } else { seen.join(" and ") }
+}
+
+/// Hash of classes, split names, labels and encoded images: the same however the rows are cut into files.
+fn fingerprint(splits: &[(String, Split)], classes: &[String]) -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(serde_json::json!(["parquet", classes]).to_string().as_bytes());
+    for (name, split) in splits {
+        hash.update(serde_json::json!([name, split.len()]).to_string().as_bytes());
+        for index in 0..split.len() {
+            hash.update(&split.ends[index].to_le_bytes());
+            hash.update(&split.labels[index].unwrap_or(u32::MAX).to_le_bytes());
+            if !split.embedded[index] {
+                hash.update(split.paths[index].as_deref().unwrap_or_default().as_bytes());
+            }
+        }
+        hash.update(&split.bytes);
+    }
+    hash.finalize().to_hex().to_string()
+}
+
+impl Dataset for Split {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn label(&self, index: usize) -> Option<u32> {
+        self.labels[index]
+    }
+
+    fn path(&self, index: usize) -> String {
+        match &self.paths[index] {
+            Some(path) if !path.is_empty() => path.to_string(),
+            _ => format!("{}/{index:06}", self.name),
+        }
+    }
+
+    fn image(&self, index: usize) -> Result<Image> {
+        let in_row = |why| Error::Data(format!("row {index} of split `{}`: {why}", self.name));
+        if self.embedded[index] {
+            return decode(self.encoded(index), &self.path(index)).map_err(in_row);
+        }
+        let path = self.paths[index].as_deref().map(Path::new);
+        let beside =
+            |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+        let Some(path) = path.filter(beside) else {
+            let why = "it has neither bytes nor the path of a file beside the parquet file";
+            return Err(in_row(Error::Data(why.to_owned())));
+        };
+        super::decode_file(&self.folder.join(path))
+    }
+
+    fn codec(&self, index: usize) -> Option<&'static str> {
+        codec(self.encoded(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{labels, open as open_source};
+    use crate::random::{Purpose, Scope, Stream};
+    use parquet::basic::Compression;
+    use parquet::data_type::ByteArray;
+    use parquet::file::metadata::KeyValue;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    const SCHEMA: &str = "message schema {
+        optional group image { optional binary bytes; optional binary path (UTF8); }
+        optional int64 label;
+    }";
+
+    /// A 3×2 image whose pixels tell its number.
+    fn ppm(number: u8) -> Vec<u8> {
+        [b"P6 3 2 255 ".as_slice(), &[number; 18]].concat()
+    }
+
+    struct Row {
+        bytes: Option<Vec<u8>>,
+        path: Option<&'static str>,
+        label: Option<i64>,
+    }
+
+    fn row(number: u8, label: i64) -> Row {
+        Row { bytes: Some(ppm(number)), path: None, label: Some(label) }
+    }
+
+    /// Writes groups of rows; `classes` as the `huggingface` metadata would name them.
+    fn write(file: &Path, groups: &[Vec<Row>], classes: &[&str]) {
+        let info = serde_json::json!({"info": {"features": {
+            "image": {"_type": "Image"},
+            "label": {"_type": "ClassLabel", "names": classes},
+        }}});
+        let named = (!classes.is_empty())
+            .then(|| vec![KeyValue::new("huggingface".to_owned(), info.to_string())]);
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_key_value_metadata(named)
+            .build();
+        let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+        let output = File::create(file).unwrap();
+        let mut writer = SerializedFileWriter::new(output, schema, Arc::new(properties)).unwrap();
+        for rows in groups {
+            let mut group = writer.next_row_group().unwrap();
+            let levels = |present: Vec<bool>, full: i16| -> Vec<i16> {
+                present.into_iter().map(|p| if p { full } else { full - 1 }).collect()
+            };
+            let bytes: Vec<_> =
+                rows.iter().filter_map(|r| r.bytes.clone()).map(ByteArray::from).collect();
+            let paths: Vec<_> = rows.iter().filter_map(|r| r.path).map(ByteArray::from).collect();
+            let given: Vec<_> = rows.iter().filter_map(|r| r.label).collect();
+            let mut column = group.next_column().unwrap().unwrap();
+            let at = levels(rows.iter().map(|r| r.bytes.is_some()).collect(), 2);
+            column.typed::<ByteArrayType>().write_batch(&bytes, Some(&at), None).unwrap();
+            column.close().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let at = levels(rows.iter().map(|r| r.path.is_some()).collect(), 2);
+            column.typed::<ByteArrayType>().write_batch(&paths, Some(&at), None).unwrap();
+            column.close().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let at = levels(rows.iter().map(|r| r.label.is_some()).collect(), 1);
+            column.typed::<Int64Type>().write_batch(&given, Some(&at), None).unwrap();
+            column.close().unwrap();
+            group.close().unwrap();
+        }
+        writer.close().unwrap();
+    }
+
+    fn location(folder: &tempfile::TempDir) -> &str {
+        folder.path().to_str().unwrap()
+    }
+
+    fn failure(location: &str) -> String {
+        match open_source(location).map(|_| ()).unwrap_err() {
+            Error::Data(message) => message,
+            other => panic!("{other:?} is no data error"),
+        }
+    }
+
+    #[test]
+    fn joins_the_files_of_a_split_in_order_and_takes_names_from_the_metadata() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("plain_text");
+        std::fs::create_dir(&inside).unwrap();
+        let file = |name: &str| inside.join(name);
+        let classes = ["cat", "dog", "owl"];
+        write(&file("train-00001-of-00002.parquet"), &[vec![row(5, 0)]], &classes);
+        let groups = [vec![row(1, 2), row(2, 1)], vec![row(3, 0), row(4, 1)]];
+        write(&file("train-00000-of-00002.parquet"), &groups, &classes);
+        write(&file("test-00000-of-00001.parquet"), &[vec![row(9, 2)]], &classes);
+
+        let source = open_source(location(&folder)).unwrap();
+        assert_eq!(source.format, "parquet (Hugging Face layout, PNM)");
+        assert_eq!(source.classes, classes);
+        let train = source.split("train").unwrap();
+        assert_eq!(labels(train.as_ref()).unwrap(), [2, 1, 0, 1, 0]);
+        for index in 0..5 {
+            let image = train.image(index).unwrap();
+            assert_eq!((image.width, image.height), (3, 2));
+            assert_eq!(image.pixels, [index as u8 + 1; 18]);
+        }
+        assert_eq!(source.split("test").unwrap().image(0).unwrap().pixels, [9; 18]);
+
+        // The same rows in one file and another place are the same data; another label is not.
+        let other = tempfile::tempdir().unwrap();
+        let all = [vec![row(1, 2), row(2, 1), row(3, 0), row(4, 1), row(5, 0)]];
+        write(&other.path().join("train-00000-of-00001.parquet"), &all, &classes);
+        let test = other.path().join("test-00000-of-00001.parquet");
+        write(&test, &[vec![row(9, 2)]], &classes);
+        assert_eq!(open_source(location(&other)).unwrap().fingerprint, source.fingerprint);
+        write(&test, &[vec![row(9, 1)]], &classes);
+        assert_ne!(open_source(location(&other)).unwrap().fingerprint, source.fingerprint);
+    }
+
+    #[test]
+    fn null_bytes_mean_a_file_beside_and_null_labels_mean_none() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("beside.ppm"), ppm(7)).unwrap();
+        let file = folder.path().join("pictures.parquet");
+        let rows = vec![
+            Row { bytes: None, path: Some("beside.ppm"), label: Some(-1) },
+            Row { bytes: Some(ppm(8)), path: Some("inside.ppm"), label: None },
+            Row { bytes: None, path: None, label: Some(0) },
+            Row { bytes: None, path: Some("../beside.ppm"), label: Some(1) },
+        ];
+        write(&file, &[rows], &[]);
+        let source = open_source(file.to_str().unwrap()).unwrap();
+        assert_eq!(source.splits.len(), 1);
+        let all = source.split("all").unwrap();
+        assert_eq!(all.image(0).unwrap().pixels, [7; 18]);
+        assert_eq!(all.image(1).unwrap().pixels, [8; 18]);
+        assert_eq!(all.path(1), "inside.ppm");
+        assert!(all.image(2).unwrap_err().to_string().contains("row 2 of split `all`"));
+        assert!(all.image(3).is_err(), "left the folder");
+        let found: Vec<_> = (0..4).map(|index| all.label(index)).collect();
+        assert_eq!(found, [None, None, Some(0), Some(1)]);
+        assert_eq!(source.classes, ["0", "1"], "numeric names where the file gives none");
+    }
+
+    #[test]
+    fn file_names_tell_the_split() {
+        for (name, split) in [
+            ("train-00000-of-00001.parquet", "train"),
+            ("test-00003-of-00010-0a1b2c.parquet", "test"),
+            ("Validation.parquet", "validation"),
+            ("foo.parquet", "all"),
+            ("my-train-set.parquet", "all"),
+        ] {
+            assert_eq!(split_of(Path::new(name)), split, "{name}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        write(&file("train-00000-of-00003.parquet"), &[vec![row(1, 0)]], &["a"]);
+        let text = failure(location(&folder));
+        assert!(
+            text.contains("1 of the 3 files of split `train`, number 00001 is missing"),
+            "{text}"
+        );
+        assert!(open_source(file("train-00000-of-00003.parquet").to_str().unwrap()).is_ok());
+
+        let bad = file("bad.parquet");
+        write(&bad, &[vec![row(1, 3)]], &["a", "b"]);
+        let text = failure(bad.to_str().unwrap());
+        assert!(text.contains("label `3`") && text.contains("2 classes"), "{text}");
+
+        for name in ["one", "two"] {
+            std::fs::create_dir_all(file("several").join(name)).unwrap();
+            write(&file("several").join(name).join("x.parquet"), &[vec![row(1, 0)]], &[]);
+        }
+        let text = failure(file("several").to_str().unwrap());
+        assert!(text.contains("several parquet data sets"), "{text}");
+    }
+
+    #[test]
+    fn a_cut_file_is_a_data_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("train.parquet");
+        write(&file, &[vec![row(1, 0), row(2, 1)]], &["a", "b"]);
+        let whole = std::fs::read(&file).unwrap();
+        for length in [0, 3, 8, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&file, &whole[..length]).unwrap();
+            let text = failure(location(&folder));
+            assert!(text.contains("train.parquet"), "cut to {length}: {text}");
+        }
+        std::fs::write(&file, "not parquet").unwrap();
+        let text = failure(file.to_str().unwrap());
+        assert!(text.contains("starts with the text \"not parquet\", expected `PAR1`"), "{text}");
+    }
+
+    /// Any panic that crossed the border would end this test.
+    #[test]
+    fn no_mutation_panics_across_the_border() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("train.parquet");
+        let groups = [vec![row(1, 0), row(1, 1), row(2, 1)], vec![row(3, 0), row(4, 1)]];
+        write(&file, &groups, &["a", "b"]);
+        let whole = std::fs::read(&file).unwrap();
+        let mut draws = Stream::open(3, Purpose::Test, Scope::Item(0));
+        let (mut refused, mut read) = (0, 0);
+        for _ in 0..600 {
+            let mut bytes = whole.clone();
+            for _ in 0..=draws.below(3) {
+                let at = draws.below(bytes.len() as u64) as usize;
+                bytes[at] = draws.next_u32() as u8;
+            }
+            std::fs::write(&file, &bytes).unwrap();
+            match open_source(location(&folder)) {
+                Err(Error::Data(_)) => refused += 1,
+                Err(other) => panic!("{other:?} is no data error"),
+                Ok(source) => {
+                    for (_, split) in &source.splits {
+                        read += (0..split.len()).filter(|i| split.image(*i).is_ok()).count();
+                    }
+                }
+            }
+        }
+        assert!(refused > 50 && read > 50, "{refused} refused, {read} images read");
+    }
+}
