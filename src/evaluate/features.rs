@@ -1,0 +1,607 @@
+//! Features of a data set: computed once, stored, and used by every protocol.
+//!
+//! ```text
+//! Dataset --decode, prepare (all cores)--> u8 [n,h,w,3] --forward (calling thread)--> f32 [n,D] --> Features --> file
+//! ```
+
+use super::replace;
+use crate::data::{Dataset, Image};
+use crate::error::{Error, Result};
+use crate::shape;
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+use tch::{Device, Kind, Tensor};
+
+/// Version of the file format; a reader refuses a newer one.
+const FORMAT: u32 = 1;
+
+/// Features of one split, in data-set order, on the CPU.
+#[derive(Debug)]
+pub struct Features {
+    /// f32 `[N, D]`, one row per image that could be read.
+    pub h: Tensor,
+    /// i64 `[N]`: class id, −1 where the source has none.
+    pub labels: Tensor,
+    /// i64 `[N]`: index of the image in the split.
+    pub index: Tensor,
+    /// What to call each image.
+    pub paths: Vec<String>,
+    /// Images that are not among the rows. Rows and these together are the whole split, each image once.
+    pub damaged: Vec<Damaged>,
+}
+
+/// An image that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damaged {
+    /// Index in the split.
+    pub index: usize,
+    /// What to call it.
+    pub path: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Everything that decides what the features of a split are. Two equal descriptions have equal features, so stored ones
+/// are used again only where the whole description agrees.
+///
+/// Where the data lie is not part of it: a copy at another path has the same fingerprint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Names of the classes by label; empty when there are none.
+    pub classes: Vec<String>,
+    /// Version of this toolkit.
+    pub diptych: String,
+    /// Hash of the data source, [`crate::data::Source::fingerprint`].
+    pub fingerprint: String,
+    /// Kind of the data source, [`crate::data::Source::format`].
+    pub format: String,
+    /// Height of the network's input in pixels.
+    pub height: usize,
+    /// Number of images in the split, damaged ones included.
+    pub images: usize,
+    /// Resampling filter of the preprocessing: `bilinear`, `bicubic`, `none`, ...
+    pub interpolation: String,
+    /// Which layer the features come from: `h`, `z`, ...; also the name of the tensor in the file.
+    pub layer: String,
+    /// What is subtracted from the channels, in units where pixels are 0..1.
+    pub mean: [f64; 3],
+    /// Arithmetic of the forward pass: `float32`, ...
+    pub precision: String,
+    /// Id of the preprocessing: `cifar`, `imagenet`, ...
+    pub preprocess: String,
+    /// Which images: `train`, `test`, ..., with whatever narrows the split further.
+    pub split: String,
+    /// What the channels are divided by, in units where pixels are 0..1.
+    pub std: [f64; 3],
+    /// Hash of all weights and buffers, [`super::record::hash_tensors`].
+    pub weights: String,
+    /// Width of the network's input in pixels.
+    pub width: usize,
+}
+
+/// Runs a network over every image of a split, once and in order.
+///
+/// `prepare` writes an image as `3 · width · height` interleaved bytes; it and decoding use all cores. `forward` gets
+/// a batch u8 `[n, height, width, 3]` and `n`, and returns `[n, D]` on any device, in any float kind; it is called from the
+/// calling thread alone, without gradients. `batch` is the most images it gets. `progress` gets images done and images
+/// in all. The result does not depend on `batch`, as far as the network's arithmetic does not.
+///
+/// An image that cannot be decoded has no row and is listed instead.
+///
+/// # Errors
+/// [`Error::Data`] if the split is empty or no image can be read; [`Error::Shape`] if `forward` returns another shape;
+/// whatever `forward` fails with.
+pub fn extract(
+    forward: &mut dyn FnMut(&[u8], usize) -> Result<Tensor>,
+    dataset: &dyn Dataset,
+    (width, height): (usize, usize),
+    prepare: &(dyn Fn(&Image, &mut [u8]) + Sync),
+    batch: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Features> {
+    if batch == 0 || width == 0 || height == 0 {
+        return Err(Error::Recipe("batch size, width and height must be above 0".to_owned()));
+    }
+    let images = dataset.len();
+    let bytes = 3 * width * height;
+    let mut pixels = vec![0; bytes * batch.min(images)];
+    let mut rows = Rows { h: None, filled: 0, capacity: images };
+    let mut waiting = None;
+    let (mut index, mut damaged) = (Vec::new(), Vec::new());
+    for first in (0..images).step_by(batch) {
+        let last = images.min(first + batch);
+        let read: Vec<Result<()>> = pixels[..bytes * (last - first)]
+            .par_chunks_mut(bytes)
+            .zip(first..last)
+            .map(|(pixels, index)| dataset.image(index).map(|image| prepare(&image, pixels)))
+            .collect();
+        let mut kept = 0;
+        for (slot, read) in read.into_iter().enumerate() {
+            match read {
+                Ok(()) => {
+                    pixels.copy_within(slot * bytes..(slot + 1) * bytes, kept * bytes);
+                    kept += 1;
+                    index.push(first + slot);
+                }
+                Err(Error::Data(reason)) => {
+                    let index = first + slot;
+                    damaged.push(Damaged { index, path: dataset.path(index), reason });
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        // Fetched only now: an accelerator has computed it while the cores above were decoding.
+        if let Some(done) = waiting.take() {
+            rows.push(&done)?;
+        }
+        if kept > 0 {
+            let h = tch::no_grad(|| forward(&pixels[..kept * bytes], kept))?;
+            shape::check("features", &h, &[kept as i64, -1])?;
+            waiting = Some(h);
+        }
+        progress(last, images);
+    }
+    if let Some(done) = waiting {
+        rows.push(&done)?;
+    }
+    let Some(h) = rows.h else {
+        let first = damaged.first().map_or(String::new(), |first: &Damaged| {
+            format!(", the first (`{}`) because: {}", first.path, first.reason)
+        });
+        return Err(Error::Data(format!("none of {images} images can be read{first}")));
+    };
+    let label = |index: &usize| dataset.label(*index).map_or(-1, i64::from);
+    Ok(Features {
+        h: h.narrow(0, 0, rows.filled),
+        labels: Tensor::from_slice(&index.iter().map(label).collect::<Vec<_>>()),
+        paths: index.iter().map(|index| dataset.path(*index)).collect(),
+        index: Tensor::from_slice(&index.iter().map(|index| *index as i64).collect::<Vec<_>>()),
+        damaged,
+    })
+}
+
+/// The images themselves as features, f32 `[N, 3 · height · width]` in [0, 1]: the baseline that any network should beat.
+///
+/// # Errors
+/// As [`extract`].
+pub fn pixels(
+    dataset: &dyn Dataset,
+    size: (usize, usize),
+    prepare: &(dyn Fn(&Image, &mut [u8]) + Sync),
+    batch: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Features> {
+    let mut forward = |pixels: &[u8], images: usize| {
+        Ok(Tensor::from_slice(pixels).view([images as i64, -1]).to_kind(Kind::Float) / 255.0)
+    };
+    extract(&mut forward, dataset, size, prepare, batch, progress)
+}
+
+/// Rows that arrive batch by batch, in one tensor from the start.
+struct Rows {
+    h: Option<Tensor>,
+    filled: i64,
+    capacity: usize,
+}
+
+impl Rows {
+    fn push(&mut self, batch: &Tensor) -> Result<()> {
+        let (rows, dimensions) = batch.size2().expect("the shape was checked");
+        let h = self.h.get_or_insert_with(|| {
+            Tensor::zeros([self.capacity as i64, dimensions], (Kind::Float, Device::Cpu))
+        });
+        shape::check("features", batch, &[rows, h.size()[1]])?;
+        h.narrow(0, self.filled, rows).copy_(&batch.detach());
+        self.filled += rows;
+        Ok(())
+    }
+}
+
+impl Description {
+    /// Name of the file that holds features of this description: `features-<hash>.safetensors`.
+    pub fn file_name(&self) -> String {
+        let hash = blake3::hash(sorted_json(self).as_bytes()).to_hex();
+        format!("features-{}.safetensors", &hash[..16])
+    }
+}
+
+/// What the one metadata key of a feature file holds.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    content: String,
+    damaged: Vec<Damaged>,
+    description: Description,
+    file_format: u32,
+}
+
+impl Features {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// Checks that rows, labels, indices and paths belong together.
+    pub(super) fn check(&self) -> Result<()> {
+        let rows = self.paths.len() as i64;
+        shape::check("h", &self.h, &[rows, -1])?;
+        shape::check("labels", &self.labels, &[rows])?;
+        shape::check("index", &self.index, &[rows])
+    }
+
+    /// The labels as plain numbers.
+    pub(super) fn labels(&self) -> Vec<i64> {
+        integers(&self.labels)
+    }
+
+    /// The indices as plain numbers.
+    pub(super) fn indices(&self) -> Vec<i64> {
+        integers(&self.index)
+    }
+
+    /// Writes a safetensors file with the tensors `h` (or whatever the layer is called), `label` and `index`, and
+    /// one metadata key `diptych` with sorted JSON; the paths, one a line, go beside it into `<name>.paths.txt`.
+    /// Equal features give equal bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be written; the old file is whole then.
+    pub fn save(&self, path: &Path, description: &Description) -> Result<()> {
+        self.check()?;
+        let h = bytes_of(&self.h.to_kind(Kind::Float));
+        let labels = bytes_of(&self.labels);
+        let index = bytes_of(&self.index);
+        let size = |tensor: &Tensor| tensor.size().iter().map(|n| *n as usize).collect();
+        let view = |kind, tensor, bytes| {
+            TensorView::new(kind, size(tensor), bytes).map_err(|error| foreign(path, &error))
+        };
+        let header = Header {
+            content: content_hash(&h, &labels, &index),
+            damaged: self.damaged.clone(),
+            description: description.clone(),
+            file_format: FORMAT,
+        };
+        let metadata = HashMap::from([("diptych".to_owned(), sorted_json(&header))]);
+        let tensors = [
+            (description.layer.as_str(), view(Dtype::F32, &self.h, &h)?),
+            ("label", view(Dtype::I64, &self.labels, &labels)?),
+            ("index", view(Dtype::I64, &self.index, &index)?),
+        ];
+        let paths: String = self.paths.iter().map(|path| one_line(path) + "\n").collect();
+        replace(&paths_file(path), |file| {
+            fs::write(file, paths).map_err(Error::io("write", file))
+        })?;
+        replace(path, |file| {
+            safetensors::serialize_to_file(tensors, Some(metadata), file)
+                .map_err(|error| Error::io("write", path)(io::Error::other(error)))
+        })
+    }
+
+    /// Reads what [`Features::save`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file is damaged, incomplete, of a newer format, or no feature file of ours.
+    pub fn load(path: &Path) -> Result<(Self, Description)> {
+        let buffer = fs::read(path).map_err(Error::io("read", path))?;
+        let (_, metadata) =
+            SafeTensors::read_metadata(&buffer).map_err(|error| foreign(path, &error))?;
+        let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get("diptych"));
+        let header: Value = header
+            .ok_or_else(|| foreign(path, &"it has no `diptych` description"))
+            .and_then(|text| serde_json::from_str(text).map_err(|error| foreign(path, &error)))?;
+        let version = header.get("file_format").and_then(Value::as_u64).unwrap_or(0);
+        if version > u64::from(FORMAT) {
+            return Err(foreign(path, &format!("its format {version} is newer than {FORMAT}")));
+        }
+        let header: Header =
+            serde_json::from_value(header).map_err(|error| foreign(path, &error))?;
+        let file = SafeTensors::deserialize(&buffer).map_err(|error| foreign(path, &error))?;
+        let view = |name: &str| file.tensor(name).map_err(|error| foreign(path, &error));
+        let (h, labels, index) = (view(&header.description.layer)?, view("label")?, view("index")?);
+        if content_hash(h.data(), labels.data(), index.data()) != header.content {
+            return Err(foreign(path, &"its content does not match its hash"));
+        }
+        let beside = paths_file(path);
+        let paths = fs::read_to_string(&beside).map_err(Error::io("read", &beside))?;
+        let tensor = |view: TensorView, kind| {
+            let size: Vec<i64> = view.shape().iter().map(|n| *n as i64).collect();
+            Tensor::f_from_data_size(view.data(), &size, kind)
+                .map_err(|error| foreign(path, &error))
+        };
+        let features = Self {
+            h: tensor(h, Kind::Float)?,
+            labels: tensor(labels, Kind::Int64)?,
+            index: tensor(index, Kind::Int64)?,
+            paths: paths.lines().map(str::to_owned).collect(),
+            damaged: header.damaged,
+        };
+        features.check().map_err(|error| foreign(path, &error))?;
+        Ok((features, header.description))
+    }
+
+    /// Writes the features under their own name into a folder of stored features.
+    ///
+    /// # Errors
+    /// As [`Features::save`].
+    pub fn store(&self, folder: &Path, description: &Description) -> Result<PathBuf> {
+        let path = folder.join(description.file_name());
+        self.save(&path, description)?;
+        Ok(path)
+    }
+}
+
+/// Features of exactly this description from a folder of stored ones, if they are there and whole. A damaged file counts
+/// as absent: the features are computed again and written over it.
+pub fn stored(folder: &Path, description: &Description) -> Option<Features> {
+    let (features, found) = Features::load(&folder.join(description.file_name())).ok()?;
+    (found == *description).then_some(features)
+}
+
+/// JSON whose keys are sorted at every level, so that equal values give equal text.
+fn sorted_json(value: &impl Serialize) -> String {
+    fn sort(value: Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let sorted: BTreeMap<String, Value> =
+                    map.into_iter().map(|(key, value)| (key, sort(value))).collect();
+                Value::Object(sorted.into_iter().collect())
+            }
+            Value::Array(list) => Value::Array(list.into_iter().map(sort).collect()),
+            plain => plain,
+        }
+    }
+    let value = serde_json::to_value(value).expect("plain data has a JSON form");
+    sort(value).to_string()
+}
+
+fn content_hash(h: &[u8], labels: &[u8], index: &[u8]) -> String {
+    blake3::Hasher::new().update(h).update(labels).update(index).finalize().to_hex().to_string()
+}
+
+/// The bytes of a tensor in row-major order.
+pub(super) fn bytes_of(tensor: &Tensor) -> Vec<u8> {
+    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+    let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+    tensor.copy_data_u8(&mut bytes, tensor.numel());
+    bytes
+}
+
+fn integers(tensor: &Tensor) -> Vec<i64> {
+    let mut values = vec![0; tensor.numel()];
+    tensor.to_kind(Kind::Int64).contiguous().copy_data(&mut values, tensor.numel());
+    values
+}
+
+fn paths_file(path: &Path) -> PathBuf {
+    path.with_extension("paths.txt")
+}
+
+/// A path with its line breaks made visible.
+fn one_line(path: &str) -> String {
+    path.replace('\r', "\\r").replace('\n', "\\n")
+}
+
+fn foreign(path: &Path, reason: &dyn std::fmt::Display) -> Error {
+    Error::Weights(format!(
+        "`{}` is no whole feature file: {reason}; delete it, it is computed again when needed",
+        path.display()
+    ))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Features with given rows and labels, for the tests of the protocols.
+    pub(in crate::evaluate) fn made(h: Tensor, labels: &[i64]) -> Features {
+        Features {
+            h,
+            labels: Tensor::from_slice(labels),
+            index: Tensor::arange(labels.len() as i64, (Kind::Int64, Device::Cpu)),
+            paths: (0..labels.len()).map(|index| format!("{index}.png")).collect(),
+            damaged: Vec::new(),
+        }
+    }
+
+    /// Images of one pixel (index, 2 · index, 3 · index), some of them damaged.
+    struct Pixels {
+        len: usize,
+        damaged: Vec<usize>,
+    }
+
+    impl Dataset for Pixels {
+        fn len(&self) -> usize {
+            self.len
+        }
+        fn label(&self, index: usize) -> Option<u32> {
+            (index % 3 != 2).then_some(index as u32 % 3)
+        }
+        fn path(&self, index: usize) -> String {
+            format!("image {index}\n.png")
+        }
+        fn image(&self, index: usize) -> Result<Image> {
+            if index == 99 {
+                return Err(Error::Io {
+                    action: "read",
+                    path: "disk".into(),
+                    source: io::Error::other("gone"),
+                });
+            }
+            if self.damaged.contains(&index) {
+                return Err(Error::Data(format!("image {index} is cut short")));
+            }
+            let value = index as u8;
+            Ok(Image { width: 1, height: 1, pixels: vec![value, 2 * value, 3 * value] })
+        }
+    }
+
+    fn copy(image: &Image, pixels: &mut [u8]) {
+        pixels.copy_from_slice(&image.pixels);
+    }
+
+    fn sums(dataset: &dyn Dataset, batch: usize) -> Result<Features> {
+        let mut forward = |pixels: &[u8], images: usize| {
+            assert_eq!(pixels.len(), 3 * images);
+            assert!(images <= batch);
+            let rgb = Tensor::from_slice(pixels).view([images as i64, 3]).to_kind(Kind::Double);
+            Ok(Tensor::cat(&[rgb.sum_dim_intlist(1, true, Kind::Double), rgb], 1))
+        };
+        extract(&mut forward, dataset, (1, 1), &copy, batch, &mut |_, _| {})
+    }
+
+    #[test]
+    fn every_image_is_a_row_or_damaged_whatever_the_batch() {
+        let dataset = Pixels { len: 20, damaged: vec![0, 7, 8, 9, 19] };
+        for batch in [1, 3, 7, 20, 64] {
+            let features = sums(&dataset, batch).unwrap();
+            let index: Vec<i64> = [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15, 16, 17, 18].into();
+            assert_eq!(features.indices(), index);
+            assert_eq!(features.h.size(), [15, 4]);
+            assert_eq!(features.h.kind(), Kind::Float);
+            let total = features.h.narrow(1, 0, 1).squeeze().to_kind(Kind::Int64);
+            assert_eq!(integers(&total), index.iter().map(|i| 6 * i).collect::<Vec<_>>());
+            let labels = index.iter().map(|i| if i % 3 == 2 { -1 } else { i % 3 });
+            assert_eq!(features.labels(), labels.collect::<Vec<_>>());
+            assert_eq!(features.paths[6], "image 10\n.png");
+            let damaged: Vec<usize> = features.damaged.iter().map(|image| image.index).collect();
+            assert_eq!(damaged, dataset.damaged);
+            assert_eq!(features.damaged[1].reason, "image 7 is cut short");
+        }
+    }
+
+    #[test]
+    fn a_split_without_a_readable_image_is_an_error_and_so_is_a_lost_disk() {
+        let broken = sums(&Pixels { len: 2, damaged: vec![0, 1] }, 4).unwrap_err().to_string();
+        assert!(broken.contains("none of 2 images") && broken.contains("cut short"), "{broken}");
+        assert!(matches!(sums(&Pixels { len: 0, damaged: vec![] }, 4), Err(Error::Data(_))));
+        assert!(matches!(sums(&Pixels { len: 120, damaged: vec![] }, 9), Err(Error::Io { .. })));
+        assert!(matches!(sums(&Pixels { len: 3, damaged: vec![] }, 0), Err(Error::Recipe(_))));
+    }
+
+    #[test]
+    fn a_forward_pass_of_another_shape_is_refused() {
+        let dataset = Pixels { len: 6, damaged: vec![] };
+        let mut widths = [4, 5].into_iter();
+        let mut forward = |_: &[u8], images: usize| {
+            Ok(Tensor::zeros([images as i64, widths.next().unwrap()], (Kind::Float, Device::Cpu)))
+        };
+        let changing = extract(&mut forward, &dataset, (1, 1), &copy, 3, &mut |_, _| {});
+        assert!(matches!(changing, Err(Error::Shape(_))));
+        let mut forward = |_: &[u8], _: usize| Ok(Tensor::zeros([4], (Kind::Float, Device::Cpu)));
+        let flat = extract(&mut forward, &dataset, (1, 1), &copy, 4, &mut |_, _| {});
+        assert!(matches!(flat, Err(Error::Shape(_))));
+    }
+
+    #[test]
+    fn pixels_are_the_image_in_unit_range_and_progress_reaches_the_end() {
+        let dataset = Pixels { len: 5, damaged: vec![2] };
+        let mut seen = Vec::new();
+        let found =
+            pixels(&dataset, (1, 1), &copy, 2, &mut |done, all| seen.push((done, all))).unwrap();
+        assert_eq!(seen, [(2, 5), (4, 5), (5, 5)]);
+        let expected = Tensor::from_slice(&[0i64, 0, 0, 1, 2, 3, 3, 6, 9, 4, 8, 12]).view([4, 3]);
+        assert_eq!((found.h * 255.0).round().to_kind(Kind::Int64), expected);
+    }
+
+    fn description() -> Description {
+        Description {
+            classes: vec!["cat".into(), "dog".into()],
+            diptych: "0.1.0".into(),
+            fingerprint: "f00d".into(),
+            format: "made".into(),
+            height: 1,
+            images: 20,
+            interpolation: "none".into(),
+            layer: "h".into(),
+            mean: [0.4914, 0.4822, 0.4465],
+            precision: "float32".into(),
+            preprocess: "cifar".into(),
+            split: "test".into(),
+            std: [0.247, 0.243, 0.261],
+            weights: "abc".into(),
+            width: 1,
+        }
+    }
+
+    #[test]
+    fn stored_features_come_back_whole_and_only_for_their_description() {
+        let folder = tempfile::tempdir().unwrap();
+        let features = sums(&Pixels { len: 20, damaged: vec![3] }, 8).unwrap();
+        let description = description();
+        assert!(stored(folder.path(), &description).is_none());
+        let path = features.store(folder.path(), &description).unwrap();
+        let found = stored(folder.path(), &description).unwrap();
+        assert_eq!(found.h, features.h);
+        assert_eq!(found.labels, features.labels);
+        assert_eq!(found.index, features.index);
+        assert_eq!(found.damaged, features.damaged);
+        assert_eq!(found.paths[0], "image 0\\n.png");
+        let other = Description { precision: "bfloat16".into(), ..description.clone() };
+        assert!(stored(folder.path(), &other).is_none());
+        // The right name does not make it the right file.
+        fs::copy(&path, folder.path().join(other.file_name())).unwrap();
+        fs::copy(paths_file(&path), paths_file(&folder.path().join(other.file_name()))).unwrap();
+        assert!(stored(folder.path(), &other).is_none());
+        let first = fs::read(&path).unwrap();
+        features.store(folder.path(), &description).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), first, "equal features, equal bytes");
+    }
+
+    #[test]
+    fn the_file_is_what_others_can_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.safetensors");
+        let features = sums(&Pixels { len: 4, damaged: vec![] }, 8).unwrap();
+        features.save(&path, &Description { layer: "z".into(), ..description() }).unwrap();
+        let mut tensors = Tensor::read_safetensors(&path).unwrap();
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        let kinds: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t.kind())).collect();
+        assert_eq!(kinds, [("index", Kind::Int64), ("label", Kind::Int64), ("z", Kind::Float)]);
+        let buffer = fs::read(&path).unwrap();
+        let (_, metadata) = SafeTensors::read_metadata(&buffer).unwrap();
+        let text = &metadata.metadata().as_ref().unwrap()["diptych"];
+        let value: Value = serde_json::from_str(text).unwrap();
+        let keys: Vec<&String> = value["description"].as_object().unwrap().keys().collect();
+        assert!(keys.is_sorted() && value["description"]["mean"][0] == 0.4914, "{text}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_a_weights_error_that_says_delete_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.safetensors");
+        let features = sums(&Pixels { len: 20, damaged: vec![] }, 8).unwrap();
+        features.save(&path, &description()).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let refuses = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let error = Features::load(&path).unwrap_err();
+            assert!(matches!(error, Error::Weights(_)), "{error}");
+            assert!(error.to_string().contains("delete it"), "{error}");
+        };
+        for length in [0, 5, 100, whole.len() - 1] {
+            refuses(&whole[..length]);
+        }
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        refuses(&flipped);
+        let newer = String::from_utf8_lossy(&whole).contains("\\\"file_format\\\":1");
+        assert!(newer, "the version is in the header");
+        let position = whole.windows(16).position(|w| w == b"file_format\\\":1}").unwrap();
+        let mut newer = whole.clone();
+        newer[position + 14] = b'9';
+        refuses(&newer);
+        Tensor::write_safetensors(&[("h", &features.h)], &path).unwrap();
+        refuses(&fs::read(&path).unwrap());
+        fs::write(&path, &whole).unwrap();
+        fs::write(paths_file(&path), "one\n").unwrap();
+        assert!(matches!(Features::load(&path), Err(Error::Weights(_))));
+    }
+}
