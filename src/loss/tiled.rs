@@ -125,6 +125,17 @@ impl Contrast<'_> {
         Ok(())
     }
 
+    /// Writes `value` wherever a column is no negative of its row, in the tile of the rows from `start` on.
+    fn fill_excluded(&self, tile: &mut Tensor, start: i64, value: f64) {
+        let size = tile.size()[0];
+        if let Positive::Column(index) = self.positive {
+            let _ = tile.scatter_value_(1, &index.narrow(0, start, size).unsqueeze(1), value);
+        }
+        if self.exclude_same_index {
+            let _ = tile.narrow(1, start, size).diagonal(0, 0, 1).fill_(value);
+        }
+    }
+
     fn sweep(&self) -> Contrasted {
         let (count, width) = (self.rows.size()[0], self.rows.size()[1]);
         let columns = self.columns.size()[0];
@@ -138,6 +149,9 @@ impl Contrast<'_> {
         let positives_gradient = matches!(self.positive, Positive::Pair(_))
             .then(|| Tensor::empty([count, width], options));
 
+        // Far below what changes a sum, far above the denormal numbers that would make processors crawl.
+        let smallest = if options.0 == Kind::Double { -600.0 } else { -70.0 };
+
         for start in (0..count).step_by(self.tile as usize) {
             let size = self.tile.min(count - start);
             let part = |tensor: &Tensor| tensor.narrow(0, start, size);
@@ -146,25 +160,20 @@ impl Contrast<'_> {
             // Logits, with everything that is no negative at minus infinity.
             let mut tile = buffer.narrow(0, 0, size);
             let _ = rows.mm_out(&tile, &self.columns.tr());
-            let mut positives = part(&positive);
-            match self.positive {
-                Positive::Column(index) => {
-                    let index = part(index).unsqueeze(1);
-                    positives.copy_(&tile.gather(1, &index, false));
-                    let _ = tile.scatter_value_(1, &index, f64::NEG_INFINITY);
-                }
-                Positive::Pair(keys) => positives.copy_(&row_dot(&rows, &part(keys))),
-            }
-            if self.exclude_same_index {
-                let _ = tile.narrow(1, start, size).diagonal(0, 0, 1).fill_(f64::NEG_INFINITY);
-            }
+            part(&positive).copy_(&match self.positive {
+                Positive::Column(index) => tile.gather(1, &part(index).unsqueeze(1), false),
+                Positive::Pair(keys) => row_dot(&rows, &part(keys)),
+            });
+            let positives = part(&positive);
+            self.fill_excluded(&mut tile, start, f64::NEG_INFINITY);
 
             // exp(logit - shift) of the negatives and its sum, then of the positive.
             let largest = tile.amax(1, true);
             part(&hardest).copy_(&largest);
             let shift = if self.exclude_positive { largest } else { largest.maximum(&positives) };
             tile -= &shift;
-            let _ = tile.exp_();
+            let _ = tile.clamp_min_(smallest).exp_();
+            self.fill_excluded(&mut tile, start, 0.0);
             let negatives = tile.sum_dim_intlist(1, true, None);
             let sum = if self.exclude_positive {
                 negatives.shallow_clone()

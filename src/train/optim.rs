@@ -268,40 +268,43 @@ impl Optimizer {
 }
 
 impl Slot {
-    fn decayed(&self, gradient: &Tensor, weight_decay: f64) -> Tensor {
-        if self.excluded || weight_decay == 0.0 {
-            gradient.shallow_clone()
-        } else {
-            &self.weight * weight_decay + gradient
-        }
-    }
-
     fn sgd(&mut self, config: &Sgd, gradient: &Tensor, learning_rate: f64) {
-        let gradient = self.decayed(gradient, config.weight_decay);
+        let decay = if self.excluded { 0.0 } else { config.weight_decay };
         self.momentum *= config.momentum;
-        self.momentum += &gradient;
-        let direction = if config.nesterov {
-            &self.momentum * config.momentum + gradient
+        self.momentum += gradient;
+        add_scaled(&mut self.momentum, &self.weight, decay);
+        if config.nesterov {
+            let mut direction = &self.momentum * config.momentum;
+            direction += gradient;
+            add_scaled(&mut direction, &self.weight, decay);
+            add_scaled(&mut self.weight, &direction, -learning_rate);
         } else {
-            self.momentum.shallow_clone()
-        };
-        self.weight -= direction * learning_rate;
+            add_scaled(&mut self.weight, &self.momentum, -learning_rate);
+        }
     }
 
     fn lars(&mut self, config: &Lars, gradient: &Tensor, learning_rate: f64) {
-        let gradient = self.decayed(gradient, config.weight_decay);
         self.momentum *= config.momentum;
         if self.excluded {
-            self.momentum += gradient * learning_rate;
+            add_scaled(&mut self.momentum, gradient, learning_rate);
         } else {
+            let mut decayed = &self.weight * config.weight_decay;
+            decayed += gradient;
             // Kept on the device: reading a norm would make the host wait once per tensor.
-            let (weight_norm, gradient_norm) = (self.weight.norm(), gradient.norm());
+            let (weight_norm, gradient_norm) = (self.weight.norm(), decayed.norm());
             let both = weight_norm.gt(0.0).logical_and(&gradient_norm.gt(0.0));
-            let trust =
-                (weight_norm * config.trust / gradient_norm).where_self(&both, &both.ones_like());
-            self.momentum += gradient * (trust * learning_rate);
+            let trust = weight_norm * config.trust / gradient_norm;
+            let trust = trust.where_self(&both, &trust.ones_like());
+            let _ = self.momentum.addcmul_(&decayed, &(trust * learning_rate));
         }
         self.weight -= &self.momentum;
+    }
+}
+
+/// `sum += scale · tensor` without a temporary.
+fn add_scaled(sum: &mut Tensor, tensor: &Tensor, scale: f64) {
+    if scale != 0.0 {
+        let _ = sum.addcmul_(tensor, &Tensor::full([], scale, (sum.kind(), sum.device())));
     }
 }
 

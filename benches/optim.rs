@@ -1,0 +1,54 @@
+//! One optimizer step over tensors of ResNet-18's sizes (11.2 million weights).
+
+use criterion::Criterion;
+use diptych::model::{Parameters, Role};
+use diptych::random::Stream;
+use diptych::train::optim::{Optimizer, OptimizerConfig, gradient_norm};
+use tch::{Device, Kind};
+
+/// Kernels and normalisations of a ResNet-18 with a 3x3 stem, all with a gradient.
+fn resnet18() -> Parameters {
+    let mut parameters = Parameters::new(0, Device::Cpu, Kind::Float);
+    let mut root = parameters.root();
+    let mut layer = 0;
+    let mut add = |out: i64, inputs: i64, kernel: i64| {
+        let mut place = root.at(layer);
+        let _ = place.add("weight", Role::Weight, &[out, inputs, kernel, kernel], Stream::normal);
+        let _ = place.add("scale", Role::NormScale, &[out], |_| 1.0);
+        let _ = place.add("shift", Role::NormShift, &[out], |_| 0.0);
+        layer += 1;
+    };
+    add(64, 3, 3);
+    let mut inputs = 64;
+    for out in [64, 128, 256, 512] {
+        for kernel_inputs in [inputs, out, out, out] {
+            add(out, kernel_inputs, 3);
+        }
+        if inputs != out {
+            add(out, inputs, 1);
+        }
+        inputs = out;
+    }
+    for parameter in parameters.trainable() {
+        (&parameter.tensor * 1e-3).sum(None).backward();
+    }
+    parameters
+}
+
+fn main() {
+    let mut criterion = Criterion::default().sample_size(20).configure_from_args();
+    let parameters = resnet18();
+    for name in ["sgd", "lars"] {
+        let config: OptimizerConfig =
+            toml::from_str(&format!("name = '{name}'\nlearning_rate = 0.1\nweight_decay = 1e-6"))
+                .expect("a valid table");
+        let mut optimizer = Optimizer::new(config, &parameters);
+        criterion.bench_function(&format!("{name}/resnet18"), |bench| {
+            bench.iter(|| optimizer.step(1e-9));
+        });
+    }
+    criterion.bench_function("gradient_norm/resnet18", |bench| {
+        bench.iter(|| gradient_norm(&parameters));
+    });
+    criterion.final_summary();
+}
