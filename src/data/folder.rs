@@ -83,7 +83,7 @@ fn descend(root: &Path) -> Result<(PathBuf, Vec<Entry>)> {
         let mut folders = here.iter().filter(|entry| entry.is_folder);
         match (folders.next(), folders.next()) {
             (Some(only), None) if !here.iter().any(is_image) && !is_split_name(&only.name()) => {
-                root = only.path.clone();
+                root.clone_from(&only.path);
             }
             _ => return Ok((root, here)),
         }

@@ -3,8 +3,10 @@
 //! All encoded images of a split are read into memory at once, in one buffer; decoding happens per image. The crate that
 //! reads the files panics on some damaged ones, so every call into it goes through [`guarded`].
 
+mod files;
+
 use super::decode::{codec, decode, guarded, opening};
-use super::{Dataset, Image, Source, is_split_name, memory};
+use super::{Dataset, Image, Source, memory};
 use crate::error::{Error, Result};
 use parquet::basic::Type as Physical;
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
@@ -12,13 +14,11 @@ use parquet::data_type::{ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-/// A folder with more sub-folders than this holds classes, not configurations of a parquet data set.
-const MAX_SUBFOLDERS: usize = 16;
+pub(super) use files::{find, split_of};
 
 /// Memory left to the rest of the program when images are read, in bytes.
 const MARGIN: u64 = 256 << 20;
@@ -26,109 +26,19 @@ const MARGIN: u64 = 256 << 20;
 /// Labels from here on are not class ids.
 const MAX_CLASSES: u32 = 1_000_000;
 
-/// The parquet files under a folder, each with the split it belongs to; empty if there are none.
-///
-/// Looks into the folder itself, else up to two levels below it (`data/`, `plain_text/`, `default/train/`).
-///
-/// # Errors
-/// [`Error::Data`] when several configurations lie side by side, or when numbered files of a split are missing.
-pub(super) fn find(root: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let holders = holders(root, 2)?;
-    let name =
-        |folder: &PathBuf| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let by_folder = holders.len() > 1;
-    if by_folder && !holders.iter().all(|folder| is_split_name(&name(folder))) {
-        let names: Vec<String> = holders.iter().map(|f| format!("`{}`", f.display())).collect();
-        return Err(Error::Data(format!(
-            "`{}` holds several parquet data sets, give the path of one: {}",
-            root.display(),
-            names.join(", ")
-        )));
-    }
-    let mut files = Vec::new();
-    for folder in &holders {
-        let inside = listing(folder)?.0;
-        check_complete(folder, &inside)?;
-        files.extend(inside.into_iter().map(|file| {
-            let split = if by_folder { name(folder).to_lowercase() } else { split_of(&file) };
-            (split, file)
-        }));
-    }
-    Ok(files)
-}
-
-/// Parquet files and sub-folders of a folder, hidden ones left out, each sorted by name.
-fn listing(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let entries = super::entries(folder)?;
-    let (folders, files): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.is_folder);
-    let is_parquet =
-        |path: &PathBuf| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("parquet"));
-    Ok((
-        files.into_iter().map(|file| file.path).filter(is_parquet).collect(),
-        folders.into_iter().map(|folder| folder.path).collect(),
-    ))
-}
-
-fn holders(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
-    let (files, folders) = listing(folder)?;
-    if !files.is_empty() {
-        return Ok(vec![folder.to_owned()]);
-    }
-    if depth == 0 || folders.len() > MAX_SUBFOLDERS {
-        return Ok(Vec::new());
-    }
-    let below: Result<Vec<_>> = folders.iter().map(|folder| holders(folder, depth - 1)).collect();
-    Ok(below?.concat())
-}
-
-/// `train-00000-of-00002[-hash]` as its split, number and count.
-fn numbered(stem: &str) -> Option<(&str, usize, usize)> {
-    let (split, rest) = stem.split_once("-of-").and_then(|(front, count)| {
-        let (split, number) = front.rsplit_once('-')?;
-        Some((split, (number, count.split('-').next()?)))
-    })?;
-    Some((split, rest.0.parse().ok()?, rest.1.parse().ok()?))
-}
-
-/// The split a file's name tells: `train-00000-of-00001.parquet`, `train.parquet`; any other name is `all`.
-pub(super) fn split_of(file: &Path) -> String {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    match numbered(&stem) {
-        Some((split, ..)) => split.to_owned(),
-        None if is_split_name(&stem) => stem,
-        None => "all".to_owned(),
-    }
-}
-
-fn check_complete(folder: &Path, files: &[PathBuf]) -> Result<()> {
-    let mut found: BTreeMap<(String, usize), Vec<usize>> = BTreeMap::new();
-    for file in files {
-        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some((split, number, count)) = numbered(&stem) {
-            found.entry((split.to_owned(), count)).or_default().push(number);
-        }
-    }
-    for ((split, count), numbers) in found {
-        if let Some(missing) = (0..count).find(|number| !numbers.contains(number)) {
-            return Err(Error::Data(format!(
-                "`{}` holds {} of the {count} files of split `{split}`, number {missing:05} is missing; \
-                 fetch the rest, or give the path of one file to use it alone",
-                folder.display(),
-                numbers.len(),
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// Reads parquet files into a source; `files` are the files with their splits, in the order in which they are joined.
 pub(super) fn open(location: &str, files: &[(String, PathBuf)]) -> Result<Source> {
-    let mut budget = memory::available_bytes().map_or(u64::MAX, |free| free.saturating_sub(MARGIN));
+    let budget = memory::available_bytes().map_or(u64::MAX, |free| free.saturating_sub(MARGIN));
+    read(location, files, budget)
+}
+
+/// Reads files whose images take up to `budget` bytes of memory.
+fn read(location: &str, files: &[(String, PathBuf)], mut budget: u64) -> Result<Source> {
     let layouts: Vec<Layout> = files
         .iter()
         .map(|(_, file)| on_file(file, || Layout::read(file)))
         .collect::<Result<_>>()?;
-    let needed: u64 = layouts.iter().map(|layout| layout.image_bytes).sum();
+    let needed = layouts.iter().fold(0, |sum: u64, layout| sum.saturating_add(layout.image_bytes));
     if needed > budget {
         return Err(Error::Data(format!(
             "`{location}` holds {needed} bytes of images, but only {budget} bytes of memory are free; \
@@ -682,19 +592,6 @@ mod tests {
     }
 
     #[test]
-    fn file_names_tell_the_split() {
-        for (name, split) in [
-            ("train-00000-of-00001.parquet", "train"),
-            ("test-00003-of-00010-0a1b2c.parquet", "test"),
-            ("Validation.parquet", "validation"),
-            ("foo.parquet", "all"),
-            ("my-train-set.parquet", "all"),
-        ] {
-            assert_eq!(split_of(Path::new(name)), split, "{name}");
-        }
-    }
-
-    #[test]
     fn refuses_what_does_not_fit_together() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
@@ -717,6 +614,21 @@ mod tests {
         }
         let text = failure(file("several").to_str().unwrap());
         assert!(text.contains("several parquet data sets"), "{text}");
+    }
+
+    #[test]
+    fn images_that_do_not_fit_are_refused_by_what_the_footer_says_and_by_what_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("train.parquet");
+        // One image thirty times: the dictionary stores it once, so the footer tells little.
+        write(&file, &[(0..30).map(|_| row(1, 0)).collect()], &["a"]);
+        let files = [("train".to_owned(), file)];
+        let stored = 30 * ppm(1).len() as u64;
+        let failure = |budget| read("here", &files, budget).map(|_| ()).unwrap_err().to_string();
+        assert!(failure(10).contains("only 10 bytes of memory are free"), "{}", failure(10));
+        let text = failure(stored - 1);
+        assert!(text.contains("train.parquet") && text.contains("do not fit"), "{text}");
+        assert_eq!(read("here", &files, stored).unwrap().splits[0].1.len(), 30);
     }
 
     #[test]
