@@ -48,7 +48,8 @@ pub enum BlurKind {
     /// Weights exp(−x²/2σ²), normalised, cut at the kernel's side (SimCLR, BYOL, InfoMin).
     Kernel,
     /// Pillow's `GaussianBlur(radius=σ)` (MoCo v2, SimSiam, SwAV): three box blurs with fractional ends (Gwosdek et al.
-    /// 2011), the edge pixel repeated. Pillow rounds to 8 bits after each of six passes, we once at the end.
+    /// 2011) along the rows, then three along the columns, the edge pixel repeated. As in Pillow, the image is rounded to
+    /// 8 bits before and after each: without, a narrow blur would not vanish as it does there.
     Pillow,
 }
 
@@ -103,6 +104,12 @@ impl Blur {
             format_args!("[{low}, {high}]"),
         )?;
         place.require(
+            self.kind == BlurKind::Kernel || self.border == Border::Zero,
+            "border",
+            "left out for `kind = \"pillow\"`",
+            format_args!("reflect"),
+        )?;
+        place.require(
             self.kernel_fraction > 0.0 && self.kernel_fraction <= 1.0,
             "kernel_fraction",
             "above 0 and at most 1",
@@ -155,17 +162,20 @@ impl Kernel {
     pub(super) fn apply(&self, plane: &mut [f32], size_px: usize, buffer: &mut Buffer) {
         match *self {
             Self::Kernel { sigma_px, radius_px, border } => {
-                let taps = gaussian(f64::from(sigma_px), radius_px);
                 let outside = match border {
                     Border::Zero => Outside::Zero,
                     Border::Reflect => Outside::Reflect,
                 };
-                convolve(plane, size_px, &taps, outside, buffer);
+                let taps = gaussian(f64::from(sigma_px), radius_px);
+                Filter { taps, passes: 1, whole: false, outside }.apply(plane, size_px, buffer);
             }
             Self::Pillow { sigma_px } => {
                 let taps = pillow_box(f64::from(sigma_px));
-                for _ in 0..PILLOW_PASSES {
-                    convolve(plane, size_px, &taps, Outside::Repeat, buffer);
+                let (passes, outside) = (PILLOW_PASSES, Outside::Repeat);
+                to_bytes(plane);
+                Filter { taps, passes, whole: true, outside }.apply(plane, size_px, buffer);
+                for value in plane {
+                    *value /= 255.0;
                 }
             }
         }
@@ -229,49 +239,73 @@ impl Outside {
 
 const LANES: usize = 32;
 
-/// Convolves the rows, then the columns, with a symmetric kernel given as its centre and one side.
-fn convolve(plane: &mut [f32], size: usize, taps: &[f32], outside: Outside, buffer: &mut Buffer) {
-    let radius = taps.len() - 1;
-    let stride = size.next_multiple_of(LANES);
-    buffer.row.clear();
-    buffer.row.resize(stride + 2 * radius, 0.0);
-    buffer.rows.clear();
-    buffer.rows.resize(stride * (size + 2 * radius), 0.0);
-    for (row, target) in
-        plane.chunks_exact(size).zip(buffer.rows.chunks_exact_mut(stride).skip(radius))
-    {
-        buffer.row[radius..radius + size].copy_from_slice(row);
-        for margin in 1..=radius {
-            let value = |at: isize| outside.source(at, size).map_or(0.0, |x| row[x]);
-            buffer.row[radius - margin] = value(-(margin as isize));
-            buffer.row[radius + size + margin - 1] = value((size + margin - 1) as isize);
+/// A symmetric kernel that acts along the rows, then along the columns.
+struct Filter {
+    /// Its centre and one side.
+    taps: Vec<f32>,
+    /// How often it acts along either.
+    passes: usize,
+    /// Whether every pass rounds to whole numbers.
+    whole: bool,
+    outside: Outside,
+}
+
+impl Filter {
+    fn apply(&self, plane: &mut [f32], size: usize, buffer: &mut Buffer) {
+        let radius = self.taps.len() - 1;
+        let stride = size.next_multiple_of(LANES);
+        let Buffer { row: line, rows } = buffer;
+        line.clear();
+        line.resize(stride + 2 * radius, 0.0);
+        rows.clear();
+        rows.resize(stride * (size + 2 * radius), 0.0);
+        let targets = rows.chunks_exact_mut(stride).skip(radius);
+        for (source, target) in plane.chunks_exact(size).zip(targets) {
+            target[..size].copy_from_slice(source);
+            for _ in 0..self.passes {
+                line[radius..radius + size].copy_from_slice(&target[..size]);
+                for (at, place) in margins(radius, size) {
+                    line[place] = self.outside.source(at, size).map_or(0.0, |x| target[x]);
+                }
+                weigh(line, 1, &self.taps, self.whole, target);
+            }
         }
-        weigh(&buffer.row, 1, taps, target);
-    }
-    for margin in 1..=radius {
-        for at in [-(margin as isize), (size + margin - 1) as isize] {
-            // Rows start out black.
-            if let Some(source) = outside.source(at, size) {
-                let from = (source + radius) * stride;
-                let to = (at + radius as isize) as usize * stride;
-                buffer.rows.copy_within(from..from + stride, to);
+        line.truncate(stride);
+        for pass in 1..=self.passes {
+            for (at, place) in margins(radius, size) {
+                // These rows start out black.
+                if let Some(source) = self.outside.source(at, size) {
+                    let from = (source + radius) * stride;
+                    rows.copy_within(from..from + stride, place * stride);
+                }
+            }
+            for (y, target) in plane.chunks_exact_mut(size).enumerate() {
+                let span = y * stride..(y + 2 * radius + 1) * stride;
+                weigh(&rows[span], stride, &self.taps, self.whole, line);
+                target.copy_from_slice(&line[..size]);
+            }
+            if pass < self.passes {
+                let targets = rows.chunks_exact_mut(stride).skip(radius);
+                for (source, target) in plane.chunks_exact(size).zip(targets) {
+                    target[..size].copy_from_slice(source);
+                }
             }
         }
     }
-    buffer.row.truncate(stride);
-    for (row, source) in plane.chunks_exact_mut(size).zip(buffer.rows.chunks(stride).enumerate()) {
-        let span = source.0 * stride..(source.0 + 2 * radius + 1) * stride;
-        weigh(&buffer.rows[span], stride, taps, &mut buffer.row);
-        row.copy_from_slice(&buffer.row[..size]);
-    }
+}
+
+/// The positions beyond either edge, each with its place in a line that has `radius` more at both ends.
+fn margins(radius: usize, size: usize) -> impl Iterator<Item = (isize, usize)> {
+    (0..radius)
+        .chain(radius + size..size + 2 * radius)
+        .map(move |place| (place as isize - radius as isize, place))
 }
 
 /// `out[x] = Σ_j taps[|j|] · source[x + (j + radius) · step]`; `out` is a whole number of lanes.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn weigh(source: &[f32], step: usize, taps: &[f32], out: &mut [f32]) {
+fn weigh(source: &[f32], step: usize, taps: &[f32], whole: bool, out: &mut [f32]) {
     let radius = taps.len() - 1;
-    let lanes =
-        |at: usize| -> &[f32; LANES] { source[at..at + LANES].first_chunk().expect("lanes") };
+    let lanes = |at: usize| source[at..].first_chunk::<LANES>().expect("lines end in whole lanes");
     for (block, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let centre = block * LANES + radius * step;
         let mut sum = lanes(centre).map(|value| taps[0] * value);
@@ -282,7 +316,15 @@ fn weigh(source: &[f32], step: usize, taps: &[f32], out: &mut [f32]) {
                 sum[lane] += tap * (before[lane] + after[lane]);
             }
         }
-        *out = sum;
+        *out = if whole { sum.map(f32::round_ties_even) } else { sum };
+    }
+}
+
+/// From \[0, 1\] to whole numbers of 0 to 255.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn to_bytes(plane: &mut [f32]) {
+    for value in plane {
+        *value = (*value * 255.0).round_ties_even();
     }
 }
 

@@ -154,6 +154,14 @@ pub(super) fn resize_box(
     resizer: &mut Resizer,
     out: &mut [u8],
 ) {
+    if interpolation == Interpolation::Bicubic && width != size.0 && height != size.1 {
+        // Bicubic results are clipped between the two passes, so the order matters: Pillow goes along the rows first,
+        // the resizer along the columns.
+        let mut wide = Image { width: size.0, height, pixels: vec![0; 3 * size.0 * height] };
+        let narrow = [left, top, width, height];
+        resize_box(image, narrow, (size.0, height), interpolation, resizer, &mut wide.pixels);
+        return resize_box(&wide, [0, 0, size.0, height], size, interpolation, resizer, out);
+    }
     let filter = match interpolation {
         Interpolation::Bilinear => FilterType::Bilinear,
         Interpolation::Bicubic => FilterType::CatmullRom,

@@ -247,4 +247,33 @@ mod tests {
         assert_eq!(at(207, 112), [7, 8, 9]);
         assert_eq!(at(208, 112), Mark::Differs.color());
     }
+
+    #[test]
+    fn the_views_gallery_shows_the_image_and_each_view_with_its_values() {
+        struct One;
+        impl Dataset for One {
+            fn len(&self) -> usize {
+                1
+            }
+            fn label(&self, _index: usize) -> Option<u32> {
+                None
+            }
+            fn path(&self, _index: usize) -> String {
+                "one.png".to_owned()
+            }
+            fn image(&self, _index: usize) -> Result<Image> {
+                Ok(plain(20, 10, [9, 9, 9]))
+            }
+        }
+        let recipe = "count = 2\nsteps = [{ name = \"resize\", size_px = 8 }, { name = \"grayscale\", probability = 1 }]";
+        let pipeline = Pipeline::new(&[toml::from_str(recipe).unwrap()]).unwrap();
+        let found = views_gallery(&One, &pipeline, 0, &[0, 0]).unwrap();
+        assert_eq!(found.rows.len(), 2);
+        let captions: Vec<&str> = found.rows[0].iter().map(|cell| cell.caption.as_str()).collect();
+        assert_eq!(
+            captions,
+            ["one.png, 20x10", "crop 20x10 at (0, 0), grey", "crop 20x10 at (0, 0), grey"]
+        );
+        assert_eq!(found.rows[1][2].image, plain(8, 8, [9, 9, 9]));
+    }
 }

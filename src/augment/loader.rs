@@ -302,3 +302,226 @@ impl Work {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::augment::ViewRecipe;
+    use std::time::{Duration, Instant};
+
+    /// Images whose pixels tell their index; some are damaged.
+    struct Fake {
+        images: usize,
+        damaged: Vec<usize>,
+        pause: Duration,
+    }
+
+    impl Dataset for Fake {
+        fn len(&self) -> usize {
+            self.images
+        }
+        fn label(&self, _index: usize) -> Option<u32> {
+            None
+        }
+        fn path(&self, index: usize) -> String {
+            format!("image-{index}.png")
+        }
+        fn image(&self, index: usize) -> Result<Image> {
+            std::thread::sleep(self.pause);
+            if self.damaged.contains(&index) {
+                return Err(Error::Data(format!("broken {index}")));
+            }
+            let (width, height) = (20 + index % 7, 18 + index % 5);
+            let mut stream = Stream::open(9, Purpose::Test, Scope::Item(index as u64));
+            let pixels = (0..3 * width * height).map(|_| stream.next_u32() as u8).collect();
+            Ok(Image { width, height, pixels })
+        }
+    }
+
+    fn fake(damaged: &[usize]) -> Arc<Fake> {
+        Arc::new(Fake { images: 50, damaged: damaged.to_vec(), pause: Duration::ZERO })
+    }
+
+    fn start(dataset: &Arc<Fake>, change: impl FnOnce(&mut LoaderConfig)) -> Loader {
+        let recipe: ViewRecipe = toml::from_str(
+            "count = 2\nsteps = [{ name = \"random_resized_crop\", size_px = 16 }, { name = \"color_jitter\" }, \
+             { name = \"blur\", sigma_per = \"batch\" }]",
+        )
+        .unwrap();
+        let pipeline = Arc::new(Pipeline::new(&[recipe]).unwrap());
+        let mut config = LoaderConfig {
+            seed: 1,
+            steps: 0..10,
+            threads: 1,
+            background: false,
+            prefetch: 2,
+            max_damaged: 0.1,
+        };
+        change(&mut config);
+        let order = Order::new(1, dataset.images, 8).unwrap();
+        let dataset: Arc<dyn Dataset> = Arc::clone(dataset) as Arc<dyn Dataset>;
+        Loader::start(dataset, pipeline, order, config).unwrap()
+    }
+
+    fn all(loader: Loader) -> Vec<HostBatch> {
+        loader.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn threads_priority_and_prefetch_change_no_pixel() {
+        let dataset = fake(&[3, 17]);
+        let reference = all(start(&dataset, |_| {}));
+        assert_eq!(reference.len(), 10);
+        assert_eq!(reference.iter().map(|batch| batch.epoch).collect::<Vec<_>>()[5..7], [0, 1]);
+        for (threads, prefetch, background) in [(2, 1, true), (3, 5, false), (1, 10, true)] {
+            let other = start(&dataset, |config| {
+                config.threads = threads;
+                config.prefetch = prefetch;
+                config.background = background;
+            });
+            assert!(all(other) == reference, "{threads} threads, prefetch {prefetch}");
+        }
+        let other = all(start(&dataset, |config| config.seed = 2));
+        assert!(other[0].views != reference[0].views);
+    }
+
+    #[test]
+    fn a_run_can_start_at_any_step() {
+        let dataset = fake(&[3, 17]);
+        let reference = all(start(&dataset, |_| {}));
+        for first in [1, 5, 6, 9] {
+            let resumed = all(start(&dataset, |config| config.steps = first..10));
+            assert!(resumed == reference[first as usize..], "from step {first}");
+        }
+    }
+
+    #[test]
+    fn recycled_memory_changes_no_pixel() {
+        let dataset = fake(&[]);
+        let reference = all(start(&dataset, |_| {}));
+        let mut loader = start(&dataset, |_| {});
+        for expected in reference {
+            let batch = loader.next().unwrap().unwrap();
+            assert!(batch == expected);
+            loader.recycle(batch);
+        }
+        assert!(loader.next().is_none());
+    }
+
+    #[test]
+    fn a_view_is_what_sampling_and_applying_by_hand_gives() {
+        let dataset = fake(&[]);
+        let loader = start(&dataset, |config| config.threads = 2);
+        let pipeline = Pipeline::new(&[toml::from_str(
+            "count = 2\nsteps = [{ name = \"random_resized_crop\", size_px = 16 }, { name = \"color_jitter\" }, \
+             { name = \"blur\", sigma_per = \"batch\" }]",
+        )
+        .unwrap()])
+        .unwrap();
+        for batch in all(loader) {
+            for (place, index) in batch.indices.iter().enumerate() {
+                let image = dataset.image(*index).unwrap();
+                for (view, found) in batch.views.iter().enumerate() {
+                    let size = (image.width, image.height);
+                    let mut out = vec![0; 16 * 16 * 3];
+                    pipeline
+                        .sample(1, batch.epoch, *index as u32, batch.step, view as u8, size)
+                        .apply(&image, &mut Scratch::default(), &mut out);
+                    assert!(found[place * out.len()..][..out.len()] == out[..]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_image_is_listed_and_replaced() {
+        let (clean, broken) = (fake(&[]), fake(&[3, 17]));
+        let clean = all(start(&clean, |config| config.steps = 0..60));
+        let found = all(start(&broken, |config| config.steps = 0..60));
+        let mut seen = [0, 0];
+        for (clean, found) in clean.iter().zip(&found) {
+            for (place, index) in clean.indices.iter().enumerate() {
+                let shown = found.indices[place];
+                let Some(which) = [3, 17].iter().position(|broken| broken == index) else {
+                    assert_eq!(shown, *index);
+                    continue;
+                };
+                seen[which] += 1;
+                assert!(![3, 17].contains(&shown));
+                let damage = found.damaged.iter().find(|damage| damage.index == *index).unwrap();
+                assert_eq!(damage.path, format!("image-{index}.png"));
+                assert_eq!(damage.reason, format!("broken {index}"));
+                assert_eq!(damage.substitute, shown);
+                assert_ne!(clean.views[0], found.views[0]);
+            }
+        }
+        assert!(seen.iter().all(|times| *times > 5), "{seen:?}");
+    }
+
+    #[test]
+    fn too_many_damaged_images_stop_the_loader_with_a_list_and_a_way_out() {
+        let dataset = fake(&(0..20).collect::<Vec<_>>());
+        let found: Vec<_> = start(&dataset, |config| config.steps = 0..60).collect();
+        let error = found.last().unwrap().as_ref().unwrap_err();
+        assert!(matches!(error, Error::Data(_)));
+        let message = error.to_string();
+        assert!(message.starts_with("6 of 50 images are damaged"), "{message}");
+        assert!(message.contains("set `data.max_damaged=0.12` or above"), "{message}");
+        assert_eq!(message.matches(".png: broken").count(), 6);
+        assert_eq!(found.iter().filter(|batch| batch.is_err()).count(), 1);
+
+        let all: Vec<usize> = (0..50).collect();
+        let mut loader = start(&fake(&all), |config| config.max_damaged = 1.0);
+        let message = loader.next().unwrap().unwrap_err().to_string();
+        assert!(message.contains("more"), "{message}");
+        assert!(loader.next().is_none());
+    }
+
+    #[test]
+    fn dropping_the_loader_ends_its_threads() {
+        let pause = Duration::from_millis(5);
+        let dataset = Arc::new(Fake { images: 50, damaged: Vec::new(), pause });
+        let mut loader = start(&dataset, |config| {
+            config.steps = 0..1_000_000;
+            config.threads = 2;
+        });
+        assert_eq!(loader.next().unwrap().unwrap().step, 0);
+        let begin = Instant::now();
+        drop(loader);
+        assert!(begin.elapsed() < Duration::from_secs(2));
+        assert_eq!(Arc::strong_count(&dataset), 1, "a thread still holds the data");
+    }
+
+    #[test]
+    #[should_panic(expected = "a bug in the data set")]
+    fn a_panic_in_a_loader_thread_reaches_the_caller() {
+        struct Bug;
+        impl Dataset for Bug {
+            fn len(&self) -> usize {
+                8
+            }
+            fn label(&self, _index: usize) -> Option<u32> {
+                None
+            }
+            fn path(&self, _index: usize) -> String {
+                String::new()
+            }
+            fn image(&self, _index: usize) -> Result<Image> {
+                panic!("a bug in the data set")
+            }
+        }
+        let recipe: ViewRecipe =
+            toml::from_str("count = 1\nsteps = [{ name = \"resize\", size_px = 4 }]").unwrap();
+        let config = LoaderConfig {
+            seed: 0,
+            steps: 0..1,
+            threads: 1,
+            background: false,
+            prefetch: 1,
+            max_damaged: 0.0,
+        };
+        let pipeline = Arc::new(Pipeline::new(&[recipe]).unwrap());
+        let order = Order::new(0, 8, 4).unwrap();
+        let _ = Loader::start(Arc::new(Bug), pipeline, order, config).unwrap().count();
+    }
+}

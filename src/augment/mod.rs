@@ -18,6 +18,9 @@ mod pipeline;
 mod preprocess;
 mod step;
 
+#[cfg(test)]
+mod golden;
+
 pub use blur::{Blur, BlurKind, Border, Kernel, SigmaPer};
 pub use color::{Adjustment, ColorJitter, Grayscale};
 pub use crop::{Crop, Interpolation, RandomResizedCrop, Resize};

@@ -225,3 +225,153 @@ impl fmt::Display for Drawn {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipeline(steps: &str) -> Pipeline {
+        let recipe = format!("count = 2\nsteps = [{steps}]");
+        Pipeline::new(&[toml::from_str(&recipe).unwrap()]).unwrap()
+    }
+
+    const CROP: &str = "{ name = \"random_resized_crop\", size_px = 8 }";
+
+    fn noise(width: usize, height: usize) -> Image {
+        let mut stream = Stream::open(5, Purpose::Test, Scope::Item(0));
+        let pixels = (0..3 * width * height).map(|_| stream.next_u32() as u8).collect();
+        Image { width, height, pixels }
+    }
+
+    fn sigma(drawn: &Drawn) -> Option<f32> {
+        drawn.operations.iter().find_map(|operation| match operation {
+            Operation::Blur(kernel) => Some(kernel.sigma_px()),
+            Operation::Color(_) => None,
+        })
+    }
+
+    #[test]
+    fn a_batch_sigma_is_common_to_one_view_of_one_step_and_an_image_sigma_is_not() {
+        for (per, common) in [("batch", true), ("image", false)] {
+            let pipeline =
+                pipeline(&format!("{CROP}, {{ name = \"blur\", sigma_per = \"{per}\" }}"));
+            let sigmas = |step, view| -> Vec<Option<f32>> {
+                let draw = |index| pipeline.sample(1, 0, index, step, view, (20, 20));
+                (0..200).map(|index| sigma(&draw(index))).collect()
+            };
+            let distinct = |step, view| {
+                let mut found: Vec<u32> =
+                    sigmas(step, view).into_iter().flatten().map(f32::to_bits).collect();
+                // The probability stays per image.
+                assert!((70..130).contains(&found.len()), "{}", found.len());
+                found.sort_unstable();
+                found.dedup();
+                found
+            };
+            let sets = [distinct(0, 0), distinct(0, 1), distinct(1, 0)];
+            if common {
+                assert!(sets.iter().all(|set| set.len() == 1));
+                assert!(sets[0] != sets[1] && sets[0] != sets[2]);
+            } else {
+                assert!(sets.iter().all(|set| set.len() > 60));
+            }
+        }
+    }
+
+    #[test]
+    fn a_draw_depends_on_seed_epoch_image_and_view_and_not_on_the_step() {
+        let pipeline =
+            pipeline(&format!("{CROP}, {{ name = \"color_jitter\", probability = 1.0 }}"));
+        let first = pipeline.sample(1, 2, 3, 4, 0, (50, 40));
+        assert_eq!(first, pipeline.sample(1, 2, 3, 9, 0, (50, 40)));
+        for other in [(0, 2, 3, 0), (1, 0, 3, 0), (1, 2, 0, 0), (1, 2, 3, 1)] {
+            let (seed, epoch, index, view) = other;
+            assert_ne!(first, pipeline.sample(seed, epoch, index, 4, view, (50, 40)), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn changing_one_step_leaves_the_draws_of_the_others_alone() {
+        let tail = "{ name = \"flip\" }, { name = \"color_jitter\", probability = 1.0 }";
+        let one = pipeline(&format!("{CROP}, {tail}"));
+        let other = pipeline(&format!("{{ name = \"resize\", size_px = 8 }}, {tail}"));
+        for index in 0..50 {
+            let a = one.sample(1, 0, index, 0, 0, (30, 30));
+            let b = other.sample(1, 0, index, 0, 0, (30, 30));
+            assert_eq!((a.flip, a.operations), (b.flip, b.operations));
+            assert_eq!((b.crop.left, b.crop.top, b.crop.width, b.crop.height), (0, 0, 30, 30));
+        }
+    }
+
+    #[test]
+    fn a_flip_mirrors_and_nothing_else() {
+        let image = noise(9, 9);
+        let crop = Crop {
+            left: 0,
+            top: 0,
+            width: 9,
+            height: 9,
+            size_px: 9,
+            interpolation: super::super::Interpolation::Bilinear,
+        };
+        let drawn = Drawn { crop, flip: true, operations: Vec::new() };
+        let mut out = vec![0; image.pixels.len()];
+        drawn.apply(&image, &mut Scratch::default(), &mut out);
+        for (y, x, c) in
+            (0..9).flat_map(|y| (0..9).flat_map(move |x| (0..3).map(move |c| (y, x, c))))
+        {
+            assert_eq!(out[3 * (9 * y + x) + c], image.pixels[3 * (9 * y + 8 - x) + c]);
+        }
+    }
+
+    #[test]
+    fn memory_of_earlier_views_leaves_no_trace() {
+        let image = noise(40, 30);
+        let steps = "{ name = \"color_jitter\" }, { name = \"blur\", kind = \"pillow\" }, { name = \"flip\" }";
+        let small = pipeline(&format!("{CROP}, {steps}"));
+        let large = pipeline(&format!("{}, {steps}", CROP.replace('8', "37")));
+        let mut scratch = Scratch::default();
+        for index in 0..20 {
+            for pipeline in [&large, &small] {
+                let drawn = pipeline.sample(1, 0, index, 0, 1, (40, 30));
+                let mut out = vec![0; 3 * pipeline.size_px(1).pow(2)];
+                let mut fresh = out.clone();
+                drawn.apply(&image, &mut scratch, &mut out);
+                drawn.apply(&image, &mut Scratch::default(), &mut fresh);
+                assert_eq!(out, fresh);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_survive_the_way_to_planes_and_back() {
+        let pixels: Vec<u8> = (0..=255).flat_map(|v| [v, 255 - v, v ^ 85]).collect();
+        let (mut red, mut green, mut blue) = ([0.0; 256], [0.0; 256], [0.0; 256]);
+        separate(&pixels, &mut red, &mut green, &mut blue);
+        let mut back = vec![0; pixels.len()];
+        join(&red, &green, &blue, &mut back);
+        assert_eq!(back, pixels);
+        let mut rounded = [0; 9];
+        let values = |v: f32| [v / 255.0, (v + 0.4) / 255.0, (v + 0.6) / 255.0];
+        join(&values(0.0), &values(-3.0), &values(300.0), &mut rounded);
+        assert_eq!(rounded, [0, 0, 255, 0, 0, 255, 1, 0, 255]);
+    }
+
+    #[test]
+    fn views_of_several_kinds_keep_their_order_size_and_statistics() {
+        let recipe = |text: &str| toml::from_str::<ViewRecipe>(text).unwrap();
+        let pipeline = Pipeline::new(&[
+            recipe(&format!(
+                "count = 2\nsteps = [{CROP}, {{ name = \"normalize\", mean = [0.1, 0.2, 0.3], std = [1, 2, 3] }}]"
+            )),
+            recipe("count = 3\nsteps = [{ name = \"resize\", size_px = 4 }]"),
+        ])
+        .unwrap();
+        assert_eq!(pipeline.views(), 5);
+        assert_eq!([0, 1, 2, 4].map(|view| pipeline.size_px(view)), [8, 8, 4, 4]);
+        assert_eq!(pipeline.normalization(1), ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0]));
+        assert_eq!(pipeline.normalization(2), ([0.0; 3], [1.0; 3]));
+        let message = Pipeline::new(&[]).unwrap_err().to_string();
+        assert!(message.contains("`view` must describe 1 to 255 views"), "{message}");
+    }
+}
