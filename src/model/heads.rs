@@ -7,7 +7,7 @@ use crate::shape::check;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// A head of n layers: n − 1 times [linear, perhaps batch norm, ReLU], then a linear layer and perhaps a batch norm.
+/// A head of n layers: n − 1 times [linear, perhaps batch norm, `ReLU`], then a linear layer and perhaps a batch norm.
 ///
 /// A linear layer carries a bias only where no batch norm follows. The loss, not the head, normalises z to unit length.
 /// Missing settings are those of SimCLR's head; others are written like this:
@@ -32,7 +32,7 @@ pub struct HeadConfig {
     pub hidden: Option<usize>,
     /// Width d of z (with 0 layers it is F instead).
     pub output: usize,
-    /// Batch norm between a hidden layer and its ReLU.
+    /// Batch norm between a hidden layer and its `ReLU`.
     pub batch_norm: bool,
     /// Batch norm of z.
     pub output_batch_norm: OutputNorm,
@@ -63,9 +63,9 @@ impl Default for HeadConfig {
 pub enum OutputNorm {
     /// Nothing.
     None,
-    /// Batch norm without scale and shift (`SimSiam`).
+    /// Batch norm without scale and shift (SimSiam).
     Plain,
-    /// Batch norm with a scale (`SimCLR`).
+    /// Batch norm with a scale (SimCLR).
     Gamma,
     /// Batch norm with scale and shift (lightly).
     Affine,
@@ -187,7 +187,7 @@ impl Head {
         x
     }
 
-    /// `[h, a1, ..., z]`: the features and the output of every layer, behind its ReLU where it has one. SimCLRv2
+    /// `[h, a1, ..., z]`: the features and the output of every layer, behind its `ReLU` where it has one. SimCLRv2
     /// fine-tunes from `a1` (Chen et al. 2020b, section 2).
     pub fn forward_taps(&self, features: &Tensor, phase: Phase) -> Vec<Tensor> {
         let mut taps = vec![features.shallow_clone()];
@@ -205,5 +205,143 @@ impl Layer {
             x = norm.forward(&x, phase);
         }
         if self.hidden { x.relu_() } else { x }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{Golden, INPUT, TRAINING, fill, noise, parameters};
+    use super::super::{Parameters, Statistics};
+    use super::*;
+    use tch::Kind;
+
+    fn read(settings: &str) -> HeadConfig {
+        toml::from_str(settings).unwrap()
+    }
+
+    fn build(inputs: i64, settings: &str) -> (Parameters, Head) {
+        let mut parameters = parameters(Kind::Double);
+        let head = Head::build(&mut parameters.root(), inputs, &read(settings)).unwrap();
+        (parameters, head)
+    }
+
+    const NO_NORM: &str = "batch_norm = false\noutput_batch_norm = 'none'\n";
+
+    #[test]
+    fn heads_equal_torch_to_the_stored_digits() {
+        for (name, settings) in [
+            ("simclr", String::new()),
+            ("simclrv2", "layers = 3".to_owned()),
+            ("moco_v1", format!("{NO_NORM} layers = 1\ninitialization = 'pytorch'")),
+            ("moco_v2", format!("{NO_NORM} initialization = 'pytorch'")),
+            ("spij", format!("{NO_NORM} layers = 3\nbias = false\ninitialization = 'pytorch'")),
+            ("wide_plain", "hidden = 40\noutput_batch_norm = 'plain'".to_owned()),
+            ("lightly", "output_batch_norm = 'affine'\ninitialization = 'pytorch'".to_owned()),
+        ] {
+            let (parameters, head) = build(24, &format!("output = 8\n{settings}"));
+            fill(&parameters);
+            let features = noise(INPUT, &[12, 24]);
+            head.check_input(&features, TRAINING).unwrap();
+            let golden = Golden::open(&format!("head.{name}"));
+            let forward = |phase| head.forward(&features, phase);
+            golden.hold_evaluation(forward, 1e-6);
+            golden.hold_training(&parameters, forward, 1e-6);
+        }
+    }
+
+    #[test]
+    fn parameter_counts_are_the_published_ones() {
+        for (inputs, settings, expected) in [
+            (2048, String::new(), 4_460_672),
+            (2048, "layers = 3".to_owned(), 8_659_072),
+            (2048, format!("{NO_NORM} layers = 1"), 262_272),
+            (2048, NO_NORM.to_owned(), 4_458_624),
+            (2048, "layers = 0".to_owned(), 0),
+            (512, format!("{NO_NORM} output = 64\nbias = false"), 512 * 512 + 512 * 64),
+        ] {
+            assert_eq!(build(inputs, &settings).0.count(), expected, "{settings}");
+        }
+    }
+
+    #[test]
+    fn names_and_the_start_follow_the_settings() {
+        let names = |settings: &str| -> Vec<String> {
+            build(6, settings).0.all().iter().map(|p| p.name.clone()).collect()
+        };
+        assert_eq!(
+            names(""),
+            [
+                "layers.0.linear.weight",
+                "layers.0.norm.weight",
+                "layers.0.norm.bias",
+                "layers.0.norm.running_mean",
+                "layers.0.norm.running_var",
+                "layers.1.linear.weight",
+                "layers.1.norm.weight",
+                "layers.1.norm.running_mean",
+                "layers.1.norm.running_var",
+            ]
+        );
+        assert_eq!(
+            names(NO_NORM),
+            [
+                "layers.0.linear.weight",
+                "layers.0.linear.bias",
+                "layers.1.linear.weight",
+                "layers.1.linear.bias",
+            ]
+        );
+        let deviation =
+            |settings: &str| build(400, settings).0.all()[0].tensor.std(false).double_value(&[]);
+        assert!((deviation("") - 0.01).abs() < 1e-4);
+        let uniform = 1.0 / f64::sqrt(3.0 * 400.0);
+        assert!((deviation("initialization = 'pytorch'") / uniform - 1.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn taps_are_the_features_every_layer_and_z() {
+        let (parameters, head) = build(6, "layers = 3\noutput = 4");
+        fill(&parameters);
+        let features = noise(INPUT, &[5, 6]);
+        let taps = head.forward_taps(&features, Phase::Evaluation);
+        let sizes: Vec<_> = taps.iter().map(Tensor::size).collect();
+        assert_eq!(sizes, [[5, 6], [5, 6], [5, 6], [5, 4]]);
+        assert_eq!(taps[0], features);
+        assert_eq!(taps[0], noise(INPUT, &[5, 6]));
+        assert!(taps[1..3].iter().all(|tap| tap.min().double_value(&[]) == 0.0));
+        assert!(taps[3].min().double_value(&[]) < 0.0);
+        assert_eq!(taps[3], head.forward(&features, Phase::Evaluation));
+        let (_, none) = build(6, "layers = 0");
+        assert_eq!(none.outputs(), 6);
+        assert_eq!(none.forward_taps(&features, TRAINING), [features]);
+    }
+
+    #[test]
+    fn groups_of_rows_pass_as_if_alone() {
+        let (parameters, head) = build(6, "output = 4");
+        fill(&parameters);
+        let features = noise(INPUT, &[8, 6]);
+        let phase = |groups| Phase::Training { groups, statistics: Statistics::Keep };
+        let halves = features.split(4, 0);
+        let alone: Vec<Tensor> = halves.iter().map(|half| head.forward(half, phase(1))).collect();
+        let difference = head.forward(&features, phase(2)) - Tensor::cat(&alone, 0);
+        assert!(difference.abs().max().double_value(&[]) < 1e-14);
+    }
+
+    #[test]
+    fn unsuitable_features_and_settings_are_refused() {
+        let (_, head) = build(6, "");
+        let features = |rows| noise(INPUT, &[rows, 6]);
+        assert!(head.check_input(&features(1), TRAINING).is_err());
+        assert!(head.check_input(&features(1), Phase::Evaluation).is_ok());
+        assert!(head.check_input(&noise(INPUT, &[4, 5]), TRAINING).is_err());
+        assert!(build(6, NO_NORM).1.check_input(&features(1), TRAINING).is_ok());
+        let message = read("hidden = 0").check("method.projector").unwrap_err().to_string();
+        assert!(message.starts_with("`method.projector.hidden` must"), "{message}");
+        assert!(read("output = 0").check("head").is_err());
+        assert!(read("layers = 65").check("head").is_err());
+        assert!(toml::from_str::<HeadConfig>("layer = 2").is_err());
+        let config = read("hidden = 3\noutput_batch_norm = 'none'");
+        assert_eq!(read(&toml::to_string(&config).unwrap()), config);
     }
 }

@@ -8,7 +8,7 @@ use tch::Tensor;
 /// How the weights of a convolution or linear layer start. A bias starts at zero, except under [`Self::Uniform`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Initialization {
-    /// Normal with variance 2 / `fan_out` (He et al. 2015, `fan_out` mode, ReLU gain): torchvision's residual networks.
+    /// Normal with variance 2 / `fan_out` (He et al. 2015, `fan_out` mode, `ReLU` gain): torchvision's residual networks.
     KaimingNormal,
     /// Normal cut at two standard deviations and rescaled to variance 1 / `fan_in`: SimCLR's convolutions
     /// (the default `VarianceScaling` of Keras).
@@ -254,4 +254,180 @@ pub fn check_groups(name: &str, rows: i64, values: i64, phase: Phase) -> Result<
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Parameters;
+    use super::super::golden::{TRAINING, noise, parameters};
+    use super::*;
+    use tch::Kind;
+
+    fn moments(start: Initialization) -> (f64, f64, f64) {
+        let mut parameters = parameters(Kind::Double);
+        let geometry = Geometry { inputs: 32, outputs: 64, kernel: 3, stride: 1 };
+        let _ = Convolution::build(&mut parameters.root(), geometry, start);
+        let weight = &parameters.all()[0].tensor;
+        assert_eq!(weight.size(), [64, 32, 3, 3]);
+        let mean = weight.mean(None).double_value(&[]);
+        let variance = (weight * weight).mean(None).double_value(&[]);
+        (mean, variance, weight.abs().max().double_value(&[]))
+    }
+
+    #[test]
+    fn convolutions_start_with_the_promised_variance_and_bound() {
+        let (fan_in, fan_out) = (288.0, 576.0);
+        // 18,432 draws: the variance of a normal is met to about 1 %.
+        let close = |found: f64, expected: f64| {
+            assert!((found / expected - 1.0).abs() < 0.04, "{found} against {expected}");
+        };
+        for (start, variance, bound) in [
+            (Initialization::KaimingNormal, 2.0 / fan_out, f64::INFINITY),
+            (
+                Initialization::TruncatedNormal,
+                1.0 / fan_in,
+                2.0 / f64::sqrt(fan_in) / TRUNCATED_DEVIATION,
+            ),
+            (Initialization::Uniform, 1.0 / fan_in / 3.0, 1.0 / f64::sqrt(fan_in)),
+            (Initialization::Normal(0.01), 1e-4, f64::INFINITY),
+        ] {
+            let (mean, second, largest) = moments(start);
+            assert!(mean.abs() < 0.03 * variance.sqrt(), "{mean}");
+            close(second, variance);
+            assert!(largest <= bound);
+            if bound.is_finite() {
+                assert!(largest > 0.98 * bound);
+            } else {
+                assert!(largest > 3.0 * variance.sqrt());
+            }
+        }
+        assert_eq!(moments(Initialization::Zeros), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn only_the_uniform_start_moves_a_bias() {
+        for (start, bound) in [(Initialization::Uniform, 0.5), (Initialization::Normal(0.01), 0.0)]
+        {
+            let mut parameters = parameters(Kind::Double);
+            let linear = Linear::build(&mut parameters.root(), 4, 200, true, start);
+            let largest = linear.bias.as_ref().unwrap().abs().max().double_value(&[]);
+            assert!(largest <= bound && largest >= 0.95 * bound, "{largest}");
+        }
+    }
+
+    /// Batch norm of three channels with moved scale, shift and running statistics.
+    fn norm() -> (Parameters, BatchNorm) {
+        let mut parameters = parameters(Kind::Double);
+        let norm = BatchNorm::build(&mut parameters.root(), 3, Affine::Full, 1.0);
+        tch::no_grad(|| {
+            for (tag, parameter) in (0..).zip(parameters.all()) {
+                let mut tensor = parameter.tensor.shallow_clone();
+                tensor += noise(tag, &[3]) * 0.5;
+            }
+        });
+        (parameters, norm)
+    }
+
+    fn training(groups: i64, statistics: Statistics) -> Phase {
+        Phase::Training { groups, statistics }
+    }
+
+    /// Mean and variance (divided by n − `correction`) per channel, in plain loops.
+    fn plain_moments(x: &Tensor, correction: f64) -> (Vec<f64>, Vec<f64>) {
+        (0..x.size()[1])
+            .map(|channel| {
+                let values =
+                    Vec::<f64>::try_from(x.select(1, channel).contiguous().view([-1])).unwrap();
+                let n = values.len() as f64;
+                let mean = values.iter().sum::<f64>() / n;
+                let square = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
+                (mean, square / (n - correction))
+            })
+            .unzip()
+    }
+
+    fn assert_near(found: &Tensor, expected: &Tensor, tolerance: f64) {
+        assert_eq!(found.size(), expected.size());
+        let difference = (found - expected).abs().max().double_value(&[]);
+        assert!(difference <= tolerance, "{difference}");
+    }
+
+    #[test]
+    fn each_group_is_normalised_with_its_own_moments() {
+        let x = noise(9, &[8, 3, 2, 2]) * 2.0 + 0.3;
+        let (_, norm) = norm();
+        let found = norm.forward(&x, training(4, Statistics::Keep));
+        for group in 0..4 {
+            let rows = x.narrow(0, 2 * group, 2);
+            let (mean, var) = plain_moments(&rows, 0.0);
+            let per_channel = |t: &Tensor| t.view([1, 3, 1, 1]);
+            let mean = per_channel(&Tensor::from_slice(&mean));
+            let var = per_channel(&Tensor::from_slice(&var));
+            let expected = (rows - mean) / (var + 1e-5).sqrt()
+                * per_channel(norm.scale.as_ref().unwrap())
+                + per_channel(norm.shift.as_ref().unwrap());
+            assert_near(&found.narrow(0, 2 * group, 2), &expected, 1e-12);
+        }
+    }
+
+    #[test]
+    fn running_statistics_move_once_per_step_however_the_groups_are_spread() {
+        let x = noise(9, &[12, 3, 2, 2]) * 2.0 + 0.3;
+        let (parameters, _) = norm();
+        let before: Vec<Tensor> = parameters.all()[2..].iter().map(|p| p.tensor.copy()).collect();
+        let (means, vars): (Vec<Tensor>, Vec<Tensor>) = (0..6)
+            .map(|group| plain_moments(&x.narrow(0, 2 * group, 2), 1.0))
+            .map(|(mean, var)| (Tensor::from_slice(&mean), Tensor::from_slice(&var)))
+            .unzip();
+        let moved = |before: &Tensor, groups: &[Tensor]| {
+            before * 0.9 + Tensor::stack(groups, 0).mean_dim(0, false, None) * 0.1
+        };
+        let expected = [moved(&before[0], &means), moved(&before[1], &vars)];
+        let mut results = Vec::new();
+        for passes in [vec![6], vec![2, 4], vec![1, 1, 3, 1], vec![1; 6]] {
+            let (_, norm) = norm();
+            let mut seen = 0;
+            for groups in passes {
+                let rows = x.narrow(0, 2 * seen, 2 * groups);
+                let _ = norm.forward(&rows, training(groups, Statistics::Keep));
+                let _ = norm.forward(&rows, training(groups, Statistics::Move { seen, of: 6 }));
+                seen += groups;
+            }
+            assert_near(&norm.running_mean, &expected[0], 1e-12);
+            assert_near(&norm.running_var, &expected[1], 1e-12);
+            results.push((norm.running_mean, norm.running_var));
+        }
+        assert!(results.iter().all(|result| *result == results[0]));
+    }
+
+    #[test]
+    fn one_group_moves_like_the_general_rule_and_evaluation_uses_what_it_left() {
+        let x = noise(9, &[5, 3]) * 2.0 + 0.3;
+        let (_, norm) = norm();
+        let (mean, var) = plain_moments(&x, 1.0);
+        let expected_mean = norm.running_mean.copy() * 0.9 + Tensor::from_slice(&mean) * 0.1;
+        let expected_var = norm.running_var.copy() * 0.9 + Tensor::from_slice(&var) * 0.1;
+        let _ = norm.forward(&x, TRAINING);
+        assert_near(&norm.running_mean, &expected_mean, 1e-14);
+        assert_near(&norm.running_var, &expected_var, 1e-14);
+        let expected = (&x - &norm.running_mean) / (&norm.running_var + 1e-5).sqrt()
+            * norm.scale.as_ref().unwrap()
+            + norm.shift.as_ref().unwrap();
+        assert_near(&norm.forward(&x, Phase::Evaluation), &expected, 1e-14);
+        assert_near(&norm.running_mean, &expected_mean, 1e-14);
+        assert!(!norm.running_mean.requires_grad());
+    }
+
+    #[test]
+    fn rows_that_do_not_suit_the_groups_are_refused() {
+        let phase = training(3, Statistics::Keep);
+        assert!(check_groups("rows", 6, 1, phase).is_ok());
+        assert!(check_groups("rows", 3, 4, phase).is_ok());
+        let message = check_groups("rows", 7, 1, phase).unwrap_err().to_string();
+        assert!(message.contains("7 rows of `rows`"), "{message}");
+        let message = check_groups("rows", 3, 1, phase).unwrap_err().to_string();
+        assert!(message.contains("at least 2 values"), "{message}");
+        assert!(check_groups("rows", 0, 4, phase).is_err());
+        assert!(check_groups("rows", 1, 1, Phase::Evaluation).is_ok());
+    }
 }

@@ -1,5 +1,7 @@
 //! Networks: backbones and heads on named tensors.
 
+#[cfg(test)]
+mod golden;
 pub mod heads;
 pub mod layers;
 pub mod parameters;

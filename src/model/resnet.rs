@@ -76,10 +76,10 @@ impl Architecture {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stem {
-    /// 7×7 convolution with stride 2, batch norm, ReLU, 3×3 max-pool with stride 2: a quarter of the image's side.
+    /// 7×7 convolution with stride 2, batch norm, `ReLU`, 3×3 max-pool with stride 2: a quarter of the image's side.
     #[default]
     ImageNet,
-    /// 3×3 convolution with stride 1, batch norm, ReLU: the image's own side, for images of 32 pixels or so.
+    /// 3×3 convolution with stride 1, batch norm, `ReLU`: the image's own side, for images of 32 pixels or so.
     Cifar,
 }
 
@@ -192,7 +192,7 @@ impl BackboneConfig {
     }
 }
 
-/// Where inside a network features are taken, named as in SimCLR's graph; all lie behind a ReLU.
+/// Where inside a network features are taken, named as in SimCLR's graph; all lie behind a `ReLU`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BlockGroup {
@@ -239,7 +239,7 @@ impl Unit {
     }
 }
 
-/// A residual block, basic or bottleneck: convolutions with batch norms, ReLU between them and after the sum.
+/// A residual block, basic or bottleneck: convolutions with batch norms, `ReLU` between them and after the sum.
 #[derive(Debug)]
 struct Block {
     branch: Vec<Unit>,
@@ -269,7 +269,7 @@ impl Block {
         Self { branch, shortcut }
     }
 
-    /// The result of a batch norm is not needed by its backward, so the ReLU and the sum may overwrite it.
+    /// The result of a batch norm is not needed by its backward, so the `ReLU` and the sum may overwrite it.
     fn forward(&self, x: &Tensor, phase: Phase) -> Tensor {
         let mut y = self.branch[0].forward(x, phase);
         for unit in &self.branch[1..] {
@@ -375,5 +375,261 @@ impl ResNet {
             Stem::ImageNet => x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false),
             Stem::Cifar => x,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{COEFFICIENT, Golden, TRAINING, fill, images, noise, parameters};
+    use super::super::{Parameters, Statistics};
+    use super::*;
+    use std::collections::BTreeMap;
+    use tch::Kind;
+
+    fn config(name: Architecture, width: f64, stem: Stem) -> BackboneConfig {
+        BackboneConfig {
+            name,
+            width,
+            stem,
+            initialization: BackboneInitialization::Kaiming,
+            zero_init_residual: false,
+            norm_group: 0,
+        }
+    }
+
+    fn build(config: &BackboneConfig, kind: Kind) -> (Parameters, ResNet) {
+        let mut parameters = parameters(kind);
+        let network = ResNet::build(&mut parameters.root(), config).unwrap();
+        (parameters, network)
+    }
+
+    #[test]
+    fn networks_equal_torchvision_to_the_stored_digits() {
+        for (name, architecture) in
+            [("resnet18", Architecture::ResNet18), ("resnet50", Architecture::ResNet50)]
+        {
+            for (width, stem_name, stem, side) in [
+                (0.125, "imagenet", Stem::ImageNet, 64),
+                (0.125, "cifar", Stem::Cifar, 16),
+                (1.0, "imagenet", Stem::ImageNet, 64),
+            ] {
+                let mut config = config(architecture, width, stem);
+                config.initialization = BackboneInitialization::PyTorch; // the quickest to draw
+                let (parameters, network) = build(&config, Kind::Double);
+                fill(&parameters);
+                let images = images([4, 3, side, side], Kind::Double);
+                let forward = |phase| network.forward(&images, phase);
+                let golden = Golden::open(&format!("{name}.{width}.{stem_name}"));
+                golden.hold_evaluation(forward, 1e-6);
+                golden.hold_training(&parameters, forward, 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn single_precision_stays_within_its_rounding_of_torchvision() {
+        let config = config(Architecture::ResNet18, 1.0, Stem::ImageNet);
+        let (parameters, network) = build(&config, Kind::Float);
+        fill(&parameters);
+        let images = images([4, 3, 64, 64], Kind::Float);
+        let forward = |phase| network.forward(&images, phase);
+        let golden = Golden::open("resnet18.1.imagenet");
+        golden.hold_evaluation(forward, 1e-5);
+        golden.hold_training(&parameters, forward, 1e-3);
+    }
+
+    #[test]
+    fn names_are_those_of_torchvision_in_its_order() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/resnet_names.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let expected: BTreeMap<String, Vec<String>> = serde_json::from_str(&text).unwrap();
+        for (name, architecture) in
+            [("resnet18", Architecture::ResNet18), ("resnet50", Architecture::ResNet50)]
+        {
+            let (parameters, _) = build(&config(architecture, 0.125, Stem::ImageNet), Kind::Float);
+            let names: Vec<_> = parameters.all().iter().map(|p| p.name.clone()).collect();
+            assert_eq!(names, expected[name]);
+        }
+    }
+
+    /// The counts of the published networks.
+    #[test]
+    fn parameter_counts_are_the_published_ones() {
+        use Architecture::{ResNet18, ResNet34, ResNet50, ResNet101, ResNet152, ResNet200};
+        for (name, width, stem, expected) in [
+            (ResNet18, 1.0, Stem::ImageNet, 11_176_512),
+            (ResNet18, 2.0, Stem::ImageNet, 44_668_032),
+            (ResNet18, 4.0, Stem::ImageNet, 178_596_096),
+            (ResNet18, 1.0, Stem::Cifar, 11_168_832),
+            (ResNet34, 1.0, Stem::ImageNet, 21_284_672),
+            (ResNet34, 2.0, Stem::ImageNet, 85_085_824),
+            (ResNet34, 1.0, Stem::Cifar, 21_276_992),
+            (ResNet50, 1.0, Stem::ImageNet, 23_508_032),
+            (ResNet50, 2.0, Stem::ImageNet, 93_907_072),
+            (ResNet50, 4.0, Stem::ImageNet, 375_378_176),
+            (ResNet50, 1.0, Stem::Cifar, 23_500_352),
+            (ResNet101, 1.0, Stem::ImageNet, 42_500_160),
+            (ResNet101, 2.0, Stem::ImageNet, 169_771_136),
+            (ResNet101, 4.0, Stem::ImageNet, 678_625_536),
+            (ResNet101, 1.0, Stem::Cifar, 42_492_480),
+            (ResNet152, 1.0, Stem::ImageNet, 58_143_808),
+            (ResNet152, 2.0, Stem::ImageNet, 232_253_568),
+            (ResNet152, 4.0, Stem::ImageNet, 928_370_944),
+            (ResNet152, 1.0, Stem::Cifar, 58_136_128),
+            (ResNet200, 1.0, Stem::ImageNet, 62_624_832),
+        ] {
+            let config = config(name, width, stem);
+            assert_eq!(config.parameter_count(), expected, "{name:?} {width} {stem:?}");
+        }
+    }
+
+    #[test]
+    fn the_count_without_building_is_the_count_after_building() {
+        for (name, width, stem) in [
+            (Architecture::ResNet18, 0.25, Stem::Cifar),
+            (Architecture::ResNet34, 0.3, Stem::ImageNet),
+            (Architecture::ResNet101, 0.11, Stem::Cifar),
+        ] {
+            let config = config(name, width, stem);
+            let (parameters, network) = build(&config, Kind::Float);
+            assert_eq!(parameters.count() as u64, config.parameter_count());
+            let features = network.forward(&images([2, 3, 16, 16], Kind::Float), Phase::Evaluation);
+            assert_eq!(features.size(), [2, network.features()]);
+        }
+    }
+
+    #[test]
+    fn the_seed_fixes_the_network_and_the_start_its_size() {
+        let mut config = config(Architecture::ResNet50, 0.125, Stem::Cifar);
+        let values = |config: &BackboneConfig| -> Vec<Tensor> {
+            build(config, Kind::Float).0.all().iter().map(|p| p.tensor.copy()).collect()
+        };
+        let first = values(&config);
+        assert_eq!(first, values(&config));
+        for initialization in [BackboneInitialization::SimClr, BackboneInitialization::PyTorch] {
+            config.initialization = initialization;
+            assert_ne!(first, values(&config));
+        }
+    }
+
+    #[test]
+    fn blocks_with_silent_branches_pass_their_input_through() {
+        let mut config = config(Architecture::ResNet18, 0.125, Stem::Cifar);
+        config.zero_init_residual = true;
+        let (parameters, network) = build(&config, Kind::Float);
+        let silent: Vec<_> = parameters
+            .all()
+            .iter()
+            .filter(|p| {
+                p.role == super::super::Role::NormScale && p.tensor.max().double_value(&[]) == 0.0
+            })
+            .map(|p| p.name.as_str())
+            .collect();
+        assert_eq!(silent.len(), 8);
+        assert!(silent.iter().all(|name| name.ends_with("bn2.weight")), "{silent:?}");
+        let wanted = [BlockGroup::Stem, BlockGroup::Group1];
+        let images = images([2, 3, 16, 16], Kind::Float);
+        let maps = network.forward_features(&images, &wanted, Phase::Evaluation);
+        assert_eq!(maps[0], maps[1]);
+    }
+
+    #[test]
+    fn maps_stay_channels_last_and_have_the_sizes_of_the_groups() {
+        use BlockGroup::{Group1, Group2, Group3, Group4, Stem as First};
+        for (stem, side, sides) in
+            [(Stem::Cifar, 32, [32, 32, 16, 8, 4]), (Stem::ImageNet, 64, [16, 16, 8, 4, 2])]
+        {
+            for groups in [1, 2] {
+                let (parameters, network) =
+                    build(&config(Architecture::ResNet50, 0.125, stem), Kind::Float);
+                let images = images([4, 3, side, side], Kind::Float);
+                let phase = Phase::Training { groups, statistics: Statistics::Keep };
+                network.check_input(&images, phase).unwrap();
+                let wanted = [First, Group1, Group2, Group3, Group4];
+                let maps = network.forward_features(&images, &wanted, phase);
+                for ((map, side), channels) in maps.iter().zip(sides).zip([8, 32, 64, 128, 256]) {
+                    assert_eq!(map.size(), [4, channels, side, side]);
+                    assert_eq!(
+                        map.stride(),
+                        [channels * side * side, 1, channels * side, channels]
+                    );
+                    assert!(map.min().double_value(&[]) >= 0.0);
+                }
+                let features = network.forward(&images, phase);
+                assert_eq!(maps[4].mean_dim([2, 3].as_slice(), false, None), features);
+                let two = network.forward_features(&images, &[Group3, First], phase);
+                assert_eq!((&two[0], &two[1]), (&maps[3], &maps[0]));
+                features.sum(None).backward();
+                for parameter in
+                    parameters.trainable().filter(|p| p.tensor.dim() == 4 && p.tensor.size()[2] > 1)
+                {
+                    assert_eq!(parameter.tensor.grad().stride(), parameter.tensor.stride());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_equal_finite_differences() {
+        let (parameters, network) =
+            build(&config(Architecture::ResNet18, 1.0 / 32.0, Stem::Cifar), Kind::Double);
+        fill(&parameters);
+        let images = images([4, 3, 9, 9], Kind::Double);
+        let phase = Phase::Training { groups: 2, statistics: Statistics::Keep };
+        let loss = || {
+            let features = network.forward(&images, phase);
+            (&features * noise(COEFFICIENT, &features.size())).sum(None)
+        };
+        loss().backward();
+        let step = 1e-6;
+        for parameter in parameters.trainable() {
+            let gradient = parameter.tensor.grad();
+            let direction = noise(77, &gradient.size());
+            let expected = (&gradient * &direction).sum(None).double_value(&[]);
+            let moved = |by: f64| {
+                tch::no_grad(|| {
+                    let mut tensor = parameter.tensor.shallow_clone();
+                    tensor += &direction * by;
+                    let value = loss().double_value(&[]);
+                    tensor -= &direction * by;
+                    value
+                })
+            };
+            let found = (moved(step) - moved(-step)) / (2.0 * step);
+            let close = (found - expected).abs() <= 1e-5 * expected.abs().max(1.0);
+            assert!(close, "{}: {found} against {expected}", parameter.name);
+        }
+    }
+
+    #[test]
+    fn unsuitable_images_and_settings_are_refused() {
+        let (_, network) =
+            build(&config(Architecture::ResNet18, 0.125, Stem::ImageNet), Kind::Float);
+        let check = |shape, phase| network.check_input(&images(shape, Kind::Float), phase);
+        assert!(check([1, 3, 33, 32], TRAINING).is_ok());
+        assert!(check([1, 3, 32, 32], TRAINING).unwrap_err().to_string().contains("at least 2"));
+        assert!(check([1, 3, 32, 32], Phase::Evaluation).is_ok());
+        assert!(check([2, 1, 32, 32], TRAINING).is_err());
+        for width in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-3, 65.0] {
+            let config = config(Architecture::ResNet18, width, Stem::Cifar);
+            let message = config.check().unwrap_err().to_string();
+            assert!(message.contains("`backbone.width`"), "{message}");
+        }
+    }
+
+    #[test]
+    fn settings_are_read_with_defaults_and_unknown_ones_refused() {
+        let read = |text: &str| toml::from_str::<BackboneConfig>(text);
+        assert_eq!(
+            read("name = 'resnet50'").unwrap(),
+            config(Architecture::ResNet50, 1.0, Stem::ImageNet)
+        );
+        let full = "name = 'resnet18'\nwidth = 0.25\nstem = 'cifar'\ninitialization = 'simclr'\n\
+                    zero_init_residual = true\nnorm_group = 8";
+        let config = read(full).unwrap();
+        assert_eq!(config.stem, Stem::Cifar);
+        assert_eq!(read(&toml::to_string(&config).unwrap()).unwrap(), config);
+        assert!(read("name = 'resnet19'").unwrap_err().to_string().contains("resnet18"));
+        assert!(read("name = 'resnet18'\nwidht = 2").unwrap_err().to_string().contains("widht"));
     }
 }
