@@ -59,7 +59,7 @@ pub struct Evaluated {
 impl NtXent {
     /// The loss of `projections` `[2N, d]` (first views of all N images, then second views; not normalised) and its
     /// gradient, in f32, or f64 for f64 input. Memory beside the input is about six times its size and one tile of
-    /// `tile · 2N` scalars, see [`default_tile`](crate::loss::tiled::default_tile).
+    /// `tile · 2N` scalars, `tile` at least 1, see [`default_tile`](crate::loss::tiled::default_tile).
     ///
     /// A row of zeros stays zero when normalised; the loss is finite and so is its (very large) gradient there.
     /// A batch of one has no negatives: its loss and gradient are 0.
@@ -258,9 +258,11 @@ mod tests {
     #[test]
     fn loss_and_gradient_equal_the_textbook_form() {
         for reduction in [Reduction::Mean2n, Reduction::SimclrSum] {
-            for temperature in [0.07, 0.5, 2.0] {
+            for temperature in [0.01, 0.07, 0.5, 2.0] {
                 let loss = NtXent { temperature, reduction };
-                for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5)] {
+                // A logit of 1 / 0.01 has steps of 8e-6 in f32.
+                let single = if temperature < 0.05 { 5e-5 } else { 1e-5 };
+                for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, single)] {
                     let rows = normal(74, 16, kind);
                     let (value, gradient) = dense(loss, &rows);
                     let found = loss.evaluate(&rows, 10).unwrap();
@@ -366,6 +368,17 @@ mod tests {
     }
 
     #[test]
+    fn the_same_batch_gives_the_same_bits() {
+        let rows = normal(1024, 32, Kind::Float);
+        let first = PAPER.evaluate(&rows, 300).unwrap();
+        for _ in 0..3 {
+            let again = PAPER.evaluate(&rows, 300).unwrap();
+            assert_eq!(again.loss, first.loss);
+            assert_eq!(again.gradient, first.gradient);
+        }
+    }
+
+    #[test]
     fn half_precision_is_computed_in_single() {
         let rows = normal(32, 16, Kind::Float).to_kind(Kind::BFloat16);
         let found = at(0.07).evaluate(&rows, 8).unwrap();
@@ -390,13 +403,29 @@ mod tests {
 
     #[test]
     fn a_batch_of_4096_views_is_right_row_by_row() {
-        let rows = normal(4096, 128, Kind::Float);
-        let loss = at(0.1);
-        let found = loss.evaluate(&rows, default_tile(4096)).unwrap();
-        let (value, gradient) = dense(loss, &rows);
-        assert!((found.loss / value - 1.0).abs() < 1e-6);
-        let largest = gradient.abs().max().double_value(&[]);
-        assert!(distance(&found.gradient, &gradient) < 1e-5 * largest);
+        let (rows, temperature) = (normal(4096, 128, Kind::Float), 0.1);
+        let found = at(temperature).evaluate(&rows, default_tile(4096)).unwrap();
+
+        let exact = rows.to_kind(Kind::Double);
+        let length = exact.square().sum_dim_intlist(1, true, None).sqrt();
+        let unit = exact / &length;
+        let mut logits = unit.mm(&unit.tr()) / temperature;
+        let _ = logits.fill_diagonal_(f64::NEG_INFINITY, false);
+        let log_sum_exp = logits.logsumexp(1, false);
+        let partner = unit.roll(2048, 0);
+        let positive = (&unit * &partner).sum_dim_intlist(1, false, None) / temperature;
+        let loss = (&log_sum_exp - positive).mean(None).double_value(&[]);
+        assert!((found.loss / loss - 1.0).abs() < 1e-6, "{} against {loss}", found.loss);
+
+        for row in [0, 1, 511, 512, 2047, 2048, 4095] {
+            let logits = logits.get(row);
+            let both = (&logits - log_sum_exp.get(row)).exp() + (&logits - &log_sum_exp).exp();
+            let pull = both.unsqueeze(0).mm(&unit).squeeze_dim(0) - partner.get(row) * 2.0;
+            let along = pull.dot(&unit.get(row));
+            let expected = (pull - unit.get(row) * along) / length.get(row) / temperature / 4096.0;
+            let largest = expected.abs().max().double_value(&[]);
+            assert!(distance(&found.gradient.get(row), &expected) < 1e-5 * largest, "row {row}");
+        }
     }
 
     #[test]

@@ -308,16 +308,23 @@ fn add_scaled(sum: &mut Tensor, tensor: &Tensor, scale: f64) {
     }
 }
 
-/// Euclidean length of the gradient of all trainable parameters together, accumulated in f64: infinite or NaN exactly if
-/// some gradient holds an infinity or NaN. Parameters without a gradient count as 0.
+/// Euclidean length of the gradient of all trainable parameters together: infinite or NaN exactly if some gradient holds
+/// an infinity or NaN. Parameters without a gradient count as 0.
+///
+/// Each tensor is summed in its own kind, which is several times faster, and only if that overflows in f64, where the
+/// squares of every finite f32 fit.
 pub fn gradient_norm(parameters: &Parameters) -> f64 {
-    let norms: Vec<Tensor> = parameters
-        .trainable()
-        .map(|parameter| parameter.tensor.grad())
-        .filter(Tensor::defined)
-        .map(|gradient| gradient.norm_scalaropt_dtype(2.0, Kind::Double))
-        .collect();
-    if norms.is_empty() { 0.0 } else { Tensor::stack(&norms, 0).norm().double_value(&[]) }
+    let gradients: Vec<Tensor> =
+        parameters.trainable().map(|p| p.tensor.grad()).filter(Tensor::defined).collect();
+    let total = |norm: fn(&Tensor) -> Tensor| match gradients.as_slice() {
+        [] => 0.0,
+        some => {
+            let norms: Vec<Tensor> = some.iter().map(|g| norm(g).to_kind(Kind::Double)).collect();
+            Tensor::stack(&norms, 0).norm().double_value(&[])
+        }
+    };
+    let quick = total(Tensor::norm);
+    if quick.is_finite() { quick } else { total(|g| g.norm_scalaropt_dtype(2.0, Kind::Double)) }
 }
 
 #[cfg(test)]
