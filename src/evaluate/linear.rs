@@ -168,7 +168,7 @@ impl Linear {
                     gradient(&layer, &x.index_select(0, &rows), &labels.index_select(0, &rows));
                 layer -= state.update(&self.optimizer, self.batch_size, &gradient, steps);
             }
-            if !layer.isfinite().all().int64_value(&[]) == 1 {
+            if layer.isfinite().all().int64_value(&[]) == 0 {
                 return Err(Error::NonFinite(format!(
                     "the linear layer diverged in epoch {epoch}; lower its learning rate"
                 )));
@@ -301,4 +301,185 @@ fn judge(layer: &Tensor, x: &Tensor, labels: Vec<u32>, classes: usize) -> Result
     }
     let loss = loss / labels.len() as f64;
     Ok((Ranks { ranks, labels, classes, depth: classes }, loss))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::features::tests::made;
+    use super::*;
+    use serde_json::Value;
+    use tch::Device;
+
+    fn matrix(value: &Value) -> Tensor {
+        let rows: Vec<Vec<f32>> = serde_json::from_value(value.clone()).unwrap();
+        Tensor::from_slice2(&rows)
+    }
+
+    /// Weight `[C, D]` and bias `[C]` of PyTorch as our `[D + 1, C]`.
+    fn layer(value: &Value) -> Tensor {
+        let bias: Vec<f32> = serde_json::from_value(value["bias"].clone()).unwrap();
+        Tensor::cat(&[matrix(&value["weight"]).tr(), Tensor::from_slice(&bias).unsqueeze(0)], 0)
+    }
+
+    fn largest(difference: &Tensor) -> f64 {
+        difference.abs().max().double_value(&[])
+    }
+
+    /// `tests/golden/evaluate_linear.py`: torch.optim from a given start in a given order, the last batch incomplete.
+    #[test]
+    fn both_optimizers_end_where_those_of_pytorch_do() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/evaluate_linear.json");
+        let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let labels: Vec<u32> = serde_json::from_value(golden["labels"].clone()).unwrap();
+        let order: Vec<Vec<usize>> = serde_json::from_value(golden["order"].clone()).unwrap();
+        let h = matrix(&golden["x"]);
+        let sgd = Optimizer::Sgd { learning_rate_per_256: 0.8, momentum: 0.9 };
+        for (name, optimizer) in [("sgd", sgd), ("adam", Optimizer::Adam { learning_rate: 3e-2 })] {
+            let settings = Linear {
+                optimizer,
+                epochs: order.len() as u64,
+                batch_size: 16,
+                centre: false,
+                ..Linear::features()
+            };
+            let x = Input::of(&h, false).rows(&h);
+            let visit = |epoch: u64| order[epoch as usize].clone();
+            let trained =
+                settings.fit(&x, &labels, layer(&golden["start"]), visit, &mut |_, _| {}).unwrap();
+            let expected = layer(&golden[name]);
+            assert!(largest(&(&trained - &expected)) < 2e-5, "{name}: {trained} {expected}");
+            let moved = largest(&(&trained - layer(&golden["start"])));
+            assert!(moved > 0.1, "{name} moved by {moved} only");
+            let (_, loss) = judge(&trained, &x, labels.clone(), 3).unwrap();
+            assert!((loss - golden[name]["loss"].as_f64().unwrap()).abs() < 1e-5, "{name} {loss}");
+        }
+    }
+
+    fn random(rows: i64, columns: i64, item: u64) -> Tensor {
+        let mut stream = Stream::open(2, Purpose::Test, Scope::Item(item));
+        let values: Vec<f64> = (0..rows * columns).map(|_| stream.normal()).collect();
+        Tensor::from_slice(&values).view([rows, columns])
+    }
+
+    #[test]
+    fn the_gradient_is_the_slope_of_the_loss() {
+        let (x, start) = (random(9, 4, 1), random(4, 3, 2));
+        let labels = Tensor::from_slice(&[0i64, 1, 2, 2, 1, 0, 1, 1, 2]);
+        let loss = |layer: &Tensor| {
+            let all = x.matmul(layer).log_softmax(1, Kind::Double);
+            -all.gather(1, &labels.unsqueeze(1), false).mean(Kind::Double).double_value(&[])
+        };
+        let found = gradient(&start, &x, &labels.unsqueeze(1));
+        for entry in 0..12 {
+            let step = Tensor::zeros([12], (Kind::Double, Device::Cpu));
+            let _ = step.narrow(0, entry, 1).fill_(1e-5);
+            let step = step.view([4, 3]);
+            let slope = (loss(&(&start + &step)) - loss(&(&start - &step))) / 2e-5;
+            let found = found.double_value(&[entry / 3, entry % 3]);
+            assert!((slope - found).abs() < 1e-9, "{slope} {found}");
+        }
+    }
+
+    /// Two well separated clouds a class, features of unit scale.
+    fn clouds(images: i64, item: u64) -> Features {
+        let labels: Vec<i64> = (0..images).map(|image| image % 7).collect();
+        let centres = random(7, 12, 100);
+        let h = random(images, 12, item) * 0.25
+            + centres.index_select(0, &Tensor::from_slice(&labels)) * 2.0;
+        made(h.to_kind(Kind::Float), &labels)
+    }
+
+    fn quiet(settings: Linear, queries: &Features, references: &Features) -> Result<Outcome> {
+        settings.evaluate(queries, references, 5, &mut |_, _| {})
+    }
+
+    #[test]
+    fn separable_features_are_separated_in_any_unit_and_place() {
+        let (references, queries) = (clouds(700, 3), clouds(210, 4));
+        for (scale, offset) in [(1.0, 0.0), (1e-3, 0.0), (1e3, 0.0), (1.0, 20.0)] {
+            let moved = |side: &Features| made(&side.h * scale + offset, &side.labels());
+            let found = quiet(Linear::features(), &moved(&queries), &moved(&references)).unwrap();
+            assert_eq!(found.ranks.top(1).value, 1.0, "scale {scale}, offset {offset}");
+            assert_eq!(found.ranks.classes, 7);
+            assert!(found.train_loss < 0.01, "{}", found.train_loss);
+        }
+        let few = Linear { epochs: 60, ..Linear::adam_features() };
+        let few = Linear { optimizer: Optimizer::Adam { learning_rate: 1e-2 }, ..few };
+        assert_eq!(quiet(few, &queries, &references).unwrap().ranks.top(1).value, 1.0);
+    }
+
+    /// Where a feature names one of three kinds of image, the best layer gives each kind the share of its labels, so
+    /// the loss is the conditional entropy and the accuracy the sum of the largest shares.
+    #[test]
+    fn overlapping_classes_reach_the_entropy_of_their_labels() {
+        let counts = [[60, 30, 10], [20, 80, 0], [5, 15, 80]];
+        let (mut rows, mut labels) = (Vec::new(), Vec::new());
+        for (kind, counts) in counts.iter().enumerate() {
+            for (label, count) in counts.iter().enumerate() {
+                for _ in 0..*count {
+                    rows.extend((0..3).map(|column| f32::from(u8::from(column == kind))));
+                    labels.push(label as i64);
+                }
+            }
+        }
+        let set = || made(Tensor::from_slice(&rows).view([-1, 3]), &labels);
+        let found = quiet(Linear::features(), &set(), &set()).unwrap();
+        let shares = counts.iter().flatten().map(|count| f64::from(*count) / 300.0);
+        let entropy: f64 = shares.filter(|p| *p > 0.0).map(|p| -p * (p * 3.0).ln()).sum();
+        assert!((found.train_loss - entropy).abs() < 5e-3, "{} {entropy}", found.train_loss);
+        assert_eq!(found.ranks.top(1).value, 220.0 / 300.0);
+        assert_eq!(found.training, found.ranks);
+    }
+
+    #[test]
+    fn the_seed_decides_the_order_and_replaying_it_changes_the_result() {
+        let (references, queries) = (clouds(70, 3), clouds(21, 4));
+        let brief = Linear { epochs: 3, batch_size: 8, ..Linear::adam_features() };
+        let run = |settings: Linear, seed| {
+            settings.evaluate(&queries, &references, seed, &mut |_, _| {}).unwrap()
+        };
+        assert_eq!(run(brief, 1), run(brief, 1));
+        assert_ne!(run(brief, 1).train_loss, run(brief, 2).train_loss);
+        let replayed = run(Linear { replay_order: true, ..brief }, 1).train_loss;
+        assert_ne!(run(brief, 1).train_loss, replayed);
+    }
+
+    #[test]
+    fn classes_that_only_one_side_has_are_counted() {
+        let references = made(random(4, 2, 1).to_kind(Kind::Float), &[0, 1, 0, 1]);
+        let queries = made(random(2, 2, 2).to_kind(Kind::Float), &[8, 1]);
+        let found = quiet(Linear::features(), &queries, &references).unwrap();
+        assert_eq!(found.ranks.classes, 9);
+        assert!(found.ranks.ranks[0] > 1, "a class never seen does not win");
+    }
+
+    #[test]
+    fn settings_out_of_range_and_features_that_are_no_numbers_are_errors() {
+        let set = || clouds(20, 3);
+        let bad = [
+            Linear { epochs: 0, ..Linear::features() },
+            Linear { batch_size: 0, ..Linear::features() },
+            Linear { optimizer: Optimizer::Adam { learning_rate: 0.0 }, ..Linear::features() },
+            Linear {
+                optimizer: Optimizer::Sgd { learning_rate_per_256: 1.0, momentum: 1.0 },
+                ..Linear::features()
+            },
+        ];
+        for settings in bad {
+            assert!(matches!(quiet(settings, &set(), &set()), Err(Error::Recipe(_))));
+        }
+        let broken = made(set().h / 0.0, &set().labels());
+        for settings in [Linear::features(), Linear { epochs: 1, ..Linear::adam_features() }] {
+            assert!(matches!(quiet(settings, &set(), &broken), Err(Error::NonFinite(_))));
+        }
+        let narrow = made(set().h.narrow(1, 0, 3), &set().labels());
+        assert!(matches!(quiet(Linear::features(), &narrow, &set()), Err(Error::Shape(_))));
+    }
+
+    #[test]
+    fn the_settings_say_what_was_done() {
+        let text = serde_json::to_string(&Linear::features()).unwrap();
+        let expected = r#"{"optimizer":{"name":"sgd","learning_rate_per_256":2.0,"momentum":0.9},"epochs":100,"batch_size":512,"#;
+        assert!(text.starts_with(expected), "{text}");
+    }
 }
