@@ -11,7 +11,7 @@ use super::format::{grouped, trimmed};
 use super::metrics::{Curve, Point};
 
 /// The picture's size in its own units, of which a laptop's pixel holds about four: plotters draws on whole units only.
-pub(super) const SIZE: (u32, u32) = (1760, 960);
+pub(super) const SIZE: (u32, u32) = (1760, 880);
 /// Columns of the drawing area in which a long curve is thinned.
 const COLUMNS: usize = 400;
 /// Curves with at most this many points show each of them as a dot.
@@ -76,7 +76,7 @@ fn draw_on(
         .margin_top(24)
         .margin_right(48)
         .x_label_area_size(84)
-        .y_label_area_size(240)
+        .y_label_area_size(216)
         .build_cartesian_2d(first..last, low..high)?;
     let decimals = decimals(low, high, percent);
     chart

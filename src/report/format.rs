@@ -54,6 +54,12 @@ pub(super) fn grouped(value: f64) -> String {
     if value < 0.0 && digits != "0" { format!("\u{2212}{text}") } else { text }
 }
 
+/// How many of a thing: `1 point`, `2,000 points`.
+pub(super) fn counted(count: usize, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", grouped(count as f64))
+}
+
 /// A time span in its two largest units: `8 min 32 s`, and seconds with one decimal below ten.
 pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;

@@ -5,7 +5,7 @@ use toml::Value as Toml;
 
 use super::chart::{self, Chart};
 use super::format::{
-    duration, flattened, grouped, is_fraction, measured, percent, plain, significant,
+    counted, duration, flattened, grouped, is_fraction, measured, percent, plain, significant,
 };
 use super::gallery::{Gallery, Mark};
 use super::metrics::Curve;
@@ -28,7 +28,7 @@ struct Page<'a> {
     fraction: Option<f64>,
     notes: &'a [String],
     tiles: Vec<Tile>,
-    groups: Vec<Group<'a>>,
+    figures: Vec<Figure<'a>>,
     galleries: &'a [Gallery],
     evaluations: Vec<Row<'a>>,
     recipe: &'a str,
@@ -39,19 +39,16 @@ struct Page<'a> {
 
 /// A key number; `value` is none if no file has it.
 struct Tile {
-    label: &'static str,
+    label: String,
     value: Option<String>,
-    note: String,
+    notes: Vec<String>,
 }
 
-/// The charts that share the part of their names before the slash.
-struct Group<'a> {
-    name: &'a str,
-    figures: Vec<Figure<'a>>,
-}
-
+/// The chart of one curve.
 struct Figure<'a> {
-    name: &'a str,
+    /// The part of the name before the slash.
+    group: &'a str,
+    /// The rest of it, in words.
     title: String,
     chart: Option<Chart>,
     percent: bool,
@@ -101,7 +98,7 @@ pub(super) fn page(run: &Run) -> Result<String> {
         fraction,
         notes: &run.notes,
         tiles: tiles(run, status),
-        groups: groups(run),
+        figures: figures(run),
         galleries: &run.galleries,
         evaluations: run.evaluations.iter().map(row).collect(),
         recipe: &run.recipe_text,
@@ -178,86 +175,94 @@ fn progress(status: &Status) -> (String, Option<f64>) {
 
 /// The key numbers. They come from `status.json`, `evaluations/` and the last lines of `metrics.jsonl`.
 fn tiles(run: &Run, status: &Status) -> Vec<Tile> {
-    let tile = |label, value: Option<String>, note: String| Tile { label, value, note };
-    let views = status.views.map_or(String::new(), |views| format!("{} views", grouped(views)));
+    let tile = |label: &str, value, note: Option<String>| Tile {
+        label: label.to_owned(),
+        value,
+        notes: note.into_iter().collect(),
+    };
+    let memory = status.peak_memory_mb.map(|megabytes| format!("{} MB", grouped(megabytes)));
+    let views = status.views.map(|views| format!("{} views", grouped(views)));
     let tiles = vec![
         loss_tile(run, status),
         evaluation_tile(run, "kNN", "knn"),
         evaluation_tile(run, "Linear", "linear"),
         tile("Views per second", status.views_per_second.map(significant), views),
-        tile("Wall time", status.wall_seconds.map(duration), String::new()),
-        tile(
-            "Peak memory",
-            status.peak_memory_mb.map(|megabytes| format!("{} MB", grouped(megabytes))),
-            String::new(),
-        ),
+        tile("Wall time", status.wall_seconds.map(duration), None),
+        tile("Peak memory", memory, None),
     ];
     if tiles.iter().all(|tile| tile.value.is_none()) { Vec::new() } else { tiles }
 }
 
 fn loss_tile(run: &Run, status: &Status) -> Tile {
-    if let Some(loss) = status.final_loss {
-        return Tile { label: "Final loss", value: Some(significant(loss)), note: String::new() };
+    let tile = |label: &str, value: f64, notes| Tile {
+        label: label.to_owned(),
+        value: Some(significant(value)),
+        notes,
+    };
+    let logged = run.metrics.curve("train/loss").and_then(Curve::last);
+    match (status.final_loss, logged) {
+        (Some(loss), _) => tile("Final loss", loss, Vec::new()),
+        (None, Some(last)) => {
+            tile("Last loss", last.value, vec![format!("at step {}", grouped(last.step))])
+        }
+        (None, None) => Tile { label: "Loss".to_owned(), value: None, notes: Vec::new() },
     }
-    let last = run.metrics.curve("train/loss").and_then(Curve::last);
-    let note = last.map_or(String::new(), |point| format!("at step {}", grouped(point.step)));
-    Tile { label: "Last loss", value: last.map(|point| significant(point.value)), note }
 }
 
 /// The last evaluation (by file name) whose protocol starts with `protocol`, else the last value logged during the run.
-fn evaluation_tile(run: &Run, label: &'static str, protocol: &str) -> Tile {
+fn evaluation_tile(run: &Run, label: &str, protocol: &str) -> Tile {
     let mut fitting = run.evaluations.iter().filter(|e| e.protocol.starts_with(protocol));
     let count = fitting.clone().count();
     if let Some(evaluation) = fitting.next_back() {
-        let mut note = vec![evaluation.metric.clone()];
-        if !interval(evaluation).is_empty() {
-            note.push(format!("95\u{202f}% interval {}", interval(evaluation)));
-        }
-        note.extend(evaluation.queries.map(|queries| format!("{} queries", grouped(queries))));
-        if count > 1 {
-            note.push(format!("{}, one of {count}", evaluation.file));
-        }
-        return Tile { label, value: value(evaluation), note: note.join(" · ") };
+        let interval = Some(interval(evaluation)).filter(|interval| !interval.is_empty());
+        let notes = [
+            interval.map(|interval| format!("95\u{202f}% interval {interval}")),
+            evaluation.queries.map(|queries| format!("{} queries", grouped(queries))),
+            (count > 1).then(|| format!("{}, one of {count}", evaluation.file)),
+        ];
+        return Tile {
+            label: format!("{label}, {}", evaluation.metric),
+            value: value(evaluation),
+            notes: notes.into_iter().flatten().collect(),
+        };
     }
     let mut logged = run.metrics.curves.iter().filter(|curve| {
-        curve
-            .name
-            .split_once('/')
-            .is_some_and(|(prefix, metric)| prefix.starts_with(protocol) && is_fraction(metric))
+        let parts = curve.name.split_once('/');
+        parts.is_some_and(|(group, metric)| group.starts_with(protocol) && is_fraction(metric))
     });
-    match logged.next().and_then(|curve| Some((curve, curve.last()?))) {
-        Some((curve, point)) => Tile {
-            label,
-            value: Some(measured(&curve.name, point.value)),
-            note: format!("{}, during the run, step {}", curve.name, grouped(point.step)),
-        },
-        None => Tile { label, value: None, note: "not evaluated yet".to_owned() },
-    }
+    let last = logged.next().and_then(|curve| Some((&curve.name, curve.last()?)));
+    let (value, note) = match last {
+        Some((name, point)) => (
+            Some(measured(name, point.value)),
+            format!("{name} during the run, step {}", grouped(point.step)),
+        ),
+        None => (None, "not evaluated yet".to_owned()),
+    };
+    Tile { label: label.to_owned(), value, notes: vec![note] }
 }
 
-fn groups(run: &Run) -> Vec<Group<'_>> {
+/// One chart for each curve; those whose names share the part before the slash stand together.
+fn figures(run: &Run) -> Vec<Figure<'_>> {
     let Some(steps) = run.metrics.steps() else { return Vec::new() };
-    let mut groups: Vec<Group> = Vec::new();
+    let mut figures: Vec<Figure> = Vec::new();
     for curve in &run.metrics.curves {
-        let (name, short) = curve.name.split_once('/').unwrap_or(("", &curve.name));
-        let figure = figure(curve, short, steps);
-        match groups.iter_mut().find(|group| group.name == name) {
-            Some(group) => group.figures.push(figure),
-            None => groups.push(Group { name, figures: vec![figure] }),
-        }
+        let figure = figure(curve, steps);
+        let last = figures.iter().rposition(|other| other.group == figure.group);
+        figures.insert(last.map_or(figures.len(), |last| last + 1), figure);
     }
-    groups
+    figures
 }
 
-fn figure<'a>(curve: &'a Curve, short: &str, steps: (f64, f64)) -> Figure<'a> {
+fn figure(curve: &Curve, steps: (f64, f64)) -> Figure<'_> {
+    let (group, title) = curve.name.split_once('/').unwrap_or(("", &curve.name));
     let show = |value| measured(&curve.name, value);
     let lowest = curve.finite().map(|point| point.value).reduce(f64::min);
     let highest = curve.finite().map(|point| point.value).reduce(f64::max);
     let description = match (lowest, highest, curve.last()) {
         (Some(lowest), Some(highest), Some(last)) => format!(
-            "{} over {} points up to step {}: lowest {}, highest {}, last {}.",
+            "{} over {} up to step {}: lowest {}, highest {}, last {}.",
             curve.name,
-            grouped(curve.finite().count() as f64),
+            counted(curve.finite().count(), "point"),
             grouped(last.step),
             show(lowest),
             show(highest),
@@ -268,13 +273,12 @@ fn figure<'a>(curve: &'a Curve, short: &str, steps: (f64, f64)) -> Figure<'a> {
     let gaps = curve.points.len() - curve.finite().count();
     let caveat = match gaps {
         0 => String::new(),
-        1 => "1 value was not finite".to_owned(),
-        gaps => format!("{} values were not finite", grouped(gaps as f64)),
+        gaps => format!("{} not finite", counted(gaps, "value")),
     };
     let percent = is_fraction(&curve.name);
     Figure {
-        name: &curve.name,
-        title: short.replace('_', " "),
+        group,
+        title: title.replace('_', " "),
         chart: chart::draw(curve, steps, percent),
         percent,
         last: curve.last().map_or(String::new(), |point| show(point.value)),
@@ -315,14 +319,22 @@ fn row(evaluation: &Evaluation) -> Row<'_> {
         (!evaluation.seed.is_null()).then(|| format!("seed {}", plain(&evaluation.seed))),
     ];
     let weights = &evaluation.weights;
-    let mut settings = flattened(&evaluation.rest);
-    let hashes = [("hash_before", &weights.hash_before), ("hash_after", &weights.hash_after)];
-    for (name, hash) in hashes {
-        settings.extend(hash.iter().map(|hash| (format!("weights.{name}"), hash.clone())));
-    }
-    settings.extend(
-        flattened(&weights.rest).into_iter().map(|(name, text)| (format!("weights.{name}"), text)),
-    );
+    let hashes = match (&weights.hash_before, &weights.hash_after) {
+        (Some(before), Some(after)) if before == after => {
+            vec![("hash, before and after", before)]
+        }
+        (before, after) => [("hash before", before), ("hash after", after)]
+            .into_iter()
+            .filter_map(|(name, hash)| Some((name, hash.as_ref()?)))
+            .collect(),
+    };
+    let hashes = hashes.into_iter().map(|(name, hash)| (name.to_owned(), hash.clone()));
+    let of_weights = hashes.chain(flattened(&weights.rest));
+    let of_weights = of_weights.map(|(name, text)| (format!("weights {name}"), text));
+    let settings = flattened(&evaluation.rest).into_iter().map(|(name, text)| {
+        (name.strip_prefix("settings.").map_or(name.clone(), str::to_owned), text)
+    });
+    let settings = settings.chain(of_weights).collect();
     let baseline = |value: &serde_json::Value| {
         value.as_f64().map_or_else(|| plain(value), |value| measured(metric, value))
     };

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::format::counted;
+
 /// All curves of a run, in the order in which their names first appear.
 #[derive(Default)]
 pub(super) struct Metrics {
@@ -64,7 +66,10 @@ impl Metrics {
         }
         damaged -= usize::from(last_damaged);
         if damaged > 0 {
-            notes.push(format!("{damaged} unreadable lines of metrics.jsonl were left out."));
+            notes.push(format!(
+                "{} of metrics.jsonl left out as unreadable.",
+                counted(damaged, "line")
+            ));
         }
         for curve in &mut metrics.curves {
             curve.points.sort_by(|a, b| a.step.total_cmp(&b.step));
@@ -93,11 +98,10 @@ impl Metrics {
         self.curves.iter().find(|curve| curve.name == name)
     }
 
-    /// The first and the last step of all curves.
+    /// The steps that all charts span, from 0 to the last one logged; none if nothing was.
     pub(super) fn steps(&self) -> Option<(f64, f64)> {
-        let first = self.curves.iter().filter_map(|c| c.points.first()).map(|p| p.step);
-        let last = self.curves.iter().filter_map(|c| c.points.last()).map(|p| p.step);
-        Some((first.reduce(f64::min)?, last.reduce(f64::max)?))
+        let last = self.curves.iter().filter_map(|curve| curve.points.last());
+        Some((0.0, last.map(|point| point.step).reduce(f64::max)?))
     }
 }
 

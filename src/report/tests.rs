@@ -135,11 +135,12 @@ fn every_number_of_the_folder_is_on_the_page() {
         "10 classes",
         "pixels 34.56\u{202f}%",
         "56.12\u{202f}%",
-        "settings.k = 200",
-        "weights.hash_before = a1b2",
+        "k = 200",
+        "weights hash, before and after = a1b2",
+        "weights hash after = c3d4",
         "✓ frozen",
         "✕ changed",
-        "knn/top1 over 1 points up to step 20: lowest 31.25\u{202f}%",
+        "knn/top1 over 1 point up to step 20: lowest 31.25\u{202f}%",
         "train/loss over 2 points up to step 20: lowest 4.5, highest 5.125, last 4.5.",
         "10,0.05,5.125;20,0.1,4.5",
         "diptych pretrain r.toml",
@@ -247,7 +248,7 @@ fn a_metrics_line_cut_off_while_it_was_written_is_left_out_in_silence() {
     let inside = format!("{{\"step\":0,\"train/lo\n{good}");
     let page = page_of("inside", &[("recipe.toml", ""), ("metrics.jsonl", &inside)]);
     assert!(page.contains("data-points=\"1,,2.5;2,,2.25\""));
-    assert!(page.contains("1 unreadable lines of metrics.jsonl were left out."));
+    assert!(page.contains("1 line of metrics.jsonl left out as unreadable."));
 }
 
 #[test]
@@ -262,7 +263,7 @@ fn values_that_are_not_finite_are_gaps_that_are_told() {
     ];
     let page = page_of("gaps", &files);
     assert!(page.contains("data-points=\"1,,2.5;4,,2.75\""));
-    assert_eq!(page.matches("2 values were not finite").count(), 2);
+    assert_eq!(page.matches("2 values not finite").count(), 2);
     assert!(page.contains("No finite value yet."));
     assert!(page.contains("<b>not finite</b> top1"));
     assert!(!page.contains("NaN"));
@@ -300,14 +301,14 @@ fn without_an_evaluation_the_last_value_of_the_run_is_shown_as_such() {
         "{\"step\":5,\"knn/top1\":0.25}\n{\"step\":9,\"knn/top1\":0.375,\"train/loss\":1.5}\n";
     let page = page_of("online", &[("recipe.toml", ""), ("metrics.jsonl", lines)]);
     assert!(page.contains("37.50\u{202f}%"));
-    assert!(page.contains("knn/top1, during the run, step 9"));
+    assert!(page.contains("knn/top1 during the run, step 9"));
     assert!(page.contains("Last loss") && !page.contains("Final loss"));
     assert!(page.contains("not evaluated yet"), "the linear protocol was not run");
 }
 
 #[test]
 fn only_the_last_lines_of_a_long_log_are_shown() {
-    let log: String = (0..20_000).map(|line| format!("line {line}.\n")).collect();
+    let log = (0..20_000).map(|line| format!("line {line}.\n")).collect::<Vec<_>>().concat();
     let page = page_of("long", &[("recipe.toml", ""), ("log.txt", &log)]);
     assert!(page.contains(">line 19960.\n") && page.contains("line 19999."));
     assert!(!page.contains("line 19959."));
