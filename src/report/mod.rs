@@ -1,1 +1,42 @@
-//! report.
+//! One page about one run, made from its folder alone.
+//!
+//! [`write`] reads what training and evaluation left behind and writes `report.html` beside it: one file with style, script,
+//! charts and pictures inside, which asks nothing of the network and shows no number that is not in the files.
+//! Reading ([`run`]) and showing ([`html`]) are apart: a page over several runs reads more folders and shows them side by side.
+
+mod chart;
+mod format;
+mod gallery;
+mod html;
+mod metrics;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Writes `report.html` into the folder of a run and returns its path.
+///
+/// Only `recipe.toml` must be there. A part that is missing is said to be missing, a part that is damaged is named on the page, and
+/// a last line of `metrics.jsonl` that was cut off while it was written is left out. The page is written to a
+/// sibling and renamed, so a reader sees the old page or the new one, never half of one.
+///
+/// # Errors
+/// [`Error::Run`] if the folder holds no recipe or one that is not TOML, [`Error::Io`] if the page cannot be written.
+pub fn write(run: &Path) -> Result<PathBuf> {
+    let page = html::page(&run::Run::read(run)?)?;
+    let path = run.join("report.html");
+    let sibling = run.join(format!("report.html.{}.tmp", std::process::id()));
+    let written = fs::write(&sibling, page)
+        .map_err(Error::io("write", &sibling))
+        .and_then(|()| fs::rename(&sibling, &path).map_err(Error::io("write", &path)));
+    if let Err(error) = written {
+        // What failed is worth more to the caller than a sibling that cannot be removed either.
+        let _ = fs::remove_file(&sibling);
+        return Err(error);
+    }
+    Ok(path)
+}

@@ -1,0 +1,214 @@
+//! Reads the folder of a run into plain values: what is missing stays empty, what is damaged leaves a note.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::gallery::Gallery;
+use super::metrics::Metrics;
+use crate::error::{Error, Result};
+
+/// How many of the last lines of `log.txt` are shown.
+const LOG_LINES: usize = 40;
+/// How many of the last bytes of `log.txt` are read for them.
+const LOG_BYTES: u64 = 64 * 1024;
+
+/// Everything the report knows about a run.
+pub(super) struct Run {
+    /// The name of the folder.
+    pub(super) name: String,
+    pub(super) recipe: toml::Table,
+    pub(super) recipe_text: String,
+    pub(super) environment: Map<String, Value>,
+    pub(super) status: Option<Status>,
+    pub(super) metrics: Metrics,
+    /// Sorted by file name.
+    pub(super) evaluations: Vec<Evaluation>,
+    /// Sorted by file name.
+    pub(super) galleries: Vec<Gallery>,
+    /// The last lines of `log.txt`.
+    pub(super) log: String,
+    /// What could not be read, one sentence each.
+    pub(super) notes: Vec<String>,
+}
+
+/// `status.json`: how far the run is, and its totals.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    pub(super) state: Option<String>,
+    pub(super) step: Option<f64>,
+    pub(super) steps: Option<f64>,
+    pub(super) epoch: Option<f64>,
+    pub(super) final_loss: Option<f64>,
+    pub(super) views: Option<f64>,
+    pub(super) views_per_second: Option<f64>,
+    pub(super) wall_seconds: Option<f64>,
+    pub(super) peak_memory_mb: Option<f64>,
+    /// What else was written.
+    #[serde(flatten)]
+    pub(super) rest: Map<String, Value>,
+}
+
+/// One file of `evaluations/`: the outcome of one protocol.
+#[derive(Deserialize)]
+pub(super) struct Evaluation {
+    /// The file's name.
+    #[serde(skip)]
+    pub(super) file: String,
+    pub(super) protocol: String,
+    #[serde(default)]
+    pub(super) version: Value,
+    pub(super) metric: String,
+    /// A fraction where the metric is an accuracy; none if it was not finite.
+    pub(super) value: Option<f64>,
+    #[serde(default)]
+    pub(super) interval_95: Option<[f64; 2]>,
+    #[serde(default)]
+    pub(super) queries: Option<f64>,
+    #[serde(default)]
+    pub(super) references: Option<f64>,
+    #[serde(default)]
+    pub(super) classes: Option<f64>,
+    #[serde(default)]
+    pub(super) seed: Value,
+    #[serde(default)]
+    pub(super) device: Value,
+    #[serde(default)]
+    pub(super) wall_seconds: Option<f64>,
+    #[serde(default)]
+    pub(super) weights: Weights,
+    /// The same metric of other inputs: raw pixels, an untrained network.
+    #[serde(default)]
+    pub(super) baselines: Map<String, Value>,
+    /// Settings, data and whatever else was written.
+    #[serde(flatten)]
+    pub(super) rest: Map<String, Value>,
+}
+
+/// The weights an evaluation read, and their hashes: equal ones prove that the backbone stayed frozen.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Weights {
+    pub(super) file: Value,
+    pub(super) hash_before: Option<String>,
+    pub(super) hash_after: Option<String>,
+    #[serde(flatten)]
+    pub(super) rest: Map<String, Value>,
+}
+
+impl Run {
+    /// Reads the folder `run`. Only a missing or unreadable recipe is an error.
+    pub(super) fn read(run: &Path) -> Result<Self> {
+        let mut notes = Vec::new();
+        let (recipe_text, recipe) = read_recipe(run)?;
+        Ok(Self {
+            name: name_of(run),
+            recipe,
+            recipe_text,
+            environment: read_json(run, "environment.json", &mut notes).unwrap_or_default(),
+            status: read_json(run, "status.json", &mut notes),
+            metrics: Metrics::read(run, &mut notes),
+            evaluations: read_evaluations(run, &mut notes),
+            galleries: read_galleries(run, &mut notes),
+            log: read_log(run, &mut notes),
+            notes,
+        })
+    }
+}
+
+fn name_of(run: &Path) -> String {
+    let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
+    full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn read_recipe(run: &Path) -> Result<(String, toml::Table)> {
+    let path = run.join("recipe.toml");
+    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::Run(format!(
+            "`{}` is not the folder of a run: it holds no `recipe.toml`; give the folder that `pretrain` wrote",
+            run.display()
+        )),
+        _ => Error::io("read", &path)(error),
+    })?;
+    let table = text.parse().map_err(|error: toml::de::Error| {
+        Error::Run(format!("`{}` is not valid TOML: {}", path.display(), error.message()))
+    })?;
+    Ok((text, table))
+}
+
+/// Reads one JSON file of the run; none if it is missing, and with a note if it is damaged.
+pub(super) fn read_json<T: DeserializeOwned>(
+    run: &Path,
+    file: &str,
+    notes: &mut Vec<String>,
+) -> Option<T> {
+    let bytes = match fs::read(run.join(file)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => {
+            notes.push(format!("{file} could not be read: {error}."));
+            return None;
+        }
+    };
+    serde_json::from_slice(&bytes)
+        .map_err(|error| notes.push(format!("{file} could not be understood: {error}.")))
+        .ok()
+}
+
+/// The JSON files directly in `folder`, as names relative to the run, sorted.
+fn json_files(run: &Path, folder: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(run.join(folder)) else { return Vec::new() };
+    let mut files: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "json"))
+        .map(|name| format!("{folder}/{name}"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn read_evaluations(run: &Path, notes: &mut Vec<String>) -> Vec<Evaluation> {
+    let files = json_files(run, "evaluations");
+    files
+        .into_iter()
+        .filter_map(|file| {
+            let evaluation: Evaluation = read_json(run, &file, notes)?;
+            Some(Evaluation { file, ..evaluation })
+        })
+        .collect()
+}
+
+fn read_galleries(run: &Path, notes: &mut Vec<String>) -> Vec<Gallery> {
+    let files = json_files(run, "pictures");
+    files.iter().filter_map(|file| Gallery::read(run, file, notes)).collect()
+}
+
+/// The last lines of the log, or nothing.
+fn read_log(run: &Path, notes: &mut Vec<String>) -> String {
+    let path = run.join("log.txt");
+    match read_end(&path) {
+        Ok(text) => {
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => {
+            notes.push(format!("log.txt could not be read: {error}."));
+            String::new()
+        }
+    }
+}
+
+fn read_end(path: &PathBuf) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(LOG_BYTES);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
