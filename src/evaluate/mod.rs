@@ -10,7 +10,9 @@ pub mod knn;
 pub mod linear;
 pub mod neighbours;
 pub mod record;
+pub mod run;
 pub mod scores;
+pub mod weights;
 
 pub use features::{Damaged, Description, Features};
 pub use knn::Knn;

@@ -159,17 +159,7 @@ impl Weights {
             )));
         }
         let matched = parameters.all().len();
-        Ok(Self {
-            backbone,
-            parameters,
-            device,
-            config,
-            preprocess,
-            file,
-            matched,
-            left_over,
-            run,
-        })
+        Ok(Self { backbone, parameters, device, config, preprocess, file, matched, left_over, run })
     }
 
     /// BLAKE3 over all parameters and buffers of the backbone.

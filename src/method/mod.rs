@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 pub struct Step {
     /// Optimizer steps taken before this one.
     pub index: u64,
-    /// Rows of a tile in the losses that compare all rows with all rows; 0 lets the loss choose from the sizes.
+    /// Rows of a tile in the losses that compare all rows with all rows, at least 1.
     pub tile_rows: i64,
 }
 

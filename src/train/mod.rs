@@ -119,6 +119,12 @@ impl Config {
         };
         at_least_one("epochs", u64::from(self.epochs))?;
         at_least_one("log_every_steps", self.log_every_steps)?;
+        if self.tile_rows < 0 {
+            return Err(Error::Recipe(format!(
+                "`train.tile_rows` must be at least 1, or 0 for automatic, found `{}`",
+                self.tile_rows
+            )));
+        }
         if let Some(steps) = self.max_steps {
             at_least_one("max_steps", steps)?;
         }

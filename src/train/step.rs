@@ -34,7 +34,7 @@ pub struct Layout {
     pub micro_batch: usize,
     /// Images of a normalisation group.
     pub group: usize,
-    /// Rows of a loss tile, 0 for automatic.
+    /// Rows of a tile of the loss, at least 1.
     pub tile_rows: i64,
     /// Where.
     pub device: Device,
