@@ -69,6 +69,11 @@ pub fn peak_memory() -> Option<u64> {
     line_bytes("/proc/self/status", "VmHWM:")
 }
 
+/// Memory this process holds now, in bytes.
+pub fn held_memory() -> Option<u64> {
+    line_bytes("/proc/self/status", "VmRSS:")
+}
+
 /// Lets an allocation beyond the memory that is left fail, where it can be caught and explained; without this limit the
 /// kernel kills the process. Returns the limit in bytes. Only for training on the CPU.
 pub fn limit_memory() -> Option<u64> {

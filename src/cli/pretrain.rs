@@ -148,10 +148,32 @@ impl Plan {
         })
     }
 
+    /// Bytes the run will hold at most: what the process holds already (program, libtorch, data), then per parameter its
+    /// value, gradient and momentum, the maps of a micro-batch with three of the largest in passing, the rows of the
+    /// batch, and a tile of the loss.
+    fn predicted_memory(&self, recipe: &Recipe) -> u64 {
+        let layout = &self.layout;
+        let bytes = if layout.kind == Kind::Double { 8 } else { 4 };
+        let images = layout.micro_batch as u64;
+        let maps: u64 = layout
+            .views
+            .iter()
+            .map(|view| {
+                let (kept, largest) = recipe.backbone.activation_count(view.size_px as i64);
+                images * (kept + 3 * largest)
+            })
+            .sum();
+        let rows = (layout.batch * layout.views.len()) as u64;
+        let projections = 8 * rows * recipe.backbone.features() as u64;
+        let tile = 3 * layout.tile_rows as u64 * rows;
+        let parameters = 3 * recipe.backbone.parameter_count();
+        machine::held_memory().unwrap_or(0) + bytes * (maps + projections + tile + parameters)
+    }
+
     /// The plan for people and programs.
     fn describe(&self, recipe: &Recipe) -> Answer {
         let steps_per_epoch = self.order.steps_per_epoch();
-        let memory = 0;
+        let memory = self.predicted_memory(recipe) >> 20;
         let at = |step: u64| self.schedule.at(step.min(self.steps - 1));
         let rates: Vec<(u64, f64)> =
             (0..=4).map(|part| part * self.steps / 4).map(|s| (s, at(s))).collect();

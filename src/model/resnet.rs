@@ -148,6 +148,31 @@ impl BackboneConfig {
             .sum()
     }
 
+    /// Scalars that training keeps for the backward pass, per image of `side` × `side` pixels: what every convolution
+    /// takes in and what every batch norm takes in. With the largest of them, which bounds what comes and goes.
+    pub fn activation_count(&self, side: i64) -> (u64, u64) {
+        let stem = self.stem();
+        let mut side_now = halved(side, stem.stride);
+        let map = |channels: i64, side: i64| channels * side * side;
+        let mut largest = map(stem.outputs, side_now);
+        let mut kept = map(3, side) + 2 * largest;
+        if self.stem == Stem::ImageNet {
+            side_now = halved(side_now, 2);
+            // The max-pool keeps its result and, in 64 bits, where each came from.
+            kept += 3 * map(stem.outputs, side_now);
+        }
+        for block in self.blocks().iter().flatten() {
+            for geometry in &block.branch {
+                side_now = halved(side_now, geometry.stride);
+                largest = largest.max(map(geometry.outputs, side_now));
+                kept += 2 * map(geometry.outputs, side_now);
+            }
+            // What the shortcut's batch norm gives is added in place and not kept.
+            kept += block.shortcut.map_or(0, |geometry| map(geometry.outputs, side_now));
+        }
+        (kept as u64, largest as u64)
+    }
+
     fn channels(&self, at_width_one: i64) -> i64 {
         (at_width_one as f64 * self.width).round() as i64
     }
@@ -190,6 +215,11 @@ impl BackboneConfig {
         }
         groups
     }
+}
+
+/// Side of a map after a layer of this stride, whose padding keeps the size at stride 1.
+fn halved(side: i64, stride: i64) -> i64 {
+    (side + stride - 1) / stride
 }
 
 /// Where inside a network features are taken, named as in SimCLR's graph; all lie behind a `ReLU`.

@@ -1,0 +1,160 @@
+//! The step: gradients do not depend on how a batch is cut.
+
+use diptych::augment::HostBatch;
+use diptych::method::{Config, Method, simclr};
+use diptych::model::heads::{HeadConfig, HeadInitialization};
+use diptych::model::{BackboneConfig, Phase, Role, Statistics};
+use diptych::random::{Purpose, Scope, Stream};
+use diptych::train::step::{Layout, ViewInput, gradient};
+use diptych::train::stop::Stop;
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+
+const BATCH: usize = 32;
+const SIDE: usize = 16;
+
+fn method(kind: Kind) -> Box<dyn Method> {
+    let backbone: BackboneConfig =
+        toml::from_str("name = \"resnet18\"\nwidth = 0.125\nstem = \"cifar\"").unwrap();
+    let projector =
+        HeadConfig { initialization: HeadInitialization::PyTorch, ..HeadConfig::default() };
+    let config = Config::SimClr(simclr::Config { projector, ..simclr::Config::default() });
+    config.build(&backbone, 3, Device::Cpu, kind).unwrap()
+}
+
+fn batch() -> HostBatch {
+    let mut stream = Stream::open(1, Purpose::Test, Scope::Item(0));
+    let mut view = || (0..BATCH * SIDE * SIDE * 3).map(|_| stream.below(256) as u8).collect();
+    let views = vec![view(), view()];
+    HostBatch { step: 0, epoch: 0, indices: (0..BATCH).collect(), views, damaged: Vec::new() }
+}
+
+fn layout(micro_batch: usize, group: usize, kind: Kind) -> Layout {
+    let view = ViewInput { size_px: SIDE, mean: [0.5; 3], std: [0.25; 3] };
+    Layout {
+        views: vec![view; 2],
+        batch: BATCH,
+        micro_batch,
+        group,
+        tile_rows: 24,
+        device: Device::Cpu,
+        kind,
+    }
+}
+
+/// Gradients and buffers after a step.
+fn after_step(layout: &Layout) -> (f64, BTreeMap<String, Tensor>) {
+    let method = method(layout.kind);
+    let objective = gradient(method.as_ref(), &batch(), layout, &Stop::new()).unwrap().unwrap();
+    let values = method.parameters().all().iter().map(|parameter| {
+        let buffer = parameter.role == Role::Buffer;
+        let value = if buffer { parameter.tensor.copy() } else { parameter.tensor.grad().copy() };
+        (parameter.name.clone(), value)
+    });
+    (objective.loss, values.collect())
+}
+
+/// The largest difference of two sets of tensors, each relative to the norm of the reference.
+fn difference(reference: &BTreeMap<String, Tensor>, other: &BTreeMap<String, Tensor>) -> f64 {
+    assert!(reference.keys().eq(other.keys()));
+    let norm = |tensor: &Tensor| tensor.to_kind(Kind::Double).norm().double_value(&[]);
+    // A gradient that is zero in theory (a shift before a batch norm) is rounding alone: measured against the whole.
+    let whole = reference.values().map(|t| norm(t).powi(2)).sum::<f64>().sqrt();
+    reference
+        .iter()
+        .map(|(name, tensor)| {
+            norm(&(tensor.to_kind(Kind::Double) - other[name].to_kind(Kind::Double)))
+                / norm(tensor).max(1e-3 * whole)
+        })
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn the_micro_batch_leaves_gradients_and_statistics_alone() {
+    for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5)] {
+        let (loss, whole) = after_step(&layout(BATCH, 8, kind));
+        for micro in [8, 16] {
+            let (cut_loss, cut) = after_step(&layout(micro, 8, kind));
+            assert!((loss - cut_loss).abs() < tolerance * loss, "{loss} {cut_loss}");
+            let found = difference(&whole, &cut);
+            assert!(found < tolerance, "micro-batch {micro} in {kind:?}: {found:e}");
+        }
+        // Without a cut the objective's rows are the same ones, so this only holds if the test sees differences.
+        let (_, other_group) = after_step(&layout(BATCH, 16, kind));
+        assert!(difference(&whole, &other_group) > 1e-3);
+    }
+}
+
+/// The textbook form: one graph through network, head and a dense similarity matrix.
+#[test]
+fn the_gradient_is_that_of_the_dense_form() {
+    let layout = layout(16, 16, Kind::Double);
+    let (loss, found) = after_step(&layout);
+    let method = method(Kind::Double);
+    let image = |view: &[u8]| {
+        let shape = [BATCH as i64, SIDE as i64, SIDE as i64, 3];
+        let pixels = Tensor::from_slice(view).view(shape).permute([0, 3, 1, 2]);
+        (pixels.to_kind(Kind::Double) / 255.0 - 0.5) / 0.25
+    };
+    let views: Vec<Tensor> = batch().views.iter().map(|view| image(view)).collect();
+    let h = method.embed(&views, 2, Statistics::Move { seen: 0, of: 2 });
+    let z = head(method.as_ref(), &h.flatten(0, 1));
+    let unit = &z / z.square().sum_dim_intlist(1, true, None).sqrt();
+    let n = BATCH as i64;
+    let logits = unit.matmul(&unit.tr()) / 0.5;
+    let own = Tensor::eye(2 * n, (Kind::Bool, Device::Cpu));
+    let logits = logits.masked_fill(&own, f64::NEG_INFINITY);
+    let index = Tensor::arange(2 * n, (Kind::Int64, Device::Cpu));
+    let partner = (&index + n).remainder(2 * n);
+    let dense = logits.cross_entropy_for_logits(&partner);
+    assert!((dense.double_value(&[]) - loss).abs() < 1e-10);
+    dense.backward();
+    let reference: BTreeMap<String, Tensor> = method
+        .parameters()
+        .trainable()
+        .map(|parameter| (parameter.name.clone(), parameter.tensor.grad().copy()))
+        .collect();
+    let found = found.into_iter().filter(|(name, _)| reference.contains_key(name)).collect();
+    let difference = difference(&reference, &found);
+    assert!(difference < 1e-9, "{difference:e}");
+}
+
+/// SimCLR's two-layer projector from its named tensors, independent of the head's own code.
+fn head(method: &dyn Method, h: &Tensor) -> Tensor {
+    let tensor = |name: &str| {
+        let all = method.parameters().all().iter();
+        all.into_iter()
+            .find(|p| p.name == format!("projector.{name}"))
+            .map(|p| p.tensor.shallow_clone())
+    };
+    let normalised = |x: &Tensor, layer: usize| {
+        let mean = x.mean_dim([0].as_slice(), true, None);
+        let centred = x - mean;
+        let variance = centred.square().mean_dim([0].as_slice(), true, None);
+        let y = centred / (variance + 1e-5).sqrt()
+            * tensor(&format!("layers.{layer}.norm.weight")).unwrap();
+        tensor(&format!("layers.{layer}.norm.bias")).map_or(y.shallow_clone(), |bias| y + bias)
+    };
+    let a = h.matmul(&tensor("layers.0.linear.weight").unwrap().tr());
+    let a = normalised(&a, 0).relu();
+    normalised(&a.matmul(&tensor("layers.1.linear.weight").unwrap().tr()), 1)
+}
+
+#[test]
+fn a_dropped_step_leaves_no_trace() {
+    let method = method(Kind::Float);
+    let buffers = || -> Vec<Tensor> {
+        let all = method.parameters().all().iter().filter(|p| p.role == Role::Buffer);
+        all.map(|p| p.tensor.copy()).collect()
+    };
+    let before = buffers();
+    let stop = Stop::new();
+    stop.ask();
+    let layout = layout(8, 8, Kind::Float);
+    assert!(gradient(method.as_ref(), &batch(), &layout, &stop).unwrap().is_none());
+    assert_eq!(before, buffers());
+    assert!(gradient(method.as_ref(), &batch(), &layout, &Stop::new()).unwrap().is_some());
+    assert_ne!(before, buffers());
+    let images = Tensor::zeros([4, 3, 16, 16], (Kind::Float, Device::Cpu));
+    assert_eq!(method.backbone().forward(&images, Phase::Evaluation).size(), [4, 64]);
+}
