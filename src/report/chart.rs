@@ -12,8 +12,10 @@ use super::metrics::{Curve, Point};
 
 /// The picture's size in its own units, of which a laptop's pixel holds about four: plotters draws on whole units only.
 pub(super) const SIZE: (u32, u32) = (1760, 880);
-/// Columns of the drawing area in which a long curve is thinned.
+/// A curve with more points than twice this many columns is thinned to them.
 const COLUMNS: usize = 400;
+/// Columns over which the mean of a thinned curve is taken.
+const MEANS: usize = 100;
 /// Curves with at most this many points show each of them as a dot.
 const DOTS: usize = 40;
 const FONT: u32 = 60;
@@ -24,6 +26,7 @@ const AXIS: RGBColor = RGBColor(2, 2, 2);
 const LABEL: RGBColor = RGBColor(3, 3, 3);
 const LINE: RGBColor = RGBColor(4, 4, 4);
 const DOT: RGBColor = RGBColor(5, 5, 5);
+const RANGE: RGBColor = RGBColor(6, 6, 6);
 
 /// A drawn curve, and what the page's script needs to read values off it.
 pub(super) struct Chart {
@@ -35,31 +38,49 @@ pub(super) struct Chart {
     pub(super) domain: [f64; 4],
     /// The points as drawn: `step,epoch,value` joined by semicolons, epoch empty if not known, without gaps.
     pub(super) points: String,
+    /// Whether the curve is too long to show each point: then its range is pale and its mean dark.
+    pub(super) thinned: bool,
 }
 
 /// Draws a curve over the given range of steps; values are shown in percent if `percent`. None if no value is finite.
 pub(super) fn draw(curve: &Curve, steps: (f64, f64), percent: bool) -> Option<Chart> {
-    let points = curve.thinned(steps, COLUMNS);
+    let thinned = curve.points.len() > 2 * COLUMNS;
+    let (points, means) = if thinned {
+        (curve.thinned(steps, COLUMNS), curve.means(steps, MEANS))
+    } else {
+        (curve.points.clone(), Vec::new())
+    };
     let values = || points.iter().map(|point| point.value).filter(|value| value.is_finite());
     let (low, high) = padded(values().reduce(f64::min)?, values().reduce(f64::max)?);
     let (first, last) = if steps.0 < steps.1 { steps } else { (steps.0 - 1.0, steps.1 + 1.0) };
     let mut drawing = String::new();
     let area = {
         let root = SVGBackend::with_string(&mut drawing, SIZE).into_drawing_area();
-        let area = draw_on(&root, &points, (first, last), (low, high), percent)
+        let area = draw_on(&root, (&points, &means), (first, last), (low, high), percent)
             .expect("drawing into a string does not fail");
         root.present().expect("drawing into a string does not fail");
         area
     };
-    let points = read_off(&points);
-    Some(Chart { drawing: styled(&drawing), area, domain: [first, last, high, low], points })
+    Some(Chart {
+        drawing: styled(&drawing),
+        area,
+        domain: [first, last, high, low],
+        points: read_off(&points),
+        thinned,
+    })
 }
 
 /// Room above and below the values; a constant curve gets room too.
 fn padded(low: f64, high: f64) -> (f64, f64) {
     let size = low.abs().max(high.abs());
-    let span = (high - low).max(1e-3 * size);
-    let room = if span > f64::MIN_POSITIVE { 0.06 * span } else { 1.0 };
+    let span = high - low;
+    let room = if span > 1e-9 * size {
+        0.06 * span
+    } else if size > f64::MIN_POSITIVE {
+        0.1 * size
+    } else {
+        1.0
+    };
     (low - room, high + room)
 }
 
@@ -67,7 +88,7 @@ type Drawn<T> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
 
 fn draw_on(
     root: &DrawingArea<SVGBackend, Shift>,
-    points: &[Point],
+    (points, means): (&[Point], &[(f64, f64)]),
     (first, last): (f64, f64),
     (low, high): (f64, f64),
     percent: bool,
@@ -94,10 +115,13 @@ fn draw_on(
     let finite = points.iter().filter(|point| point.value.is_finite()).count();
     for part in points.split(|point| point.value.is_nan()).filter(|part| !part.is_empty()) {
         let line = || part.iter().map(|point| (point.step, point.value));
-        chart.draw_series(LineSeries::new(line(), LINE))?;
+        chart.draw_series(LineSeries::new(line(), if means.is_empty() { LINE } else { RANGE }))?;
         if finite <= DOTS || part.len() == 1 {
             chart.draw_series(line().map(|point| Circle::new(point, 11, DOT.filled())))?;
         }
+    }
+    if !means.is_empty() {
+        chart.draw_series(LineSeries::new(means.iter().copied(), LINE))?;
     }
     let (x, y) = chart.plotting_area().get_pixel_range();
     Ok([x.start, x.end, y.start, y.end])
@@ -117,7 +141,7 @@ fn decimals(low: f64, high: f64, percent: bool) -> Option<usize> {
             (scaled - scaled.round()).abs() < 1e-6 * scaled.abs().max(1.0)
         })
     };
-    if (1e-3..1e6).contains(&size) { (0..=6).find(exact) } else { None }
+    if (1e-3..1e5).contains(&size) { (0..=6).find(exact) } else { None }
 }
 
 fn tick(value: f64, decimals: Option<usize>, percent: bool) -> String {
@@ -129,7 +153,7 @@ fn tick(value: f64, decimals: Option<usize>, percent: bool) -> String {
         None => {
             let text = format!("{value:.2e}");
             let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-            format!("{}e{exponent}{unit}", trimmed(digits))
+            format!("{}e{exponent}{unit}", trimmed(digits).replace('-', "\u{2212}"))
         }
     }
 }
@@ -162,9 +186,14 @@ fn styled(svg: &str) -> String {
         .replace(" stroke-width=\"1\"", "")
         .replace(" stroke=\"none\"", "")
         .replace(" fill=\"none\"", "");
-    for (color, class) in
-        [(GRID, "grid"), (AXIS, "axis"), (LABEL, "label"), (LINE, "line"), (DOT, "dot")]
-    {
+    for (color, class) in [
+        (GRID, "grid"),
+        (AXIS, "axis"),
+        (LABEL, "label"),
+        (LINE, "line"),
+        (DOT, "dot"),
+        (RANGE, "range"),
+    ] {
         let color = format!("#{:02X}{:02X}{:02X}", color.0, color.1, color.2);
         for attribute in ["stroke", "fill"] {
             styled =
@@ -209,13 +238,25 @@ mod tests {
     }
 
     #[test]
+    fn the_mean_of_a_long_curve_is_the_mean_of_its_columns() {
+        let mut values: Vec<f64> = (0..1_000).map(|step| f64::from(step % 2)).collect();
+        values[0] = f64::NAN;
+        values.push(0.0);
+        let means = curve(&values).means((0.0, 1_000.0), 10);
+        assert_eq!(means.len(), 10, "the last step has no column of its own");
+        assert!((means[0].0 - 50.0).abs() < 1e-9 && (means[0].1 - 50.0 / 99.0).abs() < 1e-9);
+        assert!((means[3].0 - 349.5).abs() < 1e-9 && (means[3].1 - 0.5).abs() < 1e-9);
+        assert!((means[9].0 - 950.0).abs() < 1e-9 && (means[9].1 - 50.0 / 101.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn values_that_are_not_finite_cut_the_line() {
         let chart = drawn(&[1.0, 2.0, f64::NAN, 4.0, 3.0]);
         assert_eq!(chart.drawing.matches("<polyline class=\"line\"").count(), 2);
         assert_eq!(chart.points, "0,,1;1,,2;3,,4;4,,3");
         assert!(draw(&curve(&[f64::NAN, f64::NAN]), (0.0, 1.0), false).is_none());
         let long: Vec<f64> = (0..10_000).map(|s| if s == 5_000 { f64::NAN } else { 1.0 }).collect();
-        assert_eq!(drawn(&long).drawing.matches("<polyline class=\"line\"").count(), 2);
+        assert_eq!(drawn(&long).drawing.matches("<polyline class=\"range\"").count(), 2);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub(super) fn significant(value: f64) -> String {
         return format!("{value:.3e}");
     }
     let decimals = (4 - size.log10().floor() as i32).max(0) as usize;
+    if decimals == 0 {
+        return grouped(value);
+    }
     trimmed(&format!("{value:.decimals$}"))
 }
 
@@ -130,6 +133,7 @@ mod tests {
         assert_eq!(significant(0.05), "0.05");
         assert_eq!(significant(0.000_012_3), "1.230e-5");
         assert_eq!(significant(781.26), "781.26");
+        assert_eq!(significant(1_234_567.9), "1,234,568");
         assert_eq!(percent(0.451), "45.10\u{202f}%");
         assert_eq!(duration(512.0), "8 min 32 s");
         assert_eq!(duration(3.21), "3.2 s");

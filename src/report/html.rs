@@ -55,8 +55,8 @@ struct Figure<'a> {
     /// The last value, as shown before the reader points at another.
     last: String,
     description: String,
-    /// What is left out of the picture; empty if nothing.
-    caveat: String,
+    /// What the picture leaves out.
+    caveats: Vec<String>,
 }
 
 /// One evaluation.
@@ -271,19 +271,21 @@ fn figure(curve: &Curve, steps: (f64, f64)) -> Figure<'_> {
         _ => format!("{} has no finite value yet.", curve.name),
     };
     let gaps = curve.points.len() - curve.finite().count();
-    let caveat = match gaps {
-        0 => String::new(),
-        gaps => format!("{} not finite", counted(gaps, "value")),
-    };
-    let percent = is_fraction(&curve.name);
+    let chart = chart::draw(curve, steps, is_fraction(&curve.name));
+    let thinned = chart.as_ref().is_some_and(|chart| chart.thinned);
+    let caveats = [
+        thinned
+            .then(|| format!("{}, range pale and mean dark", counted(curve.points.len(), "value"))),
+        (gaps > 0).then(|| format!("{} not finite", counted(gaps, "value"))),
+    ];
     Figure {
         group,
         title: title.replace('_', " "),
-        chart: chart::draw(curve, steps, percent),
-        percent,
+        chart,
+        percent: is_fraction(&curve.name),
         last: curve.last().map_or(String::new(), |point| show(point.value)),
         description,
-        caveat,
+        caveats: caveats.into_iter().flatten().collect(),
     }
 }
 

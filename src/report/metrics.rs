@@ -130,18 +130,12 @@ impl Curve {
         self.points.iter().copied().filter(|point| point.value.is_finite())
     }
 
-    /// The curve for a picture `columns` wide: of the points that fall into one column, the lowest and the highest stay, in their
-    /// order, and one gap if there was one. First and last points stay as they are.
-    pub(super) fn thinned(&self, (first, last): (f64, f64), columns: usize) -> Vec<Point> {
-        if self.points.len() <= 2 * columns {
-            return self.points.clone();
-        }
-        let width = ((last - first) / columns as f64).max(f64::MIN_POSITIVE);
-        let column = |point: &Point| ((point.step - first) / width) as usize;
-        let (head, tail) = (self.points[0], self.points[self.points.len() - 1]);
-        let mut kept = vec![head];
-        for bucket in self.points[1..self.points.len() - 1].chunk_by(|a, b| column(a) == column(b))
-        {
+    /// The curve for a picture `columns` wide: of the points that fall into one column, the lowest and the highest stay,
+    /// in their order, and one gap if there was one. First and last points stay as they are.
+    pub(super) fn thinned(&self, steps: (f64, f64), columns: usize) -> Vec<Point> {
+        let [head, middle @ .., tail] = self.points.as_slice() else { return self.points.clone() };
+        let mut kept = vec![*head];
+        for bucket in buckets(middle, steps, columns) {
             let finite = || bucket.iter().enumerate().filter(|(_, point)| point.value.is_finite());
             let lowest = finite().min_by(|a, b| a.1.value.total_cmp(&b.1.value));
             let highest = finite().max_by(|a, b| a.1.value.total_cmp(&b.1.value));
@@ -152,7 +146,29 @@ impl Curve {
             places.dedup();
             kept.extend(places.into_iter().map(|place| bucket[place]));
         }
-        kept.push(tail);
+        kept.push(*tail);
         kept
     }
+
+    /// The mean of the finite values in each of `columns` columns, at the mean of their steps.
+    pub(super) fn means(&self, steps: (f64, f64), columns: usize) -> Vec<(f64, f64)> {
+        let mean = |bucket: &[Point]| {
+            let finite = || bucket.iter().filter(|point| point.value.is_finite());
+            let share = 1.0 / finite().count() as f64;
+            let mean = |of: fn(&Point) -> f64| finite().map(|point| share * of(point)).sum();
+            finite().next().map(|_| (mean(|point| point.step), mean(|point| point.value)))
+        };
+        buckets(&self.points, steps, columns).filter_map(mean).collect()
+    }
+}
+
+/// Cuts points into those that fall into the same of `columns` columns; the last step belongs to the last column.
+fn buckets(
+    points: &[Point],
+    (first, last): (f64, f64),
+    columns: usize,
+) -> impl Iterator<Item = &[Point]> {
+    let width = ((last - first) / columns as f64).max(f64::MIN_POSITIVE);
+    let column = move |point: &Point| (((point.step - first) / width) as usize).min(columns - 1);
+    points.chunk_by(move |a, b| column(a) == column(b))
 }
