@@ -69,7 +69,7 @@ impl Linear {
     }
 
     /// Protocol `adam-features`: 800 epochs of Adam at 3e-4 with batches of 256 on raw features, as in the
-    /// replication "[Re] Intriguing Properties of Contrastive Losses", section 3.3. That program replays one order
+    /// replication "\[Re\] Intriguing Properties of Contrastive Losses", section 3.3. That program replays one order
     /// ([`Linear::replay_order`]) and leaves out the incomplete last test batch; here every image counts.
     pub fn adam_features() -> Self {
         Self {
