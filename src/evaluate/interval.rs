@@ -52,6 +52,7 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact where the arithmetic is")]
 mod tests {
     use super::*;
 

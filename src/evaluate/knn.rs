@@ -201,7 +201,9 @@ impl Unit {
         let finite = values.par_chunks_mut(dimensions).all(|row| {
             let norm = dot(row, row).sqrt();
             let divisor = norm.max(1e-12);
-            row.iter_mut().for_each(|value| *value = (f64::from(*value) / divisor) as f32);
+            for value in row {
+                *value = (f64::from(*value) / divisor) as f32;
+            }
             norm.is_finite()
         });
         if !finite {
@@ -270,7 +272,8 @@ impl Best {
         const RUN: usize = 32;
         for (run, similarities) in similarities.chunks(RUN).enumerate() {
             // Almost always false once the floor has risen, and fast to find out.
-            if similarities.iter().fold(false, |any, similarity| any | (*similarity > self.floor)) {
+            let above = similarities.iter().map(|similarity| u32::from(*similarity > self.floor));
+            if above.sum::<u32>() > 0 {
                 self.take(similarities, first + run * RUN);
             }
         }
@@ -305,6 +308,7 @@ impl Best {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact where the arithmetic is")]
 mod tests {
     use super::super::features::tests::made;
     use super::*;
@@ -432,7 +436,7 @@ mod tests {
                 )
                 .unwrap();
             assert_eq!((found.classes, found.depth), (9, settings.k.min(120)));
-            for query in 0..40 {
+            for (query, label) in query_labels.iter().enumerate() {
                 let mut scores: Vec<(usize, f64)> = (0..9).map(|class| (class, 0.0)).collect();
                 for (row, similarity) in naive(&queries, &references, query).iter().take(settings.k)
                 {
@@ -440,8 +444,8 @@ mod tests {
                     scores[reference_labels[*row] as usize].1 += vote;
                 }
                 scores.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-                let label = query_labels[query] as usize;
-                let expected = scores.iter().position(|(class, _)| *class == label).unwrap();
+                let expected =
+                    scores.iter().position(|(class, _)| *class == *label as usize).unwrap();
                 assert_eq!(found.ranks[query] as usize, expected, "query {query}, {settings:?}");
             }
         }

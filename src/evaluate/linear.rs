@@ -55,10 +55,11 @@ impl Linear {
     /// batch 512, cosine to 0, zero start, no decay), but without augmentation and on centred features.
     ///
     /// Published rates range from 0.1 (SimCLR) to 30 (MoCo) because features differ in scale from method to method. With
-    /// the scale taken out one rate serves all.
+    /// the scale taken out one rate serves all: 3 per 256, our choice, made on held-out images of a training split with
+    /// features of an untrained network (which overfit above 0.3) and of random patches (which still gained at 10).
     pub fn features() -> Self {
         Self {
-            optimizer: Optimizer::Sgd { learning_rate_per_256: 2.0, momentum: 0.9 },
+            optimizer: Optimizer::Sgd { learning_rate_per_256: 3.0, momentum: 0.9 },
             epochs: 100,
             batch_size: 512,
             centre: true,
@@ -68,7 +69,7 @@ impl Linear {
     }
 
     /// Protocol `adam-features`: 800 epochs of Adam at 3e-4 with batches of 256 on raw features, as in the
-    /// replication "[Re] Intriguing Properties of Contrastive Losses", section 3.3. That program replays one order
+    /// replication "\[Re\] Intriguing Properties of Contrastive Losses", section 3.3. That program replays one order
     /// ([`Linear::replay_order`]) and leaves out the incomplete last test batch; here every image counts.
     pub fn adam_features() -> Self {
         Self {
@@ -304,6 +305,7 @@ fn judge(layer: &Tensor, x: &Tensor, labels: Vec<u32>, classes: usize) -> Result
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact where the arithmetic is")]
 mod tests {
     use super::super::features::tests::made;
     use super::*;
@@ -479,7 +481,7 @@ mod tests {
     #[test]
     fn the_settings_say_what_was_done() {
         let text = serde_json::to_string(&Linear::features()).unwrap();
-        let expected = r#"{"optimizer":{"name":"sgd","learning_rate_per_256":2.0,"momentum":0.9},"epochs":100,"batch_size":512,"#;
+        let expected = r#"{"optimizer":{"name":"sgd","learning_rate_per_256":3.0,"momentum":0.9},"epochs":100,"batch_size":512,"#;
         assert!(text.starts_with(expected), "{text}");
     }
 }

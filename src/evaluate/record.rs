@@ -201,6 +201,8 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
+    type Network = Vec<(String, Tensor)>;
+
     fn record() -> Record {
         Record {
             protocol: "knn".into(),
@@ -287,7 +289,7 @@ mod tests {
 
     #[test]
     fn the_hash_sees_every_buffer_name_kind_and_shape_but_not_the_order() {
-        let network = || {
+        let network = || -> Network {
             vec![
                 ("a.weight".to_owned(), Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3])),
                 ("a.running_mean".to_owned(), Tensor::zeros([3], (Kind::Float, Device::Cpu))),
@@ -298,7 +300,7 @@ mod tests {
         let mut reversed = network();
         reversed.reverse();
         assert_eq!(hash_tensors(&reversed), hash);
-        let changes: [fn(&mut Vec<(String, Tensor)>); 6] = [
+        let changes: [fn(&mut Network); 6] = [
             |n| n[1].1 = n[1].1.shallow_clone() + 1e-30,
             |n| n[2].1 = Tensor::from(8i64),
             |n| n[1].0 = "a.running_var".into(),

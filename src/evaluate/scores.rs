@@ -100,6 +100,7 @@ fn labels_of(side: &str, features: &Features) -> Result<Vec<u32>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact where the arithmetic is")]
 mod tests {
     use super::*;
 
