@@ -166,7 +166,8 @@ impl BatchNorm {
     /// with the same bits however the groups are spread over forward passes.
     ///
     /// # Panics
-    /// If the rows do not fall into the groups or a group has one value per channel: see [`check_groups`].
+    /// If the rows do not fall into the groups or a group has one value per channel (see [`check_groups`]), or if more
+    /// groups come than the step has.
     pub fn forward(&self, x: &Tensor, phase: Phase) -> Tensor {
         let Phase::Training { groups, statistics } = phase else {
             return self.apply(x, Some((&self.running_mean, &self.running_var)), false, MOMENTUM);
@@ -174,6 +175,9 @@ impl BatchNorm {
         let size = x.size();
         check_groups("x", size[0], size[2..].iter().product(), phase)
             .expect("the caller has checked the rows");
+        if let Statistics::Move { seen, of } = statistics {
+            assert!(seen >= 0 && seen + groups <= of, "groups {seen}+{groups} of a step of {of}");
+        }
         if groups == 1 {
             return self.train(x, statistics);
         }
@@ -416,6 +420,37 @@ mod tests {
         assert_near(&norm.forward(&x, Phase::Evaluation), &expected, 1e-14);
         assert_near(&norm.running_mean, &expected_mean, 1e-14);
         assert!(!norm.running_mean.requires_grad());
+    }
+
+    /// Libtorch keeps running statistics for the backward pass: moving them must not spoil an earlier graph.
+    #[test]
+    fn two_passes_may_come_before_one_backward() {
+        let views = [noise(9, &[4, 3]), noise(10, &[4, 3])];
+        let gradient = |statistics: [Statistics; 2], together: bool| {
+            let (_, norm) = norm();
+            let losses: Vec<Tensor> = views
+                .iter()
+                .zip(statistics)
+                .map(|(view, statistics)| {
+                    let z = norm.forward(view, training(1, statistics));
+                    let loss = (&z * &z * &z).sum(None);
+                    if !together {
+                        loss.backward();
+                    }
+                    loss
+                })
+                .collect();
+            if together {
+                (&losses[0] + &losses[1]).backward();
+            }
+            norm.scale.unwrap().grad()
+        };
+        let halves = [0, 1].map(|seen| Statistics::Move { seen, of: 2 });
+        let expected = gradient([Statistics::Keep; 2], false);
+        for statistics in [halves, [Statistics::Move { seen: 0, of: 1 }; 2], [Statistics::Keep; 2]]
+        {
+            assert_near(&gradient(statistics, true), &expected, 1e-13);
+        }
     }
 
     #[test]
