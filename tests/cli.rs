@@ -1,0 +1,269 @@
+//! The program from outside: what users type, and what they are told when something is wrong.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+fn diptych(arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("diptych").unwrap();
+    command.args(arguments);
+    command
+}
+
+/// A run of a few small steps; `more` overrides more.
+fn small_run<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["pretrain", "scenes/simclr", "--out", out];
+    arguments.extend(["--data", "synthetic:scenes?train=96&test=48", "backbone.width=0.125"]);
+    arguments.extend(["data.batch_size=16", "train.epochs=2", "train.schedule.warmup_epochs=0"]);
+    arguments.extend(["train.knn.every_epochs=1", "train.threads=1"]);
+    arguments.extend(more);
+    arguments
+}
+
+/// Runs a command that must fail: its exit code and what it prints to stderr.
+fn failure(arguments: &[&str]) -> (i32, String) {
+    let output = diptych(arguments).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!text.contains("panicked") && !text.contains("RUST_BACKTRACE"), "{text}");
+    (output.status.code().unwrap(), text)
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = diptych(arguments).arg("--json").output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn pre_train_judge_and_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("a run with spaces é");
+    let out = run.to_str().unwrap();
+    let trained = json(&small_run(out, &[]));
+    assert_eq!(trained["state"], "finished");
+    assert_eq!(trained["steps"], 12);
+    for key in ["views_per_second", "wall_seconds", "peak_memory_mb", "final_loss", "run"] {
+        assert!(!trained[key].is_null(), "{key} is missing: {trained}");
+    }
+    for file in ["recipe.toml", "environment.json", "metrics.jsonl", "log.txt", "report.html"] {
+        assert!(run.join(file).is_file(), "{file} is missing");
+    }
+    for file in ["checkpoints/last.safetensors", "checkpoints/previous.safetensors"] {
+        assert!(run.join(file).is_file(), "{file} is missing");
+    }
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    assert!(metrics.contains("knn/top1"), "{metrics}");
+
+    // The resolved recipe is a recipe.
+    let resolved = run.join("recipe.toml");
+    let shown = json(&["recipes", "show", resolved.to_str().unwrap()]);
+    assert_eq!(shown["train"]["threads"], 1);
+    assert_eq!(shown["data"]["micro_batch_size"], 16);
+
+    // The same command again changes nothing.
+    let before = fs::read(run.join("checkpoints/last.safetensors")).unwrap();
+    let again = json(&small_run(out, &[]));
+    assert_eq!(again["final_loss"], trained["final_loss"]);
+    assert_eq!(before, fs::read(run.join("checkpoints/last.safetensors")).unwrap());
+
+    let knn = json(&["evaluate", "knn", out, "--baselines", "knn.k=20"]);
+    assert_eq!(knn["protocol"], "knn");
+    assert_eq!(knn["data"]["queries"], 48);
+    assert_eq!(knn["weights"]["frozen"], true);
+    assert_eq!(knn["weights"]["hash_before"], knn["weights"]["hash_after"]);
+    let interval = [&knn["interval_95"][0], &knn["interval_95"][1]].map(|v| v.as_f64().unwrap());
+    let value = knn["value"].as_f64().unwrap();
+    assert!(interval[0] <= value && value <= interval[1]);
+    assert!(knn["baselines"]["pixels"]["value"].is_f64());
+    let stored = fs::read_dir(run.join("features")).unwrap().count();
+    let linear = json(&["evaluate", "linear", out, "linear.epochs=5"]);
+    assert_eq!(linear["protocol"], "linear-features");
+    assert_eq!(fs::read_dir(run.join("features")).unwrap().count(), stored, "features are reused");
+    assert_eq!(fs::read_dir(run.join("evaluations")).unwrap().count(), 2);
+
+    // A checkpoint by itself gives the same number as the run.
+    let checkpoint = run.join("checkpoints/last.safetensors");
+    let data = ["--data", "synthetic:scenes?train=96&test=48", "knn.k=20"];
+    let alone = json(&[&["evaluate", "knn", checkpoint.to_str().unwrap()], &data[..]].concat());
+    assert_eq!(alone["value"], knn["value"]);
+
+    let features = folder.path().join("features.safetensors");
+    let embed = ["embed", out, "--split", "test", "--out", features.to_str().unwrap()];
+    assert_eq!(json(&embed)["images"], 48);
+    let tensors = tch::Tensor::read_safetensors(&features).unwrap();
+    let h = tensors.iter().find(|(name, _)| name == "h").unwrap();
+    assert_eq!(h.1.size(), [48, 64]);
+
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(
+        page.contains("Nearest neighbours") && page.contains("knn/top1") || page.contains("knn")
+    );
+    assert!(!page.contains("src=\"http"));
+}
+
+#[test]
+fn a_wrong_key_type_or_range_is_exit_2_and_names_the_key() {
+    let cases = [
+        ("train.epoch=3", "did you mean `train.epochs`"),
+        ("method.temprature=0.5", "did you mean `method.temperature`"),
+        ("train.epochs=many", "invalid type"),
+        ("method.temperature=-1", "`method.temperature` must be above 0, found `-1`"),
+        ("data.batch_size=1", "`data.batch_size` must be at least 2"),
+        ("data.micro_batch_size=7", "`data.micro_batch_size` must be a divisor"),
+        ("backbone.name=resnet19", "resnet18"),
+        ("train.device=tpu", "auto, cpu, cuda or cuda:N"),
+        ("view.0.count=3", "2 views in all"),
+        ("train.precision=float8", "float32 or float64"),
+    ];
+    for (change, expected) in cases {
+        let (code, text) = failure(&["pretrain", "scenes/simclr", "--dry-run", change]);
+        assert_eq!(code, 2, "{change}: {text}");
+        assert!(text.contains(expected), "{change}: {text}");
+    }
+    let (code, text) = failure(&["pretrain", "scenes/simcrl"]);
+    assert!(code == 2 && text.contains("did you mean `scenes/simclr`"), "{text}");
+    let (code, text) = failure(&["evaluate", "knn"]);
+    assert!(code == 2 && text.contains("MODEL"), "{text}");
+}
+
+#[test]
+fn failures_are_told_as_json_too() {
+    let output = diptych(&["data", "show", "no/such/place", "--json"]).output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["exit_code"], 3);
+    assert!(told["error"].as_str().unwrap().contains("no/such/place"));
+}
+
+#[test]
+fn bad_data_is_exit_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(path("empty")).unwrap();
+    fs::write(path("cut.parquet"), b"PAR1 and then nothing").unwrap();
+    for (data, expected) in [
+        (path("empty"), "empty"),
+        (path("missing"), "does not exist"),
+        (path("cut.parquet"), "cut.parquet"),
+    ] {
+        let (code, text) = failure(&["pretrain", "scenes/simclr", "--data", &data, "--dry-run"]);
+        assert_eq!(code, 3, "{data}: {text}");
+        assert!(text.contains(expected), "{text}");
+    }
+    let (code, text) = failure(&["pretrain", "cifar10/simclr"]);
+    assert!(code == 2 && text.contains("--data"), "{text}");
+}
+
+#[test]
+fn too_many_damaged_images_stop_the_run_and_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().join("photos");
+    fs::create_dir(&photos).unwrap();
+    for index in 0..24 {
+        let picture = image::RgbImage::from_fn(40, 30, |x, y| {
+            image::Rgb([(x * 6) as u8, (y * 8) as u8, (index * 10) as u8])
+        });
+        picture.save(photos.join(format!("{index:02}.png"))).unwrap();
+    }
+    let whole = fs::read(photos.join("03.png")).unwrap();
+    fs::write(photos.join("03.png"), &whole[..whole.len() / 2]).unwrap();
+    let run = folder.path().join("run");
+    let (photos, out) = (photos.to_str().unwrap(), run.to_str().unwrap());
+    let command = |more: &'static str| {
+        let mut arguments = vec!["pretrain", "scenes/simclr", "--data", photos, "--out", out];
+        arguments.extend(["backbone.width=0.125", "data.batch_size=8", "train.epochs=2"]);
+        arguments.extend(["train.schedule.warmup_epochs=0", more]);
+        arguments
+    };
+    let (code, text) = failure(&command("data.max_damaged=0.01"));
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("03.png") && text.contains("data.max_damaged"), "{text}");
+    // The same run goes on once a damaged image in twenty-four is tolerated, and counts it.
+    let finished = json(&command("data.max_damaged=0.05"));
+    assert_eq!(finished["state"], "finished");
+    assert_eq!(finished["damaged"], 1);
+}
+
+#[test]
+fn what_is_computed_cannot_change_in_a_run_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let out = run.to_str().unwrap();
+    json(&small_run(out, &["train.max_steps=2"]));
+    let (code, text) = failure(&small_run(out, &["train.max_steps=2", "method.temperature=0.3"]));
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("method.temperature: 0.2 -> 0.3"), "{text}");
+    let (code, text) = failure(&small_run(out, &["train.max_steps=4"]));
+    assert!(code == 2 && text.contains("train.max_steps: 2 -> 4"), "{text}");
+    let extended = json(&small_run(out, &["train.max_steps=4", "--extend"]));
+    assert_eq!(extended["steps"], 4);
+    // How it is computed may change.
+    let same = json(&small_run(out, &["train.max_steps=4", "data.threads=1"]));
+    assert_eq!(same["steps"], 4);
+    let fresh = json(&small_run(out, &["train.max_steps=1", "--fresh"]));
+    assert_eq!(fresh["steps"], 1);
+    assert!(folder.path().join("run.old-1/recipe.toml").is_file());
+}
+
+#[test]
+fn a_damaged_checkpoint_falls_back_and_two_are_exit_6() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let out = run.to_str().unwrap();
+    json(&small_run(out, &["train.max_steps=4", "train.checkpoint_every_steps=1"]));
+    let last = run.join("checkpoints/last.safetensors");
+    let whole = fs::read(&last).unwrap();
+    let cut = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        fs::write(path, &whole[..whole.len() / 3]).unwrap();
+    };
+    cut(&last);
+    let (code, text) = failure(&["evaluate", "knn", out]);
+    assert!(code == 6 && text.contains("is damaged"), "{text}");
+    fs::remove_file(run.join("status.json")).unwrap();
+    let output = diptych(&small_run(out, &["train.max_steps=4"])).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && text.contains("previous.safetensors"), "{text}");
+    assert_eq!(fs::read(&last).unwrap(), whole, "the last step was made again, bit for bit");
+    cut(&last);
+    cut(&run.join("checkpoints/previous.safetensors"));
+    fs::remove_file(run.join("status.json")).unwrap();
+    let (code, text) = failure(&small_run(out, &["train.max_steps=4"]));
+    assert!(code == 6 && text.contains("--fresh"), "{text}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let change = ["train.optimizer.learning_rate=1e30"];
+    let (code, text) = failure(&small_run(run.to_str().unwrap(), &change));
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("not finite") && text.contains("learning_rate"), "{text}");
+}
+
+#[test]
+fn the_small_commands_answer() {
+    let plan = json(&["pretrain", "cifar10/simclr", "--data", "synthetic:scenes", "--dry-run"]);
+    assert!(plan["predicted_peak_memory_mb"].as_u64().unwrap() > 100, "{plan}");
+    assert_eq!(plan["backbone_parameters"], 11_168_832);
+    let list = json(&["recipes", "list"]);
+    assert!(list["recipes"].as_array().unwrap().len() >= 5);
+    let doctor = json(&["doctor"]);
+    assert!(doctor["libtorch"].as_str().unwrap().starts_with("2.11"), "{doctor}");
+    let shown = json(&["data", "show", "synthetic:scenes"]);
+    assert!(shown["format"].as_str().unwrap().contains("synthetic"), "{shown}");
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("views.png");
+    let views = ["views", "cifar10/simclr", "--data", "synthetic:scenes", "--images", "3"];
+    let views = json(&[&views[..], &["--out", picture.to_str().unwrap()]].concat());
+    assert_eq!(views["images"].as_array().unwrap().len(), 3);
+    assert!(image::open(&picture).unwrap().width() > 200);
+    for command in ["pretrain", "embed", "evaluate", "views", "data", "recipes", "report", "doctor"]
+    {
+        let output = diptych(&[command, "--help"]).output().unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(help.contains("Example"), "{command} --help has no example");
+    }
+}
