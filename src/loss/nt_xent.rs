@@ -58,7 +58,7 @@ pub struct Evaluated {
 
 impl NtXent {
     /// The loss of `projections` `[2N, d]` (first views of all N images, then second views; not normalised) and its
-    /// gradient, in f32, or f64 for f64 input. Memory beside the input is about six times its size and one tile of
+    /// gradient, in f32, or f64 for f64 input. Memory beside the input is about five times its size and one tile of
     /// `tile · 2N` scalars, `tile` at least 1, see [`default_tile`](crate::loss::tiled::default_tile).
     ///
     /// A row of zeros stays zero when normalised; the loss is finite and so is its (very large) gradient there.
