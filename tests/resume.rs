@@ -1,0 +1,156 @@
+//! A run that is killed, stopped, starved of disk or given other threads ends with the same bits.
+
+use diptych::random::{Purpose, Scope, Stream};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const STEPS: u64 = 500;
+
+/// A run of many tiny steps with a checkpoint after each, so that kills often fall into a checkpoint write.
+fn arguments(out: &Path, threads: u64) -> Vec<String> {
+    let fixed = [
+        "pretrain",
+        "scenes/simclr",
+        "--data=synthetic:scenes?train=64&test=24",
+        "backbone.width=0.0625",
+        "backbone.norm_group=4",
+        "data.batch_size=8",
+        "data.micro_batch_size=4",
+        "view.0.steps.0.size_px=16",
+        "train.schedule.warmup_epochs=1",
+        "train.threads=1",
+        "train.knn.every_epochs=0",
+        "train.checkpoint_every_steps=1",
+    ];
+    let mut arguments: Vec<String> = fixed.iter().map(|text| (*text).to_owned()).collect();
+    arguments.push(format!("train.max_steps={STEPS}"));
+    arguments.push(format!("data.threads={threads}"));
+    arguments.push(format!("--out={}", out.display()));
+    arguments
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn finish(out: &Path, threads: u64) -> Output {
+    let output = program().args(arguments(out, threads)).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn last(out: &Path) -> Vec<u8> {
+    fs::read(out.join("checkpoints/last.safetensors")).unwrap()
+}
+
+fn send(child: &std::process::Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Waits until the run has written its first checkpoint after `before`, or the time is up.
+fn wait_for_progress(out: &Path, before: Option<Vec<u8>>) {
+    let started = Instant::now();
+    let path = out.join("checkpoints/last.safetensors");
+    while started.elapsed() < Duration::from_secs(60) {
+        if fs::read(&path).ok() != before {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn killed_at_twenty_moments_or_stopped_politely_it_ends_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    finish(&whole, 1);
+
+    let killed = folder.path().join("killed");
+    let mut stream = Stream::open(20, Purpose::Test, Scope::Item(0));
+    let mut kills = 0;
+    for life in 0..20 {
+        let before = fs::read(killed.join("checkpoints/last.safetensors")).ok();
+        let mut child = program().args(arguments(&killed, 1 + life % 3)).spawn().unwrap();
+        // Every fifth dies while it starts, the others somewhere in their steps.
+        if life % 5 != 4 {
+            wait_for_progress(&killed, before);
+        }
+        std::thread::sleep(Duration::from_micros(stream.below(60_000)));
+        if child.try_wait().unwrap().is_none() {
+            kills += 1;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(kills, 20, "the run ended before it could be killed: give it more steps");
+
+    // A polite stop in between: exit 75, and the next life goes on.
+    let before = fs::read(killed.join("checkpoints/last.safetensors")).ok();
+    let child = program().args(arguments(&killed, 2)).spawn().unwrap();
+    wait_for_progress(&killed, before);
+    send(&child, rustix::process::Signal::TERM);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(75), "{text}");
+    assert!(text.contains("the same command goes on"), "{text}");
+
+    finish(&killed, 2);
+    assert!(last(&whole) == last(&killed), "the last checkpoint differs");
+    let metrics = |out: &Path| -> Vec<String> {
+        let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let loss = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{} {}", value["step"], value["train/loss"])
+        };
+        text.lines().map(loss).collect()
+    };
+    assert_eq!(metrics(&whole), metrics(&killed), "every line of metrics is there once");
+}
+
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let child = program().args(arguments(&out, 1)).spawn().unwrap();
+    wait_for_progress(&out, None);
+    send(&child, rustix::process::Signal::INT);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(75));
+    let before = last(&out);
+    let blocks = before.len() / 2048; // half a checkpoint, in the shell's unit of 1,024 bytes
+    let limited = format!("ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    let output = Command::new("bash")
+        .args(["-c", &limited, env!("CARGO_BIN_EXE_diptych")])
+        .args(arguments(&out, 1))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("cannot write") && text.contains("last.safetensors"), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    assert!(before == last(&out));
+    let left: Vec<_> = fs::read_dir(out.join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".tmp"))
+        .collect();
+    assert!(left.is_empty(), "{left:?} fill the disk");
+}
+
+#[test]
+fn two_processes_do_not_share_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let mut first = program().args(arguments(&out, 1)).spawn().unwrap();
+    wait_for_progress(&out, None);
+    let second = program().args(arguments(&out, 1)).output().unwrap();
+    let text = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{text}");
+    assert!(text.contains("another process is working"), "{text}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
