@@ -124,7 +124,7 @@ fn loader(criterion: &mut Criterion) {
                     max_damaged: 0.0,
                 };
                 let mut loader =
-                    Loader::start(Arc::clone(&dataset), Arc::clone(&pipeline), order, config)
+                    Loader::start(Arc::clone(&dataset), Arc::clone(&pipeline), order, &config)
                         .expect("threads");
                 while let Some(batch) = loader.next() {
                     loader.recycle(batch.expect("a batch"));

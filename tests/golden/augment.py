@@ -60,7 +60,7 @@ out["grayscale"] = array(F.rgb_to_grayscale(x, 3))
 for k, s in [(3, 0.4), (7, 1.3), (23, 2.0)]:
     out[f"reflect_{k}_{s}"] = array(F.gaussian_blur(x, [k, k], [s, s]))
     out[f"zero_{k}_{s}"] = array(zero_blur(x, k, s))
-for s in [0.1, 0.5, 1.0, 1.7, 2.0, 5.0]:
+for s in [0.1, 0.57, 1.03, 1.7, 2.0, 5.0]:
     out[f"pillow_{s}"] = np.asarray(Image.fromarray(square).filter(ImageFilter.GaussianBlur(s)))
 
 wide = picture(40, 30)
