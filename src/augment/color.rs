@@ -117,14 +117,14 @@ impl Adjustment {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn luma(red: f32, green: f32, blue: f32) -> f32 {
     0.2989 * red + 0.587 * green + 0.114 * blue
 }
 
-#[inline(always)]
+#[inline]
 fn clamp(value: f32) -> f32 {
-    value.max(0.0).min(1.0)
+    value.clamp(0.0, 1.0)
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
@@ -178,8 +178,8 @@ fn turn_hue(red: &mut [f32], green: &mut [f32], blue: &mut [f32], turns: f32) {
         let from_red = (g - b) * inverse;
         let from_green = 2.0 + (b - r) * inverse;
         let from_blue = 4.0 + (r - g) * inverse;
-        let hue = if most == g { from_green } else { from_blue };
-        let hue = if most == r { from_red } else { hue } + shift;
+        let hue = if g >= most { from_green } else { from_blue };
+        let hue = if r >= most { from_red } else { hue } + shift;
         let hue = if hue < 0.0 { hue + 6.0 } else { hue };
         let hue = if hue >= 6.0 { hue - 6.0 } else { hue };
         let channel = |n: f32| {
@@ -257,7 +257,7 @@ mod tests {
         let (mut r, mut g, mut b) = ([1.0, 0.5], [0.0, 0.5], [0.0, 0.5]);
         Adjustment::Hue(1.0 / 3.0).apply([&mut r, &mut g, &mut b]);
         for (found, expected) in [(r, [0.0, 0.5]), (g, [1.0, 0.5]), (b, [0.0, 0.5])] {
-            assert!((found[0] - expected[0]).abs() < 1e-6 && found[1] == expected[1]);
+            assert!((found[0] - expected[0]).abs() < 1e-6 && (found[1] - expected[1]).abs() < 1e-6);
         }
     }
 }

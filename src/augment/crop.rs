@@ -4,8 +4,9 @@ use super::step::{Place, interval};
 use crate::data::Image;
 use crate::error::Result;
 use crate::random::Stream;
-use fast_image_resize::images::{CroppedImage, Image as Target, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
 /// How pixels are interpolated; both are Pillow's, antialiased when shrinking.
@@ -167,13 +168,14 @@ pub(super) fn resize_box(
         Interpolation::Bicubic => FilterType::CatmullRom,
     };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
-    let kind = PixelType::U8x3;
-    let source = ImageRef::new(image.width as u32, image.height as u32, &image.pixels, kind)
-        .expect("an image holds 3 * width * height bytes");
+    // The typed interface: the other one would compile the resizer for every kind of pixel, which takes minutes.
     let (left, top, width, height) = (left as u32, top as u32, width as u32, height as u32);
-    let source = CroppedImage::new(&source, left, top, width, height)
+    let whole =
+        TypedImageRef::<U8x3>::from_buffer(image.width as u32, image.height as u32, &image.pixels)
+            .expect("an image holds 3 * width * height bytes");
+    let source = TypedCroppedImage::from_ref(&whole, left, top, width, height)
         .expect("a crop lies within the image it was drawn for");
-    let mut target = Target::from_slice_u8(size.0 as u32, size.1 as u32, out, kind)
+    let mut target = TypedImage::<U8x3>::from_buffer(size.0 as u32, size.1 as u32, out)
         .expect("a view's buffer holds 3 * width * height bytes");
-    resizer.resize(&source, &mut target, &options).expect("both images hold 8-bit RGB");
+    resizer.resize_typed(&source, &mut target, &options).expect("a crop lies within its image");
 }

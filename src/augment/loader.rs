@@ -88,7 +88,7 @@ impl Loader {
         dataset: Arc<dyn Dataset>,
         pipeline: Arc<Pipeline>,
         order: Order,
-        config: LoaderConfig,
+        config: &LoaderConfig,
     ) -> Result<Self> {
         assert_eq!(dataset.len(), order.images(), "the order is of this data set");
         let failed = |error: &dyn std::fmt::Display| {
@@ -360,7 +360,7 @@ mod tests {
         change(&mut config);
         let order = Order::new(1, dataset.images, 8).unwrap();
         let dataset: Arc<dyn Dataset> = Arc::clone(dataset) as Arc<dyn Dataset>;
-        Loader::start(dataset, pipeline, order, config).unwrap()
+        Loader::start(dataset, pipeline, order, &config).unwrap()
     }
 
     fn all(loader: Loader) -> Vec<HostBatch> {
@@ -522,6 +522,6 @@ mod tests {
         };
         let pipeline = Arc::new(Pipeline::new(&[recipe]).unwrap());
         let order = Order::new(0, 8, 4).unwrap();
-        let _ = Loader::start(Arc::new(Bug), pipeline, order, config).unwrap().count();
+        let _ = Loader::start(Arc::new(Bug), pipeline, order, &config).unwrap().count();
     }
 }

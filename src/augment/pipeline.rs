@@ -197,7 +197,7 @@ fn separate(pixels: &[u8], red: &mut [f32], green: &mut [f32], blue: &mut [f32])
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn join(red: &[f32], green: &[f32], blue: &[f32], pixels: &mut [u8]) {
     // 2^23 has a spacing of 1, so adding it leaves the rounded value in the lowest bits.
-    let byte = |value: f32| (value.max(0.0).min(1.0) * 255.0 + 8_388_608.0).to_bits() as u8;
+    let byte = |value: f32| (value.clamp(0.0, 1.0) * 255.0 + 8_388_608.0).to_bits() as u8;
     let pixels = pixels.as_chunks_mut::<3>().0;
     for (((pixel, red), green), blue) in pixels.iter_mut().zip(red).zip(green).zip(blue) {
         *pixel = [byte(*red), byte(*green), byte(*blue)];
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn bytes_survive_the_way_to_planes_and_back() {
-        let pixels: Vec<u8> = (0..=255).flat_map(|v| [v, 255 - v, v ^ 85]).collect();
+        let pixels: Vec<u8> = (0..=255).flat_map(|v| [v, 255 - v, v ^ 0x55]).collect();
         let (mut red, mut green, mut blue) = ([0.0; 256], [0.0; 256], [0.0; 256]);
         separate(&pixels, &mut red, &mut green, &mut blue);
         let mut back = vec![0; pixels.len()];

@@ -60,7 +60,7 @@ out["grayscale"] = array(F.rgb_to_grayscale(x, 3))
 for k, s in [(3, 0.4), (7, 1.3), (23, 2.0)]:
     out[f"reflect_{k}_{s}"] = array(F.gaussian_blur(x, [k, k], [s, s]))
     out[f"zero_{k}_{s}"] = array(zero_blur(x, k, s))
-for s in [0.1, 0.5, 1.0, 1.7, 2.0, 5.0]:
+for s in [0.1, 0.57, 1.03, 1.7, 2.0, 5.0]:
     out[f"pillow_{s}"] = np.asarray(Image.fromarray(square).filter(ImageFilter.GaussianBlur(s)))
 
 wide = picture(40, 30)
@@ -74,12 +74,13 @@ for name, method in FILTERS.items():
             crop = wide_pil.crop((left, top, left + w, top + h))
             out[f"crop_{name}_{left}_{top}_{w}_{h}_{side}"] = np.asarray(crop.resize((side, side), method))
 
-# Whole pipelines: crop and resize by Pillow on bytes, the rest on floats, rounded once.
-crop = wide_pil.crop((3, 5, 23, 23)).resize((32, 32), Image.BILINEAR)
-t = F.hflip(tensor(np.asarray(crop)))
-t = F.adjust_hue(F.adjust_brightness(F.adjust_contrast(F.adjust_saturation(t, 1.3), 0.7), 1.2), -0.15)
-t = F.gaussian_blur(t, [3, 3], [0.8, 0.8])
-out["pipeline_color"] = array((t * 255).round().to(torch.uint8))
+# Whole pipelines: crop and resize by Pillow on bytes, the rest on floats, rounded once. `copy` needs no resizing.
+for name, box, side in [("color", (3, 5, 23, 23), 32), ("copy", (5, 1, 33, 29), 28)]:
+    crop = wide_pil.crop(box).resize((side, side), Image.BILINEAR)
+    t = F.hflip(tensor(np.asarray(crop)))
+    t = F.adjust_hue(F.adjust_brightness(F.adjust_contrast(F.adjust_saturation(t, 1.3), 0.7), 1.2), -0.15)
+    t = F.gaussian_blur(t, [3, 3], [0.8, 0.8])
+    out[f"pipeline_{name}"] = array((t * 255).round().to(torch.uint8))
 crop = wide_pil.crop((11, 2, 40, 30)).resize((32, 32), Image.BICUBIC)
 t = F.adjust_contrast(F.adjust_hue(tensor(np.asarray(crop)), 0.1), 1.4)
 t = zero_blur(F.rgb_to_grayscale(t, 3), 5, 1.1)
