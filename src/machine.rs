@@ -1,6 +1,7 @@
 //! What this machine has: processor, memory, devices. Everything here is read, never assumed.
 
 use crate::error::{Error, Result};
+use crate::memory::available_bytes;
 use std::fs;
 use tch::Device;
 
@@ -49,16 +50,6 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Bytes of memory that can still be taken: the smaller of what the system and what the control group leave.
-pub fn available_memory() -> Option<u64> {
-    let system = line_bytes("/proc/meminfo", "MemAvailable:");
-    let group = control_group_left();
-    match (system, group) {
-        (Some(system), Some(group)) => Some(system.min(group)),
-        (one, other) => one.or(other),
-    }
-}
-
 /// Bytes of memory the machine has in all.
 pub fn total_memory() -> Option<u64> {
     line_bytes("/proc/meminfo", "MemTotal:")
@@ -79,7 +70,7 @@ pub fn held_memory() -> Option<u64> {
 pub fn limit_memory() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let held = line_bytes("/proc/self/status", "VmData:")?;
-    let limit = held + available_memory()?.saturating_sub(MARGIN);
+    let limit = held + available_bytes()?.saturating_sub(MARGIN);
     let now = getrlimit(Resource::Data);
     if now.current.is_some_and(|current| current <= limit) {
         return now.current;
@@ -122,27 +113,6 @@ pub fn device_name(device: Device) -> String {
     }
 }
 
-fn control_group_left() -> Option<u64> {
-    let read = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let (limit, used) = match read("/sys/fs/cgroup/memory.max") {
-        Some(limit) => (limit, read("/sys/fs/cgroup/memory.current")?),
-        None => (
-            read("/sys/fs/cgroup/memory/memory.limit_in_bytes")?,
-            read("/sys/fs/cgroup/memory/memory.usage_in_bytes")?,
-        ),
-    };
-    // Pages of files count as used but are given back under pressure.
-    let reclaimable = ["/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat"]
-        .iter()
-        .find_map(|path| fs::read_to_string(path).ok())
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("inactive_file "))?;
-            line.split_whitespace().nth(1)?.parse::<u64>().ok()
-        })
-        .unwrap_or(0);
-    Some(limit.saturating_sub(used.saturating_sub(reclaimable)))
-}
-
 /// The value of a `Name:  123 kB` line, in bytes.
 fn line_bytes(path: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
@@ -157,7 +127,7 @@ mod tests {
     #[test]
     fn memory_is_read_in_bytes_and_is_plausible() {
         let (available, total, peak) =
-            (available_memory().unwrap(), total_memory().unwrap(), peak_memory().unwrap());
+            (available_bytes().unwrap(), total_memory().unwrap(), peak_memory().unwrap());
         assert!(total > 256 << 20, "{total}");
         assert!(available <= total, "{available} of {total}");
         assert!((1 << 20..total).contains(&peak), "{peak}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Below the flow: anyone may use these, and they use only each other.
-const BELOW: &[&str] = &["error", "machine", "overrides", "random", "shape"];
+const BELOW: &[&str] = &["error", "files", "machine", "memory", "overrides", "random", "shape"];
 
 /// The flow, in order.
 const FLOW: &[&str] =

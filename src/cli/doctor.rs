@@ -30,7 +30,7 @@ pub(super) fn run(_: &Arguments) -> Result<Answer> {
         "cores": machine::cores(),
         "vector_extensions": machine::vector_extensions(),
         "memory_gib": gib(machine::total_memory()),
-        "memory_available_gib": gib(machine::available_memory()),
+        "memory_available_gib": gib(diptych::memory::available_bytes()),
         "devices": devices,
         "float32_gemm_gflops": gflops.round(),
     });

@@ -272,7 +272,7 @@ fn train_run(
         Arc::clone(&plan.dataset),
         Arc::clone(&plan.pipeline),
         plan.order.clone(),
-        LoaderConfig {
+        &LoaderConfig {
             seed: recipe.seed,
             steps: first_step..plan.steps,
             threads: recipe.data.threads,

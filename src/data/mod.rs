@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 pub mod decode;
 mod folder;
-pub mod memory;
 mod parquet;
 pub mod subset;
 pub mod summary;

@@ -6,7 +6,7 @@
 mod files;
 
 use super::decode::{codec, decode, guarded, opening};
-use super::{Dataset, Image, Source, memory};
+use super::{Dataset, Image, Source};
 use crate::error::{Error, Result};
 use parquet::basic::Type as Physical;
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
@@ -28,7 +28,8 @@ const MAX_CLASSES: u32 = 1_000_000;
 
 /// Reads parquet files into a source; `files` are the files with their splits, in the order in which they are joined.
 pub(super) fn open(location: &str, files: &[(String, PathBuf)]) -> Result<Source> {
-    let budget = memory::available_bytes().map_or(u64::MAX, |free| free.saturating_sub(MARGIN));
+    let budget =
+        crate::memory::available_bytes().map_or(u64::MAX, |free| free.saturating_sub(MARGIN));
     read(location, files, budget)
 }
 

@@ -4,10 +4,11 @@
 //! Dataset --decode, prepare (all cores)--> u8 [n,h,w,3] --forward (calling thread)--> f32 [n,D] --> Features --> file
 //! ```
 
-use super::replace;
 use crate::data::{Dataset, Image};
 use crate::error::{Error, Result};
+use crate::files::replace;
 use crate::shape;
+use crate::train::checkpoint::bytes as bytes_of;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -78,7 +79,7 @@ pub struct Description {
     pub split: String,
     /// What the channels are divided by, in units where pixels are 0..1.
     pub std: [f64; 3],
-    /// Hash of all weights and buffers, [`super::record::hash_tensors`].
+    /// Hash of all weights and buffers, [`crate::train::checkpoint::hash`].
     pub weights: String,
     /// Width of the network's input in pixels.
     pub width: usize,
@@ -364,14 +365,6 @@ fn sorted_json(value: &impl Serialize) -> String {
 
 fn content_hash(h: &[u8], labels: &[u8], index: &[u8]) -> String {
     blake3::Hasher::new().update(h).update(labels).update(index).finalize().to_hex().to_string()
-}
-
-/// The bytes of a tensor in row-major order.
-pub(super) fn bytes_of(tensor: &Tensor) -> Vec<u8> {
-    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-    let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-    tensor.copy_data_u8(&mut bytes, tensor.numel());
-    bytes
 }
 
 fn integers(tensor: &Tensor) -> Vec<i64> {

@@ -1,14 +1,12 @@
 //! One number and everything that made it: what a protocol run leaves behind.
 
-use super::features::bytes_of;
-use super::replace;
 use crate::error::{Error, Result};
+use crate::files::replace_text;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use tch::Tensor;
 
 /// A measured value with its 95 % interval, where one is defined.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,7 +90,7 @@ pub struct DataUsed {
 pub struct WeightsUsed {
     /// The file it was read from.
     pub file: String,
-    /// Hash of all weights and buffers before the protocol ran, [`hash_tensors`].
+    /// Hash of all weights and buffers before the protocol ran, [`crate::train::checkpoint::hash`].
     pub hash_before: String,
     /// The same afterwards.
     pub hash_after: String,
@@ -157,7 +155,7 @@ impl Record {
         let path = folder.join(format!("{}-{}.json", self.protocol, self.identity()));
         let mut text = serde_json::to_string_pretty(self).expect("plain data has a JSON form");
         text.push('\n');
-        replace(&path, |file| fs::write(file, text).map_err(Error::io("write", file)))?;
+        replace_text(&path, &text)?;
         Ok(path)
     }
 
@@ -173,20 +171,6 @@ impl Record {
     }
 }
 
-/// BLAKE3 over the name, kind, shape and bytes of every tensor, in the order of the names: equal exactly when a network,
-/// its buffers included, is bit for bit the same.
-pub fn hash_tensors(tensors: &[(String, Tensor)]) -> String {
-    let mut sorted: Vec<&(String, Tensor)> = tensors.iter().collect();
-    sorted.sort_by(|left, right| left.0.cmp(&right.0));
-    let mut hasher = blake3::Hasher::new();
-    for (name, tensor) in sorted {
-        let head = format!("{name:?} {:?} {:?}\n", tensor.kind(), tensor.size());
-        hasher.update(head.as_bytes());
-        hasher.update(&bytes_of(tensor));
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
 /// BLAKE3 over the class names in order of their labels.
 pub fn hash_classes(classes: &[String]) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -199,9 +183,6 @@ pub fn hash_classes(classes: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
-
-    type Network = Vec<(String, Tensor)>;
 
     fn record() -> Record {
         Record {
@@ -285,38 +266,6 @@ mod tests {
     fn a_backbone_that_moved_is_no_frozen_backbone() {
         let error = WeightsUsed::frozen("w", "aa".into(), "ab".into(), 1).unwrap_err();
         assert!(matches!(error, Error::Weights(_)));
-    }
-
-    #[test]
-    fn the_hash_sees_every_buffer_name_kind_and_shape_but_not_the_order() {
-        let network = || -> Network {
-            vec![
-                ("a.weight".to_owned(), Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3])),
-                ("a.running_mean".to_owned(), Tensor::zeros([3], (Kind::Float, Device::Cpu))),
-                ("a.count".to_owned(), Tensor::from(7i64)),
-            ]
-        };
-        let hash = hash_tensors(&network());
-        let mut reversed = network();
-        reversed.reverse();
-        assert_eq!(hash_tensors(&reversed), hash);
-        let changes: [fn(&mut Network); 6] = [
-            |n| n[1].1 = n[1].1.shallow_clone() + 1e-30,
-            |n| n[2].1 = Tensor::from(8i64),
-            |n| n[1].0 = "a.running_var".into(),
-            |n| n[0].1 = n[0].1.view([3, 2]),
-            |n| n[1].1 = n[1].1.to_kind(Kind::Int),
-            |n| drop(n.pop()),
-        ];
-        for change in changes {
-            let mut other = network();
-            change(&mut other);
-            assert_ne!(hash_tensors(&other), hash);
-        }
-        // The layout in memory is no part of the value.
-        let mut turned = network();
-        turned[0].1 = turned[0].1.tr().contiguous().tr();
-        assert_eq!(hash_tensors(&turned), hash);
     }
 
     #[test]

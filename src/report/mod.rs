@@ -13,10 +13,10 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files::replace_text;
 
 /// Writes `report.html` into the folder of a run and returns its path.
 ///
@@ -29,14 +29,6 @@ use crate::error::{Error, Result};
 pub fn write(run: &Path) -> Result<PathBuf> {
     let page = html::page(&run::Run::read(run)?)?;
     let path = run.join("report.html");
-    let sibling = run.join(format!("report.html.{}.tmp", std::process::id()));
-    let written = fs::write(&sibling, page)
-        .map_err(Error::io("write", &sibling))
-        .and_then(|()| fs::rename(&sibling, &path).map_err(Error::io("write", &path)));
-    if let Err(error) = written {
-        // What failed is worth more to the caller than a sibling that cannot be removed either.
-        let _ = fs::remove_file(&sibling);
-        return Err(error);
-    }
+    replace_text(&path, &page)?;
     Ok(path)
 }

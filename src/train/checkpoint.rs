@@ -5,12 +5,13 @@
 //! kept as `previous.safetensors`, then the new one takes its name.
 
 use crate::error::{Error, Result};
+use crate::files::sync_folder;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::{Kind, Tensor};
 
 /// Version of the checkpoint format; a newer one in a file is an error.
@@ -155,30 +156,6 @@ pub fn load_latest(folder: &Path, warn: &mut dyn FnMut(String)) -> Result<Option
     }
 }
 
-/// Makes a rename in `folder` survive a power cut.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|file| file.sync_all()).map_err(Error::io("sync", folder))
-}
-
-/// Writes a small file so that readers see the old content or the new, never half of it.
-///
-/// # Errors
-/// [`Error::Io`]; the old content is then untouched.
-pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let mut sibling = path.as_os_str().to_owned();
-    sibling.push(".tmp");
-    let sibling = PathBuf::from(sibling);
-    fs::write(&sibling, content)
-        .and_then(|()| fs::rename(&sibling, path))
-        .inspect_err(|_| {
-            let _ = fs::remove_file(&sibling);
-        })
-        .map_err(Error::io("write", path))
-}
-
 fn write(
     path: &Path,
     step: u64,
@@ -210,7 +187,7 @@ fn sorted(value: &serde_json::Value) -> serde_json::Value {
 }
 
 /// The bytes of a tensor in row-major order, wherever it lies.
-fn bytes(tensor: &Tensor) -> Vec<u8> {
+pub fn bytes(tensor: &Tensor) -> Vec<u8> {
     let count = tensor.numel();
     let mut bytes = vec![0u8; count * tensor.kind().elt_size_in_bytes()];
     tensor.contiguous().copy_data_u8(&mut bytes, count);

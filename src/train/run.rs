@@ -1,7 +1,7 @@
 //! The folder of a run: what is written where, by one process at a time.
 
 use crate::error::{Error, Result};
-use crate::train::checkpoint::replace;
+use crate::files::replace_text;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -79,7 +79,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, name: &str, content: &str) -> Result<()> {
-        replace(&self.join(name), content.as_bytes())
+        replace_text(&self.join(name), content)
     }
 
     /// Replaces `status.json`.
