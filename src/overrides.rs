@@ -112,13 +112,11 @@ fn parse(text: &str) -> Value {
 fn no_such_key(text: &str, known: &[(String, String)], optional: &[&str]) -> String {
     let key = text.split('=').next().unwrap_or(text).trim();
     let candidates = known.iter().map(|(key, _)| key.as_str()).chain(optional.iter().copied());
-    match nearest(key, candidates) {
-        Some(near) => format!("`{key}` is not a setting, did you mean `{near}`?"),
-        None => {
-            let keys: Vec<&str> = known.iter().map(|(key, _)| key.as_str()).collect();
-            format!("`{key}` is not a setting; the settings are {}", keys.join(", "))
-        }
+    if let Some(near) = nearest(key, candidates) {
+        return format!("`{key}` is not a setting, did you mean `{near}`?");
     }
+    let keys: Vec<&str> = known.iter().map(|(key, _)| key.as_str()).collect();
+    format!("`{key}` is not a setting; the settings are {}", keys.join(", "))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The program from outside: what users type, and what they are told when something is wrong.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;

@@ -1,5 +1,7 @@
 //! A run that is killed, stopped, starved of disk or given other threads ends with the same bits.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use diptych::random::{Purpose, Scope, Stream};
 use std::fs;
 use std::path::Path;
@@ -53,11 +55,11 @@ fn send(child: &std::process::Child, signal: rustix::process::Signal) {
 }
 
 /// Waits until the run has written its first checkpoint after `before`, or the time is up.
-fn wait_for_progress(out: &Path, before: Option<Vec<u8>>) {
+fn wait_for_progress(out: &Path, before: Option<&[u8]>) {
     let started = Instant::now();
     let path = out.join("checkpoints/last.safetensors");
-    while started.elapsed() < Duration::from_secs(60) {
-        if fs::read(&path).ok() != before {
+    while started.elapsed() < Duration::from_mins(1) {
+        if fs::read(&path).ok().as_deref() != before {
             return;
         }
         std::thread::sleep(Duration::from_millis(2));
@@ -78,7 +80,7 @@ fn killed_at_twenty_moments_or_stopped_politely_it_ends_with_the_same_bits() {
         let mut child = program().args(arguments(&killed, 1 + life % 3)).spawn().unwrap();
         // Every fifth dies while it starts, the others somewhere in their steps.
         if life % 5 != 4 {
-            wait_for_progress(&killed, before);
+            wait_for_progress(&killed, before.as_deref());
         }
         std::thread::sleep(Duration::from_micros(stream.below(60_000)));
         if child.try_wait().unwrap().is_none() {
@@ -92,7 +94,7 @@ fn killed_at_twenty_moments_or_stopped_politely_it_ends_with_the_same_bits() {
     // A polite stop in between: exit 75, and the next life goes on.
     let before = fs::read(killed.join("checkpoints/last.safetensors")).ok();
     let child = program().args(arguments(&killed, 2)).spawn().unwrap();
-    wait_for_progress(&killed, before);
+    wait_for_progress(&killed, before.as_deref());
     send(&child, rustix::process::Signal::TERM);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
@@ -136,7 +138,7 @@ fn a_full_disk_leaves_the_last_checkpoint_whole() {
     let left: Vec<_> = fs::read_dir(out.join("checkpoints"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".tmp"))
+        .filter(|name| name.contains(".tmp"))
         .collect();
     assert!(left.is_empty(), "{left:?} fill the disk");
 }

@@ -1,5 +1,7 @@
 //! The step: gradients do not depend on how a batch is cut.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use diptych::augment::HostBatch;
 use diptych::method::{Config, Method, simclr};
 use diptych::model::heads::{HeadConfig, HeadInitialization};

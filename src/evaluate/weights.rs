@@ -208,7 +208,8 @@ fn infer(tensors: &BTreeMap<String, Tensor>) -> Option<BackboneConfig> {
     let shape = |name: &str| tensors.get(&format!("backbone.{name}")).map(Tensor::size);
     let stem = shape("conv1.weight")?;
     let blocks = |group: usize| {
-        (0..).take_while(|i| shape(&format!("layer{group}.{i}.conv1.weight")).is_some()).count()
+        let exists = |i: &usize| shape(&format!("layer{group}.{i}.conv1.weight")).is_some();
+        (0..tensors.len()).take_while(exists).count()
     };
     let bottleneck = shape("layer1.0.conv3.weight").is_some();
     let name = match (bottleneck, [blocks(1), blocks(2), blocks(3), blocks(4)]) {

@@ -76,7 +76,7 @@ macro_rules! methods {
 
             /// Views per image.
             pub fn views(&self) -> usize {
-                match self { $(Self::$variant(config) => config.views(),)* }
+                match self { $(Self::$variant(_) => $module::VIEWS,)* }
             }
 
             /// Checks ranges.

@@ -42,11 +42,10 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    pub(super) fn views(&self) -> usize {
-        2
-    }
+/// Views per image.
+pub(super) const VIEWS: usize = 2;
 
+impl Config {
     pub(super) fn check(&self) -> Result<()> {
         if !(self.temperature.is_finite() && self.temperature > 0.0) {
             return Err(Error::Recipe(format!(
@@ -83,7 +82,7 @@ impl SimClr {
 
 impl Method for SimClr {
     fn views(&self) -> usize {
-        2
+        VIEWS
     }
 
     fn embed(&self, views: &[Tensor], groups: i64, statistics: Statistics) -> Tensor {
@@ -99,7 +98,7 @@ impl Method for SimClr {
     }
 
     fn objective(&self, rows: &Tensor, step: &Step) -> Result<Objective> {
-        shape::check("rows", rows, &[2, -1, self.backbone.features()])?;
+        shape::check("rows", rows, &[VIEWS as i64, -1, self.backbone.features()])?;
         let h = rows.detach().set_requires_grad(true);
         let statistics = Statistics::Move { seen: 0, of: 1 };
         let z = self.projector.forward(&h.flatten(0, 1), Phase::Training { groups: 1, statistics }); // [2N, d]

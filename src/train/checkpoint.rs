@@ -263,16 +263,13 @@ mod tests {
             .into()
     }
 
-    fn silent(warning: String) {
-        panic!("no warning expected, found {warning}");
-    }
-
     #[test]
     fn what_is_saved_is_loaded_and_the_file_is_always_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let model = serde_json::json!({"z": 1, "a": {"d": 2, "c": 3}});
         save(folder.path(), 12, &model, &state(0.5)).unwrap();
-        let loaded = load_latest(folder.path(), &mut silent).unwrap().unwrap();
+        let loaded =
+            load_latest(folder.path(), &mut |warning| panic!("{warning}")).unwrap().unwrap();
         assert_eq!(loaded.header.step, 12);
         assert_eq!(loaded.header.model, model);
         assert_eq!(loaded.tensors, state(0.5));
@@ -317,7 +314,7 @@ mod tests {
         let metadata = Some(HashMap::from([(KEY.to_owned(), header)]));
         safetensors::serialize_to_file(views, metadata, &path).unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("format 99"));
-        assert!(load_latest(folder.path(), &mut silent).unwrap().is_none());
+        assert!(load_latest(folder.path(), &mut |warning| panic!("{warning}")).unwrap().is_none());
     }
 
     #[test]

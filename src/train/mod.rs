@@ -299,9 +299,8 @@ impl Trainer<'_> {
             let (what, layout) = (format!("step {}", self.step), &job.layout);
             let objective =
                 engine::guard(&what, || step::gradient(job.method, &batch, layout, stop));
-            let objective = match objective.map_err(|error| with_way_out(error, layout))? {
-                Some(objective) => objective,
-                None => return Err(interrupted()),
+            let Some(objective) = objective.map_err(|error| with_way_out(error, layout))? else {
+                return Err(interrupted());
             };
             let norm = optim::gradient_norm(job.method.parameters());
             if objective.loss.is_finite() && norm.is_finite() {
