@@ -67,7 +67,7 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
     };
     candidates
         .map(|candidate| (likeness(candidate), candidate))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })
         .filter(|(likeness, _)| *likeness > 0.75)
         .map(|(_, candidate)| candidate)
 }

@@ -195,7 +195,7 @@ fn what_is_computed_cannot_change_in_a_run_folder() {
     json(&small_run(out, &["train.max_steps=2"]));
     let (code, text) = failure(&small_run(out, &["train.max_steps=2", "method.temperature=0.3"]));
     assert_eq!(code, 2, "{text}");
-    assert!(text.contains("method.temperature: 0.2 -> 0.3"), "{text}");
+    assert!(text.contains("method.temperature: 0.1 -> 0.3"), "{text}");
     let (code, text) = failure(&small_run(out, &["train.max_steps=4"]));
     assert!(code == 2 && text.contains("train.max_steps: 2 -> 4"), "{text}");
     let extended = json(&small_run(out, &["train.max_steps=4", "--extend"]));

@@ -149,20 +149,27 @@ pub fn write_png(picture: &Image, path: &Path) -> Result<()> {
         .map_err(|error| Error::io("write", path)(std::io::Error::other(error)))
 }
 
-/// Each image beside its views, with the sampled values as captions: what a pipeline does to this data.
+/// The first `count` images that can be read, each beside its views with the sampled values as captions: what a pipeline
+/// does to this data.
 ///
 /// # Errors
-/// Those of the data set.
+/// Those of the data set other than damage.
 pub fn views_gallery(
     dataset: &dyn Dataset,
     pipeline: &Pipeline,
     seed: u64,
-    indices: &[usize],
+    count: usize,
 ) -> Result<Gallery> {
     let mut scratch = Scratch::default();
-    let mut rows = Vec::with_capacity(indices.len());
-    for &index in indices {
-        let image = dataset.image(index)?;
+    let mut rows = Vec::with_capacity(count);
+    for index in 0..dataset.len() {
+        if rows.len() == count {
+            break;
+        }
+        let image = match dataset.image(index) {
+            Err(Error::Data(_)) => continue,
+            image => image?,
+        };
         let size = (image.width, image.height);
         let caption = format!("{}, {}x{}", dataset.path(index), size.0, size.1);
         let mut row = vec![Cell { image: image.clone(), caption, mark: None }];
@@ -267,13 +274,13 @@ mod tests {
         }
         let recipe = "count = 2\nsteps = [{ name = \"resize\", size_px = 8 }, { name = \"grayscale\", probability = 1 }]";
         let pipeline = Pipeline::new(&[toml::from_str(recipe).unwrap()]).unwrap();
-        let found = views_gallery(&One, &pipeline, 0, &[0, 0]).unwrap();
-        assert_eq!(found.rows.len(), 2);
+        let found = views_gallery(&One, &pipeline, 0, 2).unwrap();
+        assert_eq!(found.rows.len(), 1);
         let captions: Vec<&str> = found.rows[0].iter().map(|cell| cell.caption.as_str()).collect();
         assert_eq!(
             captions,
             ["one.png, 20x10", "crop 20x10 at (0, 0), grey", "crop 20x10 at (0, 0), grey"]
         );
-        assert_eq!(found.rows[1][2].image, plain(8, 8, [9, 9, 9]));
+        assert_eq!(found.rows[0][2].image, plain(8, 8, [9, 9, 9]));
     }
 }

@@ -1,20 +1,15 @@
 //! `diptych doctor`: what this machine offers.
 
 use super::Answer;
-use anyhow::Result;
 use diptych::machine;
 use serde_json::json;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
-#[derive(clap::Args)]
-#[command(after_help = "Example:\n  diptych doctor --json")]
-pub(super) struct Arguments {}
-
 /// Rows and columns of the square matrix product that is timed.
 const SIDE: i64 = 1_024;
 
-pub(super) fn run(_: &Arguments) -> Result<Answer> {
+pub(super) fn run() -> Answer {
     let gib = |bytes: Option<u64>| {
         bytes.map(|bytes| (bytes as f64 / f64::from(1 << 30) * 10.0).round() / 10.0)
     };
@@ -55,7 +50,7 @@ pub(super) fn run(_: &Arguments) -> Result<Answer> {
         show("devices"),
         show("float32_gemm_gflops"),
     );
-    Ok(Answer { text, json })
+    Answer { text, json }
 }
 
 /// The best of a few f32 matrix products on all cores, in 10^9 operations a second.

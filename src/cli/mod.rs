@@ -47,7 +47,8 @@ enum Command {
     /// Write report.html of a run
     Report(report::Arguments),
     /// What this machine offers: processor, memory, devices, libtorch
-    Doctor(doctor::Arguments),
+    #[command(after_help = "Example:\n  diptych doctor --json")]
+    Doctor,
 }
 
 /// What a command has to say: text for people, an object for programs.
@@ -103,6 +104,6 @@ fn run(command: &Command) -> Result<Answer> {
         Command::Data(command) => data::run(command),
         Command::Recipes(command) => recipes::run(command),
         Command::Report(arguments) => report::run(arguments),
-        Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Doctor => Ok(doctor::run()),
     }
 }

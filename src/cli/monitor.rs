@@ -123,13 +123,12 @@ impl KnnMonitor {
         };
         let selection = Selection { limit: None, holdout: recipe.data.holdout, seed: recipe.seed };
         // Without a split to ask about, training images are compared with one another, for the picture only.
-        let (parts, same) = match source.for_evaluation(&selection) {
-            Ok((references, queries)) => (Some([references, queries]), false),
-            Err(_) => {
-                let training = source.for_training(&selection).ok();
-                (training.map(|training| [Arc::clone(&training), training]), true)
-            }
-        };
+        let cut = source.for_evaluation(&selection).ok();
+        let same = cut.is_none();
+        let parts = cut.map(<[_; 2]>::from).or_else(|| {
+            let training = source.for_training(&selection).ok()?;
+            Some([Arc::clone(&training), training])
+        });
         let parts = parts.map(|[references, queries]| {
             let references = some(references, config.references);
             [Arc::clone(&references), if same { references } else { some(queries, config.queries) }]

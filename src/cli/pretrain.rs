@@ -264,8 +264,7 @@ fn train_run(
         folder.log(&format!("changed: {change}"))?;
     }
     if !folder.join("pictures/views.json").exists() {
-        let shown: Vec<usize> = (0..plan.dataset.len().min(6)).collect();
-        views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, &shown)?
+        views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
             .save(&folder.join("pictures"), "views")?;
     }
     let loader = Loader::start(
@@ -391,14 +390,16 @@ fn compare(
 fn set_aside(out: &Path) -> Result<()> {
     // Nobody may be working in it.
     drop(RunFolder::open(out)?);
-    let free = (1..)
-        .map(|n| {
-            let mut name = out.as_os_str().to_owned();
-            name.push(format!(".old-{n}"));
-            PathBuf::from(name)
-        })
-        .find(|path| !path.exists())
-        .unwrap_or_default();
+    let name = |n: u32| {
+        let mut name = out.as_os_str().to_owned();
+        name.push(format!(".old-{n}"));
+        PathBuf::from(name)
+    };
+    let mut number = 1;
+    while name(number).exists() {
+        number += 1;
+    }
+    let free = name(number);
     std::fs::rename(out, &free).map_err(Error::io("rename", out))?;
     eprintln!("the earlier run is now {}", free.display());
     Ok(())

@@ -37,9 +37,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
             )
         })?;
     let dataset = data::open(&location)?.for_training(&selection(&recipe))?;
-    let shown: Vec<usize> = (0..dataset.len().min(arguments.images)).collect();
     let pipeline = Pipeline::new(&recipe.view)?;
-    let gallery = views_gallery(dataset.as_ref(), &pipeline, recipe.seed, &shown)?;
+    let gallery = views_gallery(dataset.as_ref(), &pipeline, recipe.seed, arguments.images)?;
     write_png(&gallery.sheet(), &arguments.out)?;
     let rows: Vec<Vec<&str>> = gallery
         .rows

@@ -293,7 +293,9 @@ impl Trainer<'_> {
                     "damaged: {path}: {reason}; image {} stands in",
                     damage.substitute
                 ))?;
-                self.status.damaged.push(damage.path.clone());
+                if !self.status.damaged.contains(path) {
+                    self.status.damaged.push(path.clone());
+                }
             }
             let learning_rate = job.schedule.at(self.step);
             let (what, layout) = (format!("step {}", self.step), &job.layout);

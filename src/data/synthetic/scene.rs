@@ -98,7 +98,7 @@ struct Pose {
 
 impl Pose {
     fn draw(draws: &mut Stream) -> Self {
-        let extent = draws.range(0.48, 0.84);
+        let extent = draws.range(0.52, 0.86);
         let free = (1.0 - extent) / 2.0;
         let center = (0.5 + draws.range(-free, free), 0.5 + draws.range(-free, free));
         let (sin, cos) = draws.range(-0.35, 0.35).sin_cos();
@@ -151,16 +151,16 @@ impl Scene {
         for _ in 0..class.parts() {
             let before = parts.last().map(|fill: &Fill| fill.color);
             let color = contrasting(&mut draws, [near, far], before);
-            parts.push(Fill::draw(&mut draws, color, (0.35, 0.9), (0.08, 0.3)));
+            parts.push(Fill::draw(&mut draws, color, (0.35, 0.9), (0.05, 0.2)));
         }
         let direction = |draws: &mut Stream, size: f64| {
             let (sin, cos) = draws.range(0.0, std::f64::consts::TAU).sin_cos();
             ((size * cos) as f32, (size * sin) as f32)
         };
         let fade = direction(&mut draws, 1.0);
-        let behind = (0..4 + draws.below(4)).map(|_| clutter(&mut draws, 0.05, 0.16)).collect();
+        let behind = (0..=draws.below(3)).map(|_| clutter(&mut draws, 0.03, 0.09)).collect();
         let before = (0..draws.below(3)).map(|_| clutter(&mut draws, 0.02, 0.04)).collect();
-        let shadow = draws.chance(0.4).then(|| direction(&mut draws, 0.06));
+        let shadow = draws.chance(0.3).then(|| direction(&mut draws, 0.06));
         let brightness = draws.range(0.85, 1.1) as f32;
         let strength = draws.range(0.0, 0.2);
         let light = direction(&mut draws, strength);
