@@ -97,6 +97,12 @@ fn pre_train_judge_and_report() {
     let tensors = tch::Tensor::read_safetensors(&features).unwrap();
     let h = tensors.iter().find(|(name, _)| name == "h").unwrap();
     assert_eq!(h.1.size(), [48, 64]);
+    let table = folder.path().join("features.csv");
+    let embed = ["embed", out, "--split", "test", "--layer", "block2"];
+    json(&[&embed[..], &["--out", table.to_str().unwrap()]].concat());
+    let text = fs::read_to_string(&table).unwrap();
+    assert_eq!(text.lines().count(), 49);
+    assert_eq!(text.lines().next().unwrap().split(',').count(), 3 + 16);
 
     let page = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(

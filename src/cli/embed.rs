@@ -6,8 +6,9 @@ use super::monitor::{image_bar, location};
 use anyhow::Result;
 use diptych::data::{self, Selection};
 use diptych::error::Error;
+use diptych::evaluate::export::{self, ENDINGS};
 use diptych::evaluate::run::{Part, describe, features};
-use diptych::evaluate::weights::Weights;
+use diptych::evaluate::weights::{Layer, Weights};
 use diptych::machine;
 use serde_json::json;
 use std::path::PathBuf;
@@ -26,25 +27,31 @@ pub(super) struct Arguments {
     /// Which split; every source has `all` or lists its own
     #[arg(long)]
     split: Option<String>,
-    /// The file to write: h, label, index; the paths go beside it, one a line
+    /// The file to write: .safetensors, .npy, .csv or .parquet
     #[arg(long)]
     out: PathBuf,
     /// How images are prepared; what the model file carries if left out
     #[arg(long)]
     preprocess: Option<String>,
+    /// Which layer: h (the features), or stem, block1 ... block4, averaged over the map
+    #[arg(long, default_value = "h")]
+    layer: String,
     /// `auto`, `cpu`, `cuda` or `cuda:N`
     #[arg(long, default_value = "auto")]
     device: String,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
-    if arguments.out.extension().is_none_or(|end| end != "safetensors") {
+    let ending = arguments.out.extension().and_then(|end| end.to_str()).unwrap_or_default();
+    if ending != "safetensors" && !ENDINGS.contains(&ending) {
         return Err(Error::Recipe(format!(
-            "`--out` must end in .safetensors, found `{}`",
+            "`--out` must end in .safetensors, .{}, found `{}`",
+            ENDINGS.join(", ."),
             arguments.out.display()
         ))
         .into());
     }
+    let layer = Layer::named(&arguments.layer)?;
     let recipe = recipe_of(&arguments.model)?;
     let source = data::open(&location(arguments.data.as_ref(), recipe.as_ref())?)?;
     let weights = Weights::load(&arguments.model, machine::device(&arguments.device)?)?;
@@ -72,10 +79,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     // The description keeps a static role; the split's own name stands in the answer.
     let selection = Selection::default();
     let part = Part { dataset, role: "split", source: &source, selection };
-    let found = features(&weights, &preprocess, &part, None, &mut image_bar(wanted))?;
-    let mut description = describe(&weights, &preprocess, &part);
+    let found = features(&weights, &preprocess, layer, &part, None, &mut image_bar(wanted))?;
+    let mut description = describe(&weights, &preprocess, layer, &part);
     wanted.clone_into(&mut description.split);
-    found.save(&arguments.out, &description)?;
+    if ending == "safetensors" {
+        found.save(&arguments.out, &description)?;
+    } else {
+        export::write(&found, &arguments.out)?;
+    }
     let dimensions = found.h.size()[1];
     let text = format!(
         "{}: {} images of `{wanted}`, {dimensions} features each, {} damaged",

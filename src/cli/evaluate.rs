@@ -10,7 +10,7 @@ use diptych::evaluate::features::Features;
 use diptych::evaluate::neighbours::gallery;
 use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::run::{Part, features, neighbours_gallery, parts, pixel_features};
-use diptych::evaluate::weights::Weights;
+use diptych::evaluate::weights::{Layer, Weights};
 use diptych::evaluate::{DataUsed, Knn, Linear, Measure, Record, WeightsUsed, knn, linear};
 use diptych::recipe::Recipe;
 use diptych::{machine, overrides, report};
@@ -42,6 +42,9 @@ pub(super) struct Arguments {
     /// How images are prepared; what the model file carries if left out
     #[arg(long)]
     preprocess: Option<String>,
+    /// Which layer: h (the features), or stem, block1 ... block4, averaged over the map
+    #[arg(long, default_value = "h")]
+    layer: String,
     /// Measure raw pixels and untrained weights the same way
     #[arg(long)]
     baselines: bool,
@@ -200,6 +203,7 @@ impl Protocol {
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let started = Instant::now();
     let protocol = Protocol::choose(arguments.kind, arguments.protocol.as_deref())?;
+    let layer = Layer::named(&arguments.layer)?;
     let recipe = recipe_of(&arguments.model)?;
     let settings = overrides::apply(
         &protocol.settings(recipe.as_ref()),
@@ -221,7 +225,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let parts = parts(&source, &selection)?;
     let store = weights.run.as_ref().map(|run| run.join("features"));
     let of = |part: &Part<'_>| {
-        features(&weights, &preprocess, part, store.as_deref(), &mut image_bar(part.role))
+        features(&weights, &preprocess, layer, part, store.as_deref(), &mut image_bar(part.role))
     };
     let [references, queries] = [of(&parts[0])?, of(&parts[1])?];
     let (value, also) = protocol.measure(&queries, &references, settings.seed)?;
@@ -229,7 +233,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     if arguments.baselines {
         let untrained = weights.untrained(settings.seed)?;
         let of = |part: &Part<'_>| {
-            features(&untrained, &preprocess, part, None, &mut image_bar("untrained"))
+            features(&untrained, &preprocess, layer, part, None, &mut image_bar("untrained"))
         };
         let [references, queries] = [of(&parts[0])?, of(&parts[1])?];
         let untrained = protocol.measure(&queries, &references, settings.seed)?.0;
@@ -267,7 +271,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
                 weights.matched,
             )?
         },
-        layer: "h".to_owned(),
+        layer: layer.name().to_owned(),
         preprocess: preprocess.id.clone(),
         seed: settings.seed,
         choice: "last".to_owned(),

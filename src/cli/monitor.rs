@@ -7,7 +7,7 @@ use diptych::error::{Error, Result as DiptychResult};
 use diptych::evaluate::features::{Features, extract};
 use diptych::evaluate::neighbours::gallery;
 use diptych::evaluate::run::{batch, neighbours_gallery, prepare};
-use diptych::evaluate::weights::forward;
+use diptych::evaluate::weights::{Layer, forward};
 use diptych::evaluate::{Knn, Ranks};
 use diptych::method::Method;
 use diptych::recipe::Recipe;
@@ -73,11 +73,14 @@ impl Observer for ProgressBar {
     fn epoch(&mut self, progress: &Progress, _: &dyn Method) -> DiptychResult<Vec<(String, f64)>> {
         let mean = self.epoch_loss / self.epoch_steps.max(1) as f64;
         (self.epoch_loss, self.epoch_steps) = (0.0, 0);
-        let epoch = progress.step as f64 / progress.steps_per_epoch as f64;
-        let epochs = progress.steps as f64 / progress.steps_per_epoch as f64;
+        let [epoch, epochs] = [progress.step, progress.steps].map(|steps| {
+            // Whole unless `train.max_steps` ends within an epoch.
+            let hundredths = (100.0 * steps as f64 / progress.steps_per_epoch as f64).round();
+            hundredths / 100.0
+        });
         let rate =
             progress.views_per_second.map_or(String::new(), |rate| format!(", {rate:.0} views/s"));
-        let line = format!("epoch {epoch:.4}/{epochs:.4}: mean loss {mean:.4}{rate}");
+        let line = format!("epoch {epoch}/{epochs}: mean loss {mean:.4}{rate}");
         self.say(&line);
         Ok(Vec::new())
     }
@@ -153,7 +156,7 @@ impl KnnMonitor {
         let side = self.preprocess.size_px();
         let (device, kind) = (self.layout.device, self.layout.kind);
         let mut forward = |pixels: &[u8], n: usize| {
-            forward(method.backbone(), pixels, n, &self.preprocess, device, kind)
+            forward(method.backbone(), pixels, n, &self.preprocess, Layer::H, device, kind)
         };
         let prepare = prepare(&self.preprocess);
         extract(&mut forward, dataset, (side, side), &prepare, batch(side), &mut |_, _| ())

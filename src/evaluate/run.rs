@@ -2,7 +2,7 @@
 
 use super::features::{Description, Features, extract, pixels, stored};
 use super::neighbours::Example;
-use super::weights::Weights;
+use super::weights::{Layer, Weights};
 use crate::augment::{Cell, Gallery, Mark, Preprocess, Scratch};
 use crate::data::{Dataset, Image, Selection, Source};
 use crate::error::Result;
@@ -35,23 +35,24 @@ pub fn parts<'a>(source: &'a Source, selection: &Selection) -> Result<[Part<'a>;
     }))
 }
 
-/// Features h of a part, from the folder of stored ones if they are there (written there if not).
+/// Features of a part, from the folder of stored ones if they are there (written there if not).
 ///
 /// # Errors
 /// Those of [`extract`]; a folder that cannot be written is one too.
 pub fn features(
     weights: &Weights,
     preprocess: &Preprocess,
+    layer: Layer,
     part: &Part<'_>,
     folder: Option<&Path>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Features> {
-    let description = describe(weights, preprocess, part);
+    let description = describe(weights, preprocess, layer, part);
     if let Some(found) = folder.and_then(|folder| stored(folder, &description)) {
         return Ok(found);
     }
     let side = preprocess.size_px();
-    let mut forward = |pixels: &[u8], n: usize| weights.features(pixels, n, preprocess);
+    let mut forward = |pixels: &[u8], n: usize| weights.features(pixels, n, preprocess, layer);
     let dataset = part.dataset.as_ref();
     let features =
         extract(&mut forward, dataset, (side, side), &prepare(preprocess), batch(side), progress)?;
@@ -85,7 +86,12 @@ pub fn batch(side: usize) -> usize {
 }
 
 /// What stored features belong to.
-pub fn describe(weights: &Weights, preprocess: &Preprocess, part: &Part<'_>) -> Description {
+pub fn describe(
+    weights: &Weights,
+    preprocess: &Preprocess,
+    layer: Layer,
+    part: &Part<'_>,
+) -> Description {
     let Selection { limit, holdout, seed } = part.selection;
     let cut = match (limit, holdout) {
         (None, 0.0) => String::new(),
@@ -101,7 +107,7 @@ pub fn describe(weights: &Weights, preprocess: &Preprocess, part: &Part<'_>) -> 
         height: side,
         images: part.dataset.len(),
         interpolation: format!("{:?}", preprocess.interpolation).to_lowercase(),
-        layer: "h".to_owned(),
+        layer: layer.name().to_owned(),
         mean: preprocess.mean,
         precision: "float32".to_owned(),
         preprocess: preprocess.id.clone(),

@@ -3,7 +3,7 @@
 use crate::augment::{Preprocess, to_device};
 use crate::error::{Error, Result};
 use crate::model::resnet::{Architecture, BackboneInitialization, ResNet, Stem};
-use crate::model::{BackboneConfig, Parameters, Phase};
+use crate::model::{BackboneConfig, BlockGroup, Parameters, Phase};
 use crate::train::checkpoint;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,46 @@ pub struct Weights {
     pub left_over: Vec<String>,
     /// The run folder, if the model is one.
     pub run: Option<PathBuf>,
+}
+
+/// Where features are taken; maps are averaged over their rows and columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer(Option<BlockGroup>);
+
+/// Names of the layers, as in records and feature files.
+const LAYERS: [(&str, Option<BlockGroup>); 6] = [
+    ("h", None),
+    ("stem", Some(BlockGroup::Stem)),
+    ("block1", Some(BlockGroup::Group1)),
+    ("block2", Some(BlockGroup::Group2)),
+    ("block3", Some(BlockGroup::Group3)),
+    ("block4", Some(BlockGroup::Group4)),
+];
+
+impl Layer {
+    /// The features behind the global average pool, which every image-level protocol uses.
+    pub const H: Self = Self(None);
+
+    /// A layer by its name: h, stem, block1 to block4.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] listing the names.
+    pub fn named(name: &str) -> Result<Self> {
+        let found = LAYERS.iter().find(|(known, _)| *known == name);
+        found.map(|(_, group)| Self(*group)).ok_or_else(|| {
+            let names = LAYERS.map(|(name, _)| name).join(", ");
+            Error::Recipe(format!("`--layer` must be one of {names}, found `{name}`"))
+        })
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        LAYERS.iter().find(|(_, group)| *group == self.0).map_or("h", |(name, _)| name)
+    }
+
+    fn group(self) -> Option<BlockGroup> {
+        self.0
+    }
 }
 
 /// Where a run keeps its newest weights.
@@ -167,16 +207,22 @@ impl Weights {
         checkpoint::hash(self.parameters.all().iter().map(|p| (p.name.as_str(), &p.tensor)))
     }
 
-    /// Features h `[n, F]` of `n` prepared images (`[n, side, side, 3]`, 8 bits).
+    /// Features `[n, D]` of `n` prepared images (`[n, side, side, 3]`, 8 bits).
     ///
     /// # Errors
     /// [`Error::Shape`] if `pixels` holds another number of bytes.
-    pub fn features(&self, pixels: &[u8], n: usize, preprocess: &Preprocess) -> Result<Tensor> {
-        forward(&self.backbone, pixels, n, preprocess, self.device, Kind::Float)
+    pub fn features(
+        &self,
+        pixels: &[u8],
+        n: usize,
+        preprocess: &Preprocess,
+        layer: Layer,
+    ) -> Result<Tensor> {
+        forward(&self.backbone, pixels, n, preprocess, layer, self.device, Kind::Float)
     }
 }
 
-/// Features h `[n, F]`, f32 on the CPU, of `n` prepared images (`[n, side, side, 3]`, 8 bits), in evaluation mode.
+/// Features `[n, D]` of a layer, f32 on the CPU, of `n` prepared images (`[n, side, side, 3]`, 8 bits), in evaluation mode.
 ///
 /// # Errors
 /// [`Error::Shape`] if `pixels` holds another number of bytes.
@@ -185,6 +231,7 @@ pub fn forward(
     pixels: &[u8],
     n: usize,
     preprocess: &Preprocess,
+    layer: Layer,
     device: Device,
     kind: Kind,
 ) -> Result<Tensor> {
@@ -192,7 +239,13 @@ pub fn forward(
     let (mean, std) = (preprocess.mean, preprocess.std);
     tch::no_grad(|| {
         let images = to_device(pixels, [n, side, side], mean, std, device, kind)?;
-        let h = backbone.forward(&images, Phase::Evaluation);
+        let h = match layer.group() {
+            None => backbone.forward(&images, Phase::Evaluation),
+            Some(group) => {
+                let maps = backbone.forward_features(&images, &[group], Phase::Evaluation);
+                maps[0].mean_dim([2, 3].as_slice(), false, None)
+            }
+        };
         Ok(h.to_kind(Kind::Float).to_device(Device::Cpu))
     })
 }
