@@ -8,6 +8,7 @@ pub mod augment;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod ffi;
 pub mod files;
 pub mod loss;
 pub mod machine;

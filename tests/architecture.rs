@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Below the flow: anyone may use these, and they use only each other.
-const BELOW: &[&str] = &["error", "files", "machine", "memory", "overrides", "random", "shape"];
+const BELOW: &[&str] =
+    &["error", "ffi", "files", "machine", "memory", "overrides", "random", "shape"];
 
 /// The flow, in order.
 const FLOW: &[&str] =

@@ -59,6 +59,7 @@ struct Answer {
 
 /// Parses, dispatches, prints. Exit codes are those of `Error::exit_code`; clap's own usage errors are 2 as well.
 pub(crate) fn main() -> ExitCode {
+    diptych::ffi::keep_freed_memory();
     let cli = Cli::parse();
     // libtorch's panics become errors where they are caught; a bug of ours is told below. Neither needs a backtrace.
     panic::set_hook(Box::new(|_| ()));
