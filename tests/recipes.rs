@@ -1,7 +1,5 @@
 //! Every built-in recipe parses, checks, builds, and takes a step.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use diptych::augment::{Loader, LoaderConfig, Order, Pipeline};
 use diptych::data::{self, Selection};
 use diptych::recipe::{BUILT_IN, Recipe, differences};

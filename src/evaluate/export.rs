@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tch::Kind;
 
-/// The endings [`write`] knows, besides `safetensors`, which [`Features::save`] writes.
+/// The endings [`write()`] knows, besides `safetensors`, which [`Features::save`] writes.
 pub const ENDINGS: [&str; 3] = ["npy", "csv", "parquet"];
 
 /// Writes features by the ending of the path:
@@ -109,7 +109,7 @@ fn parquet(features: &Features, path: &Path) -> Result<(), ParquetError> {
     let mut column = group.next_column()?.ok_or_else(missing)?;
     column.typed::<ByteArrayType>().write_batch(&paths, None, None)?;
     column.close()?;
-    for numbers in [labels, indices.into_iter().map(|index| index as i64).collect()] {
+    for numbers in [labels, indices] {
         let mut column = group.next_column()?.ok_or_else(missing)?;
         column.typed::<Int64Type>().write_batch(&numbers, None, None)?;
         column.close()?;
@@ -168,7 +168,10 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "path,label,index,h0,h1,h2");
         assert_eq!(lines[1], "\"a \"\"b\"\", c.png\",4,0,0.5,-1,2");
-        assert_eq!(lines[2].split(',').nth(4).unwrap().parse::<f32>().unwrap(), 1e-7);
+        assert_eq!(
+            lines[2].split(',').nth(4).unwrap().parse::<f32>().unwrap().to_bits(),
+            1e-7f32.to_bits()
+        );
     }
 
     #[test]
@@ -180,7 +183,7 @@ mod tests {
         let rows: Vec<String> =
             reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
         assert_eq!(rows.len(), 2);
-        assert!(rows[0].contains("label: 4") && rows[0].contains("[0.5, -1.0, 2.0]"), "{rows:?}");
+        assert!(rows[0].contains("label: 4") && rows[0].contains("[0.5, -1E0, 2.0]"), "{rows:?}");
         assert!(rows[1].contains("index: 7") && rows[1].contains("label: -1"), "{rows:?}");
     }
 

@@ -23,7 +23,8 @@ pub struct Weights {
     pub file: PathBuf,
     /// Backbone tensors found in the file.
     pub matched: usize,
-    /// Tensors of the file that do not belong to the backbone and were expected: projector, optimizer, classifier.
+    /// What else the file holds, by the first part of its name: `optimizer.* (60 tensors)`. Only parts that are expected
+    /// beside a backbone get here.
     pub left_over: Vec<String>,
     /// The run folder, if the model is one.
     pub run: Option<PathBuf>,
@@ -199,6 +200,7 @@ impl Weights {
             )));
         }
         let matched = parameters.all().len();
+        let left_over = by_part(&left_over);
         Ok(Self { backbone, parameters, device, config, preprocess, file, matched, left_over, run })
     }
 
@@ -248,6 +250,15 @@ pub fn forward(
         };
         Ok(h.to_kind(Kind::Float).to_device(Device::Cpu))
     })
+}
+
+/// Names counted by their first part.
+fn by_part(names: &[String]) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in names {
+        *counts.entry(name.split('.').next().unwrap_or(name)).or_default() += 1;
+    }
+    counts.into_iter().map(|(part, count)| format!("{part}.* ({count} tensors)")).collect()
 }
 
 fn build(config: &BackboneConfig, seed: u64, device: Device) -> Result<(ResNet, Parameters)> {

@@ -4,9 +4,9 @@ use serde_json::{Map, Value};
 
 /// Whether values of this metric are fractions of one, which are shown in percent.
 pub(super) fn is_fraction(metric: &str) -> bool {
-    let last = metric.rsplit('/').next().unwrap_or(metric);
+    let last = metric.rsplit('/').next().unwrap_or(metric).trim_start_matches("train_");
     let top = last.strip_prefix("top").is_some_and(|k| k.bytes().all(|byte| byte.is_ascii_digit()));
-    top || ["accuracy", "recall", "precision"].iter().any(|word| last.contains(word))
+    top || ["accuracy", "recall", "precision", "per_class"].iter().any(|word| last.contains(word))
 }
 
 /// A value of this metric, with its unit.

@@ -9,7 +9,7 @@ use super::format::{
 };
 use super::gallery::{Gallery, Mark};
 use super::metrics::Curve;
-use super::run::{Evaluation, Run, Status};
+use super::run::{Evaluation, Run, Status, number};
 use crate::error::{Error, Result};
 
 #[derive(Template)]
@@ -69,6 +69,7 @@ struct Row<'a> {
     bar: Option<Bar>,
     counts: Vec<String>,
     baselines: Vec<(String, String)>,
+    also: Vec<(String, String)>,
     weights: String,
     frozen: Option<bool>,
     cost: Vec<String>,
@@ -217,7 +218,7 @@ fn evaluation_tile(run: &Run, label: &str, protocol: &str) -> Tile {
         let interval = Some(interval(evaluation)).filter(|interval| !interval.is_empty());
         let notes = [
             interval.map(|interval| format!("95\u{202f}% interval {interval}")),
-            evaluation.queries.map(|queries| format!("{} queries", grouped(queries))),
+            evaluation.data.queries.map(|queries| format!("{} queries", grouped(queries))),
             (count > 1).then(|| format!("{}, one of {count}", evaluation.file)),
         ];
         return Tile {
@@ -311,9 +312,9 @@ fn row(evaluation: &Evaluation) -> Row<'_> {
         version => format!(" (version {})", plain(version)),
     };
     let counts = [
-        (evaluation.queries, "queries"),
-        (evaluation.references, "references"),
-        (evaluation.classes, "classes"),
+        (evaluation.data.queries, "queries"),
+        (evaluation.data.references, "references"),
+        (evaluation.data.classes, "classes"),
     ];
     let cost = [
         evaluation.wall_seconds.map(duration),
@@ -336,9 +337,16 @@ fn row(evaluation: &Evaluation) -> Row<'_> {
     let settings = flattened(&evaluation.rest).into_iter().map(|(name, text)| {
         (name.strip_prefix("settings.").map_or(name.clone(), str::to_owned), text)
     });
-    let settings = settings.chain(of_weights).collect();
-    let baseline = |value: &serde_json::Value| {
-        value.as_f64().map_or_else(|| plain(value), |value| measured(metric, value))
+    let of_data = flattened(&evaluation.data.rest).into_iter();
+    let of_data = of_data.map(|(name, text)| (format!("data {name}"), text));
+    let settings = settings.chain(of_data).chain(of_weights).collect();
+    let measures = |measures: &serde_json::Map<String, serde_json::Value>, metric: Option<&str>| {
+        let shown = measures.iter().map(|(name, value)| {
+            let metric = metric.unwrap_or(name);
+            let text = number(value).map_or_else(|| plain(value), |value| measured(metric, value));
+            (name.replace('_', " "), text)
+        });
+        shown.collect::<Vec<_>>()
     };
     Row {
         file: &evaluation.file,
@@ -351,11 +359,8 @@ fn row(evaluation: &Evaluation) -> Row<'_> {
             .iter()
             .filter_map(|(count, of)| Some(format!("{} {of}", grouped((*count)?))))
             .collect(),
-        baselines: evaluation
-            .baselines
-            .iter()
-            .map(|(name, value)| (name.clone(), baseline(value)))
-            .collect(),
+        baselines: measures(&evaluation.baselines, Some(metric)),
+        also: measures(&evaluation.also, None),
         weights: if weights.file.is_null() { String::new() } else { plain(&weights.file) },
         frozen: weights.hash_before.as_ref().zip(weights.hash_after.as_ref()).map(|(a, b)| a == b),
         cost: cost.into_iter().flatten().collect(),
@@ -371,7 +376,7 @@ fn bar(evaluation: &Evaluation) -> Option<Bar> {
     let marks = evaluation
         .baselines
         .iter()
-        .filter_map(|(name, value)| Some((name.clone(), 100.0 * value.as_f64().filter(inside)?)));
+        .filter_map(|(name, value)| Some((name.clone(), 100.0 * number(value).filter(inside)?)));
     let [low, high] = [low, high].map(|edge| 100.0 * edge.clamp(0.0, 1.0));
     Some(Bar { value: 100.0 * value, low, high, marks: marks.collect() })
 }

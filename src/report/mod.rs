@@ -1,8 +1,8 @@
 //! One page about one run, made from its folder alone.
 //!
-//! [`write`] reads what training and evaluation left behind and writes `report.html` beside it: one file with style, script,
+//! [`write()`] reads what training and evaluation left behind and writes `report.html` beside it: one file with style, script,
 //! charts and pictures inside, which asks nothing of the network and shows no number that is not in the files.
-//! Reading ([`run`]) and showing ([`html`]) are apart: a page over several runs reads more folders and shows them side by side.
+//! Reading (`run`) and showing (`html`) are apart: a page over several runs reads more folders and shows them side by side.
 
 mod chart;
 mod format;
@@ -25,7 +25,7 @@ use crate::files::replace_text;
 /// sibling and renamed, so a reader sees the old page or the new one, never half of one.
 ///
 /// # Errors
-/// [`Error::Run`] if the folder holds no recipe or one that is not TOML, [`Error::Io`] if the page cannot be written.
+/// [`crate::error::Error::Run`] if the folder holds no recipe or one that is not TOML, [`crate::error::Error::Io`] if the page cannot be written.
 pub fn write(run: &Path) -> Result<PathBuf> {
     let page = html::page(&run::Run::read(run)?)?;
     let path = run.join("report.html");

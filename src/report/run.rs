@@ -69,11 +69,7 @@ pub(super) struct Evaluation {
     #[serde(default)]
     pub(super) interval_95: Option<[f64; 2]>,
     #[serde(default)]
-    pub(super) queries: Option<f64>,
-    #[serde(default)]
-    pub(super) references: Option<f64>,
-    #[serde(default)]
-    pub(super) classes: Option<f64>,
+    pub(super) data: DataUsed,
     #[serde(default)]
     pub(super) seed: Value,
     #[serde(default)]
@@ -85,9 +81,28 @@ pub(super) struct Evaluation {
     /// The same metric of other inputs: raw pixels, an untrained network.
     #[serde(default)]
     pub(super) baselines: Map<String, Value>,
+    /// Other measures of the same run: top-5, mean per class.
+    #[serde(default)]
+    pub(super) also: Map<String, Value>,
     /// Settings, data and whatever else was written.
     #[serde(flatten)]
     pub(super) rest: Map<String, Value>,
+}
+
+/// The data an evaluation used.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct DataUsed {
+    pub(super) queries: Option<f64>,
+    pub(super) references: Option<f64>,
+    pub(super) classes: Option<f64>,
+    #[serde(flatten)]
+    pub(super) rest: Map<String, Value>,
+}
+
+/// A measure: a bare number, or an object with a `value`.
+pub(super) fn number(measure: &Value) -> Option<f64> {
+    measure.as_f64().or_else(|| measure.get("value")?.as_f64())
 }
 
 /// The weights an evaluation read, and their hashes: equal ones prove that the backbone stayed frozen.

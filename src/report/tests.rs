@@ -86,9 +86,9 @@ fn full() -> String {
             (
                 "evaluations/knn.json",
                 r#"{"protocol":"knn","version":1,"metric":"top1","value":0.451,"interval_95":[0.4413,0.4608],
-                "data":{"source":"cifar10"},"settings":{"k":200,"temperature":0.07},
+                "data":{"source":"cifar10","classes":10,"queries":10000,"references":50000},"also":{"top5":{"value":0.8125}},"settings":{"k":200,"temperature":0.07},
                 "weights":{"file":"last.safetensors","hash_before":"a1b2","hash_after":"a1b2"},"wall_seconds":3.5,
-                "device":"cpu","seed":0,"classes":10,"queries":10000,"references":50000,"baselines":{"pixels":0.3456}}"#,
+                "device":"cpu","seed":0,"baselines":{"pixels":{"value":0.3456,"interval_95":[0.33,0.36]}}}"#,
             ),
             (
                 "evaluations/linear.json",
@@ -131,6 +131,7 @@ fn every_number_of_the_folder_is_on_the_page() {
         "45.10\u{202f}%",
         "44.13 to 46.08\u{202f}%",
         "10,000 queries",
+        "81.25",
         "50,000 references",
         "10 classes",
         "pixels 34.56\u{202f}%",
