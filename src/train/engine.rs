@@ -35,6 +35,8 @@ enum Explained {
 fn explain(text: &str) -> Option<Explained> {
     let (_, message) = text.split_once("Torch(\"")?;
     let message = message.split("Exception raised from").next().unwrap_or(message);
+    // The allocator's own words are behind the name of the check that failed.
+    let message = message.find("DefaultCPUAllocator").map_or(message, |start| &message[start..]);
     let message = message.split("\\n").next().unwrap_or(message).trim_end_matches("\")").trim();
     let memory = ["not enough memory", "out of memory", "can't allocate memory"]
         .iter()

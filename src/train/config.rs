@@ -1,0 +1,123 @@
+//! Settings of the training loop.
+
+use super::optim::OptimizerConfig;
+use super::schedule::ScheduleConfig;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Settings of the loop: the `[train]` table of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Passes over the data.
+    pub epochs: u32,
+    /// Optimizer steps, in place of `epochs`; also the length of the schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// How weights move.
+    pub optimizer: OptimizerConfig,
+    /// How the learning rate changes.
+    pub schedule: ScheduleConfig,
+    /// What to do about a loss or gradient that is not finite.
+    #[serde(default)]
+    pub non_finite: NonFinite,
+    /// A line of metrics every so many steps; the last step of an epoch always has one.
+    #[serde(default = "ten")]
+    pub log_every_steps: u64,
+    /// A checkpoint every so many steps besides the one at the end of each epoch; 0 for none.
+    #[serde(default)]
+    pub checkpoint_every_steps: u64,
+    /// Keeps the checkpoint of every so-many-th epoch for good; 0 for none.
+    #[serde(default)]
+    pub keep_every_epochs: u32,
+    /// The k-NN monitor.
+    #[serde(default)]
+    pub knn: MonitorConfig,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[serde(default = "auto")]
+    pub device: String,
+    /// `float32` or, for checks, `float64`.
+    #[serde(default = "float32")]
+    pub precision: String,
+    /// Compute threads; 0 takes every core.
+    #[serde(default)]
+    pub threads: usize,
+    /// Rows of a tile of the loss; 0 chooses from the sizes.
+    #[serde(default)]
+    pub tile_rows: i64,
+}
+
+/// The k-NN monitor: weighted k-NN on a fixed part of the data, while training. A monitor, not a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MonitorConfig {
+    /// Every so many epochs; 0 turns it off.
+    pub every_epochs: u32,
+    /// Training images to compare with, at most.
+    pub references: usize,
+    /// Test images to judge, at most.
+    pub queries: usize,
+}
+
+impl Default for MonitorConfig {
+    fn default() -> Self {
+        Self { every_epochs: 1, references: 4_000, queries: 1_000 }
+    }
+}
+
+/// Policy for a loss or gradient that is NaN or infinite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// End the run; the last checkpoint stays as it was.
+    #[default]
+    Stop,
+    /// Leave the weights as they are at this step, say so, and go on.
+    Skip,
+}
+
+fn ten() -> u64 {
+    10
+}
+
+fn auto() -> String {
+    "auto".to_owned()
+}
+
+fn float32() -> String {
+    "float32".to_owned()
+}
+
+impl Config {
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the key.
+    pub fn check(&self) -> Result<()> {
+        let at_least_one = |key: &str, value: u64| {
+            if value >= 1 {
+                return Ok(());
+            }
+            Err(Error::Recipe(format!("`train.{key}` must be at least 1, found `{value}`")))
+        };
+        at_least_one("epochs", u64::from(self.epochs))?;
+        at_least_one("log_every_steps", self.log_every_steps)?;
+        if self.tile_rows < 0 {
+            return Err(Error::Recipe(format!(
+                "`train.tile_rows` must be at least 1, or 0 for automatic, found `{}`",
+                self.tile_rows
+            )));
+        }
+        if let Some(steps) = self.max_steps {
+            at_least_one("max_steps", steps)?;
+        }
+        if !["float32", "float64"].contains(&self.precision.as_str()) {
+            return Err(Error::Recipe(format!(
+                "`train.precision` must be float32 or float64, found `{}`",
+                self.precision
+            )));
+        }
+        self.optimizer.check()?;
+        self.schedule.check()
+    }
+}
