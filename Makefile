@@ -3,16 +3,20 @@ SHELL := /bin/bash
 CARGO := cargo
 PROFILE := --release --locked
 
-.PHONY: help libtorch build demo test format lint unit doc bench clean
+.PHONY: help libtorch cuda build demo test format lint unit doc bench clean
 
 help:
 	@echo "make demo    get libtorch, build, pre-train SimCLR on synthetic:scenes, judge it, write the report"
 	@echo "make test    format, lints, tests, documentation"
 	@echo "make build   the program: target/release/diptych"
+	@echo "make cuda    the CUDA libraries for training on an NVIDIA GPU"
 	@echo "make bench   speed and memory, as ratios in one run"
 
 libtorch:
 	@scripts/libtorch.sh
+
+cuda: libtorch
+	@scripts/cuda.sh
 
 build: libtorch
 	$(CARGO) build $(PROFILE)

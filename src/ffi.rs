@@ -2,6 +2,23 @@
 
 #![expect(unsafe_code, reason = "see each block")]
 
+/// Loads libtorch's GPU part, its symbols visible to the part already loaded. The program links the CPU part only, so that
+/// one program serves machines with and without CUDA libraries. It must come before the first question about devices, whose
+/// answer libtorch remembers. Loading it again costs nothing.
+///
+/// # Errors
+/// What the loader says, which names the missing library.
+pub fn load_cuda() -> Result<(), String> {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: the library's initialisers are those that a program linked against it would run at its start; they come from
+    // the same libtorch build. It is never unloaded, so nothing it registered can dangle.
+    let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+    // The name of the missing library is in what lies behind the error.
+    library.map(std::mem::forget).map_err(|error| {
+        std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+    })
+}
+
 /// Tells the allocator to keep memory that is freed, in place of giving it back to the system after every use.
 ///
 /// A training step frees and takes the same large maps again and again. By default glibc maps each anew, and the kernel

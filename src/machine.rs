@@ -1,6 +1,7 @@
 //! What this machine has: processor, memory, devices. Everything here is read, never assumed.
 
 use crate::error::{Error, Result};
+use crate::ffi;
 use crate::memory::available_bytes;
 use std::fs;
 use tch::Device;
@@ -79,16 +80,16 @@ pub fn limit_memory() -> Option<u64> {
     Some(limit)
 }
 
-/// Resolves `auto`, `cpu`, `cuda` or `cuda:N`.
+/// Resolves `auto`, `cpu`, `cuda` or `cuda:N`. A CUDA device loads libtorch's GPU part; `auto` tries so where an NVIDIA
+/// driver is loaded, and takes the CPU otherwise.
 ///
 /// # Errors
-/// [`Error::Recipe`] for another name, [`Error::Environment`] for a device that is not there.
+/// [`Error::Recipe`] for another name, [`Error::Environment`] for a device that is not there or a library that is missing.
 pub fn device(name: &str) -> Result<Device> {
-    let count = tch::Cuda::device_count();
     let index = match name {
         "cpu" => return Ok(Device::Cpu),
-        "auto" if count == 0 => return Ok(Device::Cpu),
-        "auto" | "cuda" => 0,
+        "auto" => return Ok(if cuda_devices() > 0 { Device::Cuda(0) } else { Device::Cpu }),
+        "cuda" => 0,
         other => {
             other.strip_prefix("cuda:").and_then(|n| n.parse::<i64>().ok()).ok_or_else(|| {
                 Error::Recipe(format!(
@@ -97,12 +98,24 @@ pub fn device(name: &str) -> Result<Device> {
             })?
         }
     };
+    ffi::load_cuda().map_err(|error| {
+        Error::Environment(format!(
+            "device `{name}` needs libtorch's CUDA part, which does not load: {error}; `make cuda` fetches what it needs"
+        ))
+    })?;
+    let count = tch::Cuda::device_count();
     if index >= count {
         return Err(Error::Environment(format!(
             "device `{name}` is not there: libtorch sees {count} CUDA devices; use `train.device=cpu`"
         )));
     }
     Ok(Device::Cuda(index as usize))
+}
+
+/// Number of CUDA devices that can be used: 0 without a loaded NVIDIA driver or without libtorch's GPU part.
+pub fn cuda_devices() -> i64 {
+    let driver = std::path::Path::new("/proc/driver/nvidia/version").exists();
+    if driver && ffi::load_cuda().is_ok() { tch::Cuda::device_count() } else { 0 }
 }
 
 /// The name a device goes by in recipes and records.
@@ -138,6 +151,8 @@ mod tests {
         assert_eq!(device("cpu").unwrap(), Device::Cpu);
         assert_eq!(device_name(Device::Cuda(2)), "cuda:2");
         assert!(device("tpu").unwrap_err().to_string().contains("auto, cpu, cuda or cuda:N"));
-        assert!(device("cuda:99").unwrap_err().to_string().contains("is not there"));
+        // Whether the libraries or the device are missing, both are told.
+        let message = device("cuda:99").unwrap_err().to_string();
+        assert!(message.contains("cuda:99") && message.contains("cuda"), "{message}");
     }
 }

@@ -14,7 +14,7 @@ pub(super) fn run() -> Answer {
         bytes.map(|bytes| (bytes as f64 / f64::from(1 << 30) * 10.0).round() / 10.0)
     };
     let devices: Vec<String> = std::iter::once("cpu".to_owned())
-        .chain((0..tch::Cuda::device_count()).map(|index| format!("cuda:{index}")))
+        .chain((0..machine::cuda_devices()).map(|index| format!("cuda:{index}")))
         .collect();
     let gflops = matrix_product_gflops();
     let json = json!({
