@@ -302,11 +302,11 @@ fn train_run(
     let observers: &mut [&mut dyn Observer] = &mut [&mut bar, &mut knn, &mut pages];
     let result = train::train(job, &folder, &stop, observers);
     bar.finish();
-    if let Err(error) = &result {
-        folder.log(&format!("stopped: {error}"))?;
-    }
-    report::write(folder.path())?;
-    let status = result?;
+    let status = result.inspect_err(|error| {
+        // Where the disk is full these fail too; the error at hand says more.
+        let _ = folder.log(&format!("stopped: {error}"));
+        let _ = report::write(folder.path());
+    })?;
     folder.log("finished")?;
     report::write(folder.path())?;
     Ok(answer(out, &status, "finished"))
