@@ -71,11 +71,6 @@ pub struct Loader {
     coordinator: Option<JoinHandle<()>>,
 }
 
-/// Threads to load with unless told: one per processor this process may use.
-pub fn threads_default() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 impl Loader {
     /// Starts preparing `config.steps`.
     ///

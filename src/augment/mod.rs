@@ -26,7 +26,7 @@ pub use color::{Adjustment, ColorJitter, Grayscale};
 pub use crop::{Crop, Interpolation, RandomResizedCrop, Resize};
 pub use device::to_device;
 pub use gallery::{Cell, Gallery, Mark, views_gallery, write_png};
-pub use loader::{Damage, HostBatch, Loader, LoaderConfig, threads_default};
+pub use loader::{Damage, HostBatch, Loader, LoaderConfig};
 pub use order::Order;
 pub use pipeline::{Drawn, Operation, Pipeline, Scratch};
 pub use preprocess::{Preprocess, Sizing};

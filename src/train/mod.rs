@@ -189,6 +189,7 @@ impl Trainer<'_> {
             let Some(objective) = objective.map_err(|error| with_way_out(error, layout))? else {
                 return Err(interrupted());
             };
+            job.loader.recycle(batch);
             let norm = optim::gradient_norm(job.method.parameters());
             if objective.loss.is_finite() && norm.is_finite() {
                 engine::guard(&what, || {
