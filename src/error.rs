@@ -31,6 +31,9 @@ pub enum Error {
     /// The loss or a gradient became NaN or infinite and the policy says stop.
     #[error("{0}")]
     NonFinite(String),
+    /// A sentinel saw the network collapse or stop learning and the policy says stop.
+    #[error("{0}")]
+    Collapsed(String),
     /// libtorch could not allocate what the step needs.
     #[error("{0}")]
     OutOfMemory(String),
@@ -59,12 +62,12 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// The program's exit status: 2 usage or recipe, 3 data, 4 non-finite, 6 weights, 7 memory, 75 stopped, else 1.
+    /// The program's exit status: 2 usage or recipe, 3 data, 4 non-finite or collapsed, 6 weights, 7 memory, 75 stopped, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_) => 2,
             Self::Data(_) => 3,
-            Self::NonFinite(_) => 4,
+            Self::NonFinite(_) | Self::Collapsed(_) => 4,
             Self::Weights(_) => 6,
             Self::OutOfMemory(_) => 7,
             Self::Interrupted(_) => 75,

@@ -250,26 +250,7 @@ fn a_loss_that_is_not_finite_stops_the_run() {
     let change = ["train.optimizer.learning_rate=1e30"];
     let (code, text) = failure(&small_run(run.to_str().unwrap(), &change));
     assert_eq!(code, 4, "{text}");
-    assert!(text.contains("not finite") && text.contains("learning_rate"), "{text}");
-}
-
-#[test]
-fn too_little_memory_is_told_with_a_way_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = folder.path().join("run");
-    let out = run.to_str().unwrap();
-    let wide = ["backbone.stem=cifar", "backbone.width=1", "data.batch_size=96"];
-    let limited = "ulimit -d 900000; exec \"$0\" \"$@\"";
-    let output = std::process::Command::new("bash")
-        .args(["-c", limited, env!("CARGO_BIN_EXE_diptych")])
-        .args(small_run(out, &wide))
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(7), "{text}");
-    assert!(text.contains("can't allocate memory"), "{text}");
-    assert!(text.contains("`data.micro_batch_size=48`"), "{text}");
-    assert!(!text.contains("enforce fail") && !text.contains("panicked"), "{text}");
+    assert!(text.contains("loss NaN") && text.contains("learning rate"), "{text}");
 }
 
 #[test]

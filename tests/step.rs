@@ -47,13 +47,13 @@ fn layout(micro_batch: usize, group: usize, kind: Kind) -> Layout {
 /// Gradients and buffers after a step.
 fn after_step(layout: &Layout) -> (f64, BTreeMap<String, Tensor>) {
     let method = method(layout.kind);
-    let objective = gradient(method.as_ref(), &batch(), layout, &Stop::new()).unwrap().unwrap();
+    let outcome = gradient(method.as_ref(), &batch(), layout, &Stop::new()).unwrap().unwrap();
     let values = method.parameters().all().iter().map(|parameter| {
         let buffer = parameter.role == Role::Buffer;
         let value = if buffer { parameter.tensor.copy() } else { parameter.tensor.grad().copy() };
         (parameter.name.clone(), value)
     });
-    (objective.loss, values.collect())
+    (outcome.objective.loss, values.collect())
 }
 
 /// The largest difference of two sets of tensors, each relative to the norm of the reference.

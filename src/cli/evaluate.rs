@@ -264,6 +264,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         },
         weights: WeightsUsed {
             unexpected: weights.left_over.clone(),
+            history: weights.history.clone(),
             ..WeightsUsed::frozen(
                 &weights.file.display().to_string(),
                 hash_before,

@@ -4,6 +4,7 @@ mod data;
 mod doctor;
 mod embed;
 mod evaluate;
+mod memory;
 mod monitor;
 mod pretrain;
 mod recipes;

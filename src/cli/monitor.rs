@@ -12,6 +12,7 @@ use diptych::evaluate::{Knn, Ranks};
 use diptych::method::Method;
 use diptych::recipe::Recipe;
 use diptych::report;
+use diptych::train::probe::Probe;
 use diptych::train::step::Layout;
 use diptych::train::{Observer, Progress};
 use indicatif::{ProgressBar as Bar, ProgressStyle};
@@ -61,8 +62,10 @@ pub(super) fn image_bar(what: &str) -> impl FnMut(usize, usize) {
 
 impl Observer for ProgressBar {
     fn step(&mut self, progress: &Progress) -> DiptychResult<()> {
-        self.epoch_loss += progress.loss;
-        self.epoch_steps += 1;
+        if progress.loss.is_finite() {
+            self.epoch_loss += progress.loss;
+            self.epoch_steps += 1;
+        }
         let rate =
             progress.views_per_second.map_or(String::new(), |rate| format!(", {rate:.0} views/s"));
         self.bar.set_message(format!("loss {:.4}{rate}", progress.loss));
@@ -70,8 +73,16 @@ impl Observer for ProgressBar {
         Ok(())
     }
 
-    fn epoch(&mut self, progress: &Progress, _: &dyn Method) -> DiptychResult<Vec<(String, f64)>> {
-        let mean = self.epoch_loss / self.epoch_steps.max(1) as f64;
+    fn epoch(
+        &mut self,
+        progress: &Progress,
+        _: &dyn Method,
+        _: Option<&Probe>,
+    ) -> DiptychResult<Vec<(String, f64)>> {
+        let mean = match self.epoch_steps {
+            0 => "no step was taken".to_owned(),
+            steps => format!("mean loss {:.4}", self.epoch_loss / steps as f64),
+        };
         (self.epoch_loss, self.epoch_steps) = (0.0, 0);
         let [epoch, epochs] = [progress.step, progress.steps].map(|steps| {
             // Whole unless `train.max_steps` ends within an epoch.
@@ -80,9 +91,13 @@ impl Observer for ProgressBar {
         });
         let rate =
             progress.views_per_second.map_or(String::new(), |rate| format!(", {rate:.0} views/s"));
-        let line = format!("epoch {epoch}/{epochs}: mean loss {mean:.4}{rate}");
+        let line = format!("epoch {epoch}/{epochs}: {mean}{rate}");
         self.say(&line);
         Ok(Vec::new())
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.say(&format!("warning: {text}"));
     }
 }
 
@@ -159,7 +174,10 @@ impl KnnMonitor {
             forward(method.backbone(), pixels, n, &self.preprocess, Layer::H, device, kind)
         };
         let prepare = prepare(&self.preprocess);
-        extract(&mut forward, dataset, (side, side), &prepare, batch(side), &mut |_, _| ())
+        // What fits with a graph fits without.
+        let views = self.layout.micro_batch * self.layout.views.len();
+        let batch = batch(side).min(views);
+        extract(&mut forward, dataset, (side, side), &prepare, batch, &mut |_, _| ())
     }
 
     fn draw(
@@ -178,6 +196,7 @@ impl Observer for KnnMonitor {
         &mut self,
         progress: &Progress,
         method: &dyn Method,
+        probe: Option<&Probe>,
     ) -> DiptychResult<Vec<(String, f64)>> {
         let epoch = progress.step.div_ceil(progress.steps_per_epoch);
         let last = progress.step == progress.steps;
@@ -200,7 +219,10 @@ impl Observer for KnnMonitor {
             return Ok(Vec::new());
         }
         let ranks: Ranks = Knn::default().evaluate(&query_features, &reference_features)?;
-        Ok(vec![("knn/top1".to_owned(), ranks.top(1).value)])
+        let mut values = vec![("knn/top1".to_owned(), ranks.top(1).value)];
+        let top1 = probe.and_then(|probe| probe.top1(&query_features.h, &query_features.labels));
+        values.extend(top1.map(|top1| ("probe/top1".to_owned(), top1)));
+        Ok(values)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `diptych pretrain`: from a recipe and a data source to a trained, resumable, reported run.
 
 use super::Answer;
+use super::memory::{again, again_after_crash, with_less_memory};
 use super::monitor::{KnnMonitor, Pages, ProgressBar};
 use anyhow::Result;
 use diptych::augment::{Loader, LoaderConfig, Order, Pipeline, Preprocess, views_gallery};
@@ -9,12 +10,15 @@ use diptych::error::Error;
 use diptych::machine;
 use diptych::recipe::{Recipe, differences};
 use diptych::report;
+use diptych::train::engine::guard;
+use diptych::train::journal::Journal;
 use diptych::train::optim::Optimizer;
+use diptych::train::probe::Probe;
 use diptych::train::run::{RunFolder, Status, read_status, timestamp};
 use diptych::train::schedule::Schedule;
 use diptych::train::step::{Layout, ViewInput};
 use diptych::train::stop::Stop;
-use diptych::train::{self, Job, Observer, checkpoint};
+use diptych::train::{self, Job, Observer, Trained, checkpoint};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +39,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     data: Option<String>,
     /// The run folder [default: runs/ and the recipe's name]
-    #[arg(long)]
+    #[arg(long, overrides_with = "out")]
     out: Option<PathBuf>,
     /// Print the plan (steps, learning rates, memory) and stop
     #[arg(long)]
@@ -46,6 +50,12 @@ pub(super) struct Arguments {
     /// Let a run go on for more epochs or steps than it was started with
     #[arg(long)]
     extend: bool,
+    /// Internal, see `memory.rs`
+    #[arg(long, hide = true, overrides_with = "trial")]
+    trial: bool,
+    /// Internal, see `memory.rs`
+    #[arg(long, hide = true)]
+    less_memory: Option<String>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
@@ -68,7 +78,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         )
     })?;
     let source = data::open(&location)?;
-    let plan = Plan::new(&recipe, &source)?;
+    let mut plan = Plan::new(&recipe, &source)?;
+    if let Some(text) = &arguments.less_memory {
+        with_less_memory(text, &mut recipe, plan.layout.clone(), &out)?;
+        plan = Plan::new(&recipe, &source)?;
+    }
     if arguments.dry_run {
         return Ok(plan.describe(&recipe));
     }
@@ -83,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     {
         return Ok(answer(&out, &status, "already finished, nothing to do"));
     }
-    train_run(&recipe, &source, &plan, &out, &changes.unwrap_or_default())
+    train_run(&recipe, &source, &plan, &out, &changes.unwrap_or_default(), arguments.trial)
 }
 
 /// What follows from a recipe and a data source before anything is built.
@@ -93,6 +107,8 @@ struct Plan {
     order: Order,
     layout: Layout,
     preprocess: Preprocess,
+    /// Labels of the training images, if each has one.
+    labels: Option<Vec<u32>>,
     steps: u64,
     peak_learning_rate: f64,
     schedule: Schedule,
@@ -140,6 +156,7 @@ impl Plan {
             kind: if config.precision == "float64" { Kind::Double } else { Kind::Float },
         };
         Ok(Self {
+            labels: data::labels(dataset.as_ref()).filter(|_| source.classes.len() > 1),
             dataset,
             pipeline: Arc::new(pipeline),
             order,
@@ -235,81 +252,125 @@ fn train_run(
     plan: &Plan,
     out: &Path,
     changes: &[String],
+    trial: bool,
 ) -> Result<Answer> {
     let folder = RunFolder::open(out)?;
     let stop = Stop::on_signals()?;
-    let layout = &plan.layout;
+    if read_status(out).is_some_and(|status| status.state == "running") {
+        let text = "the last process of this run ended without a word: killed, or the machine went down; if the kernel \
+                    killed it for want of memory (`dmesg` says so), set a smaller `data.micro_batch_size`";
+        eprintln!("warning: {text}");
+        folder.log(text)?;
+    }
     tch::set_num_threads(recipe.train.threads as i32);
-    if layout.device == tch::Device::Cpu {
+    if plan.layout.device == tch::Device::Cpu {
         machine::limit_memory();
     }
-    let method = recipe.method.build(&recipe.backbone, recipe.seed, layout.device, layout.kind)?;
-    let mut optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters());
-    let mut warnings = Vec::new();
-    let found = checkpoint::load_latest(&folder.join("checkpoints"), &mut |w| warnings.push(w))?;
-    let first_step = found.as_ref().map_or(0, |found| found.header.step);
-    if let Some(found) = &found {
-        train::restore(method.as_ref(), &mut optimizer, &found.tensors)?;
+    if !trial {
+        again_after_crash();
     }
-    for warning in &warnings {
-        eprintln!("warning: {warning}");
-        folder.log(&format!("warning: {warning}"))?;
-    }
-    folder.write("recipe.toml", &recipe.to_toml()?)?;
-    folder.write("environment.json", &environment(recipe, source)?)?;
-    let started = match first_step {
-        0 => format!("started: {} steps", plan.steps),
-        step => format!("going on at step {step} of {}", plan.steps),
-    };
-    eprintln!("{started} in {}", out.display());
-    folder.log(&started)?;
     for change in changes {
         eprintln!("changed: {change}");
         folder.log(&format!("changed: {change}"))?;
     }
+    let status = attempt(recipe, source, plan, &folder, &stop).map_err(|error| {
+        // Where the disk is full these fail too; the error at hand says more.
+        let _ = folder.log(&format!("stopped: {error}"));
+        let _ = report::write(folder.path());
+        match error {
+            Error::OutOfMemory(text) if !trial => again(&text),
+            other => other,
+        }
+    })?;
+    folder.log("finished")?;
+    report::write(folder.path())?;
+    Ok(answer(out, &status, "finished"))
+}
+
+/// Builds everything, takes the state of the last checkpoint, and trains.
+fn attempt(
+    recipe: &Recipe,
+    source: &Source,
+    plan: &Plan,
+    folder: &RunFolder,
+    stop: &Stop,
+) -> diptych::error::Result<Status> {
+    let layout = &plan.layout;
+    let found = guard("reading the checkpoint", || {
+        checkpoint::load_latest(&folder.join("checkpoints"), &mut |warning| {
+            eprintln!("warning: {warning}");
+            // A log that cannot be written shows at the next line, which must be.
+            let _ = folder.log(&format!("warning: {warning}"));
+        })
+    })?;
+    let first_step = found.as_ref().map_or(0, |found| found.header.step);
+    let mut journal = found.as_ref().map_or_else(Journal::default, |f| f.header.journal.clone());
+    // Those of a process that ended before it could write a checkpoint.
+    for event in read_status(folder.path()).unwrap_or_default().history {
+        journal.add(event);
+    }
+    let mut trained = guard("building the networks", || {
+        let method =
+            recipe.method.build(&recipe.backbone, recipe.seed, layout.device, layout.kind)?;
+        let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters());
+        let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
+        let probe = labels.map(|labels| {
+            let (features, classes) = (method.backbone().features(), source.classes.len());
+            let place = (layout.device, layout.kind);
+            Probe::new(&recipe.train.probe, labels, classes, features, place)
+        });
+        Ok(Trained { method, optimizer, probe })
+    })?;
+    if let Some(found) = &found {
+        guard("restoring the checkpoint", || trained.restore(&found.tensors))?;
+    }
+    drop(found);
+    folder.write("recipe.toml", &recipe.to_toml()?)?;
+    folder.write("environment.json", &environment(recipe, source))?;
+    let started = match first_step {
+        0 => format!("started: {} steps", plan.steps),
+        step => format!("going on at step {step} of {}", plan.steps),
+    };
+    eprintln!("{started} in {}", folder.path().display());
+    folder.log(&started)?;
     if !folder.join("pictures/views.json").exists() {
         views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
             .save(&folder.join("pictures"), "views")?;
     }
-    let loader = Loader::start(
-        Arc::clone(&plan.dataset),
-        Arc::clone(&plan.pipeline),
-        plan.order.clone(),
-        &LoaderConfig {
-            seed: recipe.seed,
-            steps: first_step..plan.steps,
-            threads: recipe.data.threads,
-            background: layout.device == tch::Device::Cpu,
-            prefetch: recipe.data.prefetch,
-            max_damaged: recipe.data.max_damaged,
-        },
-    )?;
+    let batches = |first_step: u64| {
+        Loader::start(
+            Arc::clone(&plan.dataset),
+            Arc::clone(&plan.pipeline),
+            plan.order.clone(),
+            &LoaderConfig {
+                seed: recipe.seed,
+                steps: first_step..plan.steps,
+                threads: recipe.data.threads,
+                background: layout.device == tch::Device::Cpu,
+                prefetch: recipe.data.prefetch,
+                max_damaged: recipe.data.max_damaged,
+            },
+        )
+    };
     let job = Job {
-        method: method.as_ref(),
-        optimizer,
+        trained,
         schedule: plan.schedule.clone(),
-        loader,
+        batches: &batches,
         layout: layout.clone(),
         config: &recipe.train,
         first_step,
         steps: plan.steps,
         steps_per_epoch: plan.order.steps_per_epoch(),
         model: json!({ "backbone": recipe.backbone, "preprocess": plan.preprocess }),
+        journal,
     };
     let mut bar = ProgressBar::new(first_step, plan.steps);
     let mut knn = KnnMonitor::new(recipe, source, &plan.preprocess, layout, folder.path());
     let mut pages = Pages::new(folder.path());
     let observers: &mut [&mut dyn Observer] = &mut [&mut bar, &mut knn, &mut pages];
-    let result = train::train(job, &folder, &stop, observers);
+    let result = train::train(job, folder, stop, observers);
     bar.finish();
-    let status = result.inspect_err(|error| {
-        // Where the disk is full these fail too; the error at hand says more.
-        let _ = folder.log(&format!("stopped: {error}"));
-        let _ = report::write(folder.path());
-    })?;
-    folder.log("finished")?;
-    report::write(folder.path())?;
-    Ok(answer(out, &status, "finished"))
+    result
 }
 
 fn answer(out: &Path, status: &Status, state: &str) -> Answer {
@@ -317,9 +378,15 @@ fn answer(out: &Path, status: &Status, state: &str) -> Answer {
     let number = |value: Option<f64>, digits: usize| {
         value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
     };
+    let mut notes: Vec<String> =
+        status.history.iter().map(|e| format!("\nnote: {}", e.text)).collect();
+    if status.left_out > 0 {
+        notes.push(format!("\nnote: {} of {} steps were left out", status.left_out, status.step));
+    }
     let text = format!(
-        "{}: {state}\nloss {}, {} views/s, {:.0} s, peak memory {} MB\n{}",
+        "{}: {state}{}\nloss {}, {} views/s, {:.0} s, peak memory {} MB\n{}",
         out.display(),
+        notes.concat(),
         number(status.final_loss, 4),
         number(status.views_per_second, 1),
         status.wall_seconds,
@@ -336,6 +403,9 @@ fn answer(out: &Path, status: &Status, state: &str) -> Answer {
         "wall_seconds": status.wall_seconds,
         "peak_memory_mb": status.peak_memory_mb,
         "damaged": status.damaged.len(),
+        "left_out": status.left_out,
+        "history": status.history,
+        "warnings": status.warnings,
         "report": page,
     });
     Answer { text, json }
@@ -410,9 +480,10 @@ fn set_aside(out: &Path) -> Result<()> {
 }
 
 /// What a number depends on beside the recipe.
-fn environment(recipe: &Recipe, source: &Source) -> Result<String> {
-    let command: Vec<String> = std::env::args().collect();
-    Ok(serde_json::to_string_pretty(&json!({
+fn environment(recipe: &Recipe, source: &Source) -> String {
+    let command: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let environment = json!({
         "diptych": env!("CARGO_PKG_VERSION"),
         "revision": machine::REVISION,
         "libtorch": machine::LIBTORCH,
@@ -427,5 +498,6 @@ fn environment(recipe: &Recipe, source: &Source) -> Result<String> {
         "data_fingerprint": source.fingerprint,
         "command": command,
         "started": timestamp(),
-    }))?)
+    });
+    format!("{environment:#}")
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::files::replace_text;
+use crate::train::journal::Event;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -102,6 +103,9 @@ pub struct WeightsUsed {
     pub missing: Vec<String>,
     /// Tensors of the file that the network lacks.
     pub unexpected: Vec<String>,
+    /// What happened to the run they come from: how it went on after running out of memory, steps that were left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Event>,
 }
 
 impl WeightsUsed {
@@ -121,9 +125,16 @@ impl WeightsUsed {
                  before, `{hash_after}` after), so its number means nothing; please report this"
             )));
         }
-        let (missing, unexpected) = (Vec::new(), Vec::new());
-        let file = file.to_owned();
-        Ok(Self { file, hash_before, hash_after, frozen: true, matched, missing, unexpected })
+        Ok(Self {
+            file: file.to_owned(),
+            hash_before,
+            hash_after,
+            frozen: true,
+            matched,
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+            history: Vec::new(),
+        })
     }
 }
 

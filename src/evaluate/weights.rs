@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::model::resnet::{Architecture, BackboneInitialization, ResNet, Stem};
 use crate::model::{BackboneConfig, BlockGroup, Parameters, Phase};
 use crate::train::checkpoint;
+use crate::train::journal::Event;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -28,6 +29,8 @@ pub struct Weights {
     pub left_over: Vec<String>,
     /// The run folder, if the model is one.
     pub run: Option<PathBuf>,
+    /// What happened to the run on the way to these weights.
+    pub history: Vec<Event>,
 }
 
 /// Where features are taken; maps are averaged over their rows and columns.
@@ -124,6 +127,7 @@ impl Weights {
             matched: 0,
             left_over: Vec::new(),
             run: None,
+            history: Vec::new(),
         })
     }
 
@@ -144,7 +148,8 @@ impl Weights {
         let config: BackboneConfig =
             serde_json::from_value(part("backbone")?).map_err(unreadable)?;
         let preprocess = serde_json::from_value(part("preprocess")?).map_err(unreadable)?;
-        Self::fill(found.tensors, config, Some(preprocess), file, run, device)
+        let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
+        Ok(Self { run, history: found.header.journal.events, ..filled })
     }
 
     /// Weights with torchvision's names, bare or below `backbone.`, `encoder.` or `module.`; the network is read off
@@ -172,7 +177,7 @@ impl Weights {
                 file.display()
             ))
         })?;
-        Self::fill(tensors, config, None, file, None, device)
+        Self::fill(tensors, config, None, file, device)
     }
 
     fn fill(
@@ -180,7 +185,6 @@ impl Weights {
         config: BackboneConfig,
         preprocess: Option<Preprocess>,
         file: PathBuf,
-        run: Option<PathBuf>,
         device: Device,
     ) -> Result<Self> {
         let (backbone, parameters) = build(&config, 0, device)?;
@@ -201,7 +205,18 @@ impl Weights {
         }
         let matched = parameters.all().len();
         let left_over = by_part(&left_over);
-        Ok(Self { backbone, parameters, device, config, preprocess, file, matched, left_over, run })
+        Ok(Self {
+            backbone,
+            parameters,
+            device,
+            config,
+            preprocess,
+            file,
+            matched,
+            left_over,
+            run: None,
+            history: Vec::new(),
+        })
     }
 
     /// BLAKE3 over all parameters and buffers of the backbone.

@@ -24,8 +24,20 @@ pub struct Objective {
     pub loss: f64,
     /// Gradient of the loss for the rows, of their shape `[V, N, F]`.
     pub rows_gradient: Tensor,
-    /// Named values worth logging, `contrastive_accuracy`.
+    /// What the loss compared, `[R, d]`, detached and not normalised; the sentinels look at its spread.
+    pub projections: Tensor,
+    /// Named values worth logging, `contrastive_accuracy`. The sentinels know `positive_similarity`,
+    /// `negative_similarity` (mean cosines) and `prototype_usage` (share of the prototypes in use).
     pub scalars: Vec<(String, f64)>,
+}
+
+/// What the loss of a network that tells nothing apart comes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Constant {
+    /// Its value.
+    pub value: f64,
+    /// How it is written, `ln(2N - 1)`.
+    pub formula: &'static str,
 }
 
 /// A way to learn from views of images without labels.
@@ -47,6 +59,9 @@ pub trait Method {
     /// # Errors
     /// [`crate::error::Error::Shape`] if the rows do not fit the method.
     fn objective(&self, rows: &Tensor, step: &Step) -> Result<Objective>;
+
+    /// The loss for a batch of `batch_size` images at which a collapsed or untaught network stays, if there is one.
+    fn stuck_at(&self, batch_size: usize) -> Option<Constant>;
 
     /// Everything the optimizer moves and the buffers that go with it.
     fn parameters(&self) -> &Parameters;

@@ -16,7 +16,7 @@
 
 use crate::error::{Error, Result};
 use crate::loss::nt_xent::{NtXent, Reduction};
-use crate::method::{Method, Objective, Step};
+use crate::method::{Constant, Method, Objective, Step};
 use crate::model::heads::{Head, HeadConfig};
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Phase, Statistics};
@@ -107,6 +107,7 @@ impl Method for SimClr {
         Ok(Objective {
             loss: contrast.loss,
             rows_gradient: h.grad(),
+            projections: z.detach(),
             scalars: [
                 ("contrastive_accuracy", contrast.contrastive_accuracy),
                 ("contrastive_entropy", contrast.contrastive_entropy),
@@ -115,6 +116,14 @@ impl Method for SimClr {
             ]
             .map(|(name, value)| (name.to_owned(), value))
             .into(),
+        })
+    }
+
+    fn stuck_at(&self, batch_size: usize) -> Option<Constant> {
+        let mean = (2.0 * batch_size as f64 - 1.0).ln();
+        Some(match self.loss.reduction {
+            Reduction::Mean2n => Constant { value: mean, formula: "ln(2N - 1)" },
+            Reduction::SimclrSum => Constant { value: 2.0 * mean, formula: "2 ln(2N - 1)" },
         })
     }
 

@@ -4,6 +4,7 @@
 //! `last.safetensors` exists from the first checkpoint on: the new one is written beside it and synced, the old one is
 //! kept as `previous.safetensors`, then the new one takes its name.
 
+use super::journal::Journal;
 use crate::error::{Error, Result};
 use crate::files::sync_folder;
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -29,6 +30,9 @@ pub struct Header {
     pub step: u64,
     /// What it takes to build and feed the backbone: its settings and its preprocessing.
     pub model: serde_json::Value,
+    /// What happened on the way.
+    #[serde(default)]
+    pub journal: Journal,
     /// BLAKE3 of all tensors, see [`hash`].
     pub checksum: String,
 }
@@ -61,13 +65,13 @@ pub fn hash<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Str
 pub fn save(
     folder: &Path,
     step: u64,
-    model: &serde_json::Value,
+    (model, journal): (&serde_json::Value, &Journal),
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<()> {
     let last = folder.join("last.safetensors");
     let previous = folder.join("previous.safetensors");
     let fresh = folder.join("last.safetensors.tmp");
-    write(&fresh, step, model, tensors).inspect_err(|_| {
+    write(&fresh, step, (model, journal), tensors).inspect_err(|_| {
         // What is left of a failed write is of no use and may be what fills the disk.
         let _ = fs::remove_file(&fresh);
     })?;
@@ -159,11 +163,12 @@ pub fn load_latest(folder: &Path, warn: &mut dyn FnMut(String)) -> Result<Option
 fn write(
     path: &Path,
     step: u64,
-    model: &serde_json::Value,
+    (model, journal): (&serde_json::Value, &Journal),
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<()> {
     let checksum = hash(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
-    let header = Header { format: FORMAT, step, model: sorted(model), checksum };
+    let journal = journal.clone();
+    let header = Header { format: FORMAT, step, model: sorted(model), journal, checksum };
     let text = serde_json::to_string(&header).map_err(|error| Error::Run(error.to_string()))?;
     let views = tensors.iter().map(|(name, tensor)| (name.clone(), Stored::new(tensor)));
     safetensors::serialize_to_file(views, Some(HashMap::from([(KEY.to_owned(), text)])), path)
@@ -267,14 +272,14 @@ mod tests {
     fn what_is_saved_is_loaded_and_the_file_is_always_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let model = serde_json::json!({"z": 1, "a": {"d": 2, "c": 3}});
-        save(folder.path(), 12, &model, &state(0.5)).unwrap();
+        save(folder.path(), 12, (&model, &Journal::default()), &state(0.5)).unwrap();
         let loaded =
             load_latest(folder.path(), &mut |warning| panic!("{warning}")).unwrap().unwrap();
         assert_eq!(loaded.header.step, 12);
         assert_eq!(loaded.header.model, model);
         assert_eq!(loaded.tensors, state(0.5));
         let first = fs::read(folder.path().join("last.safetensors")).unwrap();
-        save(folder.path(), 12, &model, &state(0.5)).unwrap();
+        save(folder.path(), 12, (&model, &Journal::default()), &state(0.5)).unwrap();
         assert_eq!(first, fs::read(folder.path().join("last.safetensors")).unwrap());
         assert!(String::from_utf8_lossy(&first).contains(r#"{\"a\":{\"c\":3,\"d\":2},\"z\":1}"#));
     }
@@ -283,8 +288,8 @@ mod tests {
     fn a_damaged_last_falls_back_to_previous_with_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let model = serde_json::Value::Null;
-        save(folder.path(), 1, &model, &state(1.0)).unwrap();
-        save(folder.path(), 2, &model, &state(2.0)).unwrap();
+        save(folder.path(), 1, (&model, &Journal::default()), &state(1.0)).unwrap();
+        save(folder.path(), 2, (&model, &Journal::default()), &state(2.0)).unwrap();
         let last = folder.path().join("last.safetensors");
         let whole = fs::read(&last).unwrap();
         let mut flipped = whole.clone();

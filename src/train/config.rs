@@ -1,7 +1,9 @@
 //! Settings of the training loop.
 
 use super::optim::OptimizerConfig;
+use super::probe::ProbeConfig;
 use super::schedule::ScheduleConfig;
+use super::sentinel::SentinelConfig;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +20,9 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// How the learning rate changes.
     pub schedule: ScheduleConfig,
-    /// What to do about a loss or gradient that is not finite.
+    /// What to do when something goes wrong without an error.
     #[serde(default)]
-    pub non_finite: NonFinite,
+    pub sentinels: SentinelConfig,
     /// A line of metrics every so many steps; the last step of an epoch always has one.
     #[serde(default = "ten")]
     pub log_every_steps: u64,
@@ -33,6 +35,9 @@ pub struct Config {
     /// The k-NN monitor.
     #[serde(default)]
     pub knn: MonitorConfig,
+    /// The online linear probe.
+    #[serde(default)]
+    pub probe: ProbeConfig,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "auto")]
     pub device: String,
@@ -63,17 +68,6 @@ impl Default for MonitorConfig {
     fn default() -> Self {
         Self { every_epochs: 1, references: 4_000, queries: 1_000 }
     }
-}
-
-/// Policy for a loss or gradient that is NaN or infinite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NonFinite {
-    /// End the run; the last checkpoint stays as it was.
-    #[default]
-    Stop,
-    /// Leave the weights as they are at this step, say so, and go on.
-    Skip,
 }
 
 fn ten() -> u64 {
@@ -117,6 +111,8 @@ impl Config {
                 self.precision
             )));
         }
+        self.sentinels.check()?;
+        self.probe.check()?;
         self.optimizer.check()?;
         self.schedule.check()
     }

@@ -38,9 +38,16 @@ fn explain(text: &str) -> Option<Explained> {
     // The allocator's own words are behind the name of the check that failed.
     let message = message.find("DefaultCPUAllocator").map_or(message, |start| &message[start..]);
     let message = message.split("\\n").next().unwrap_or(message).trim_end_matches("\")").trim();
-    let memory = ["not enough memory", "out of memory", "can't allocate memory"]
-        .iter()
-        .any(|sign| message.contains(sign));
+    // The last is all that oneDNN says when it gets no memory for its code or its scratch.
+    let memory = [
+        "not enough memory",
+        "out of memory",
+        "can't allocate memory",
+        "bad_alloc",
+        "could not create a primitive",
+    ]
+    .iter()
+    .any(|sign| message.contains(sign));
     Some(if memory {
         Explained::Memory(message.to_owned())
     } else {

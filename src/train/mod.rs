@@ -3,24 +3,29 @@
 pub mod checkpoint;
 pub mod config;
 pub mod engine;
+pub mod journal;
 pub mod optim;
+pub mod probe;
 pub mod run;
 pub mod schedule;
+pub mod sentinel;
 pub mod step;
 pub mod stop;
 
-use crate::augment::Loader;
+use crate::augment::{HostBatch, Loader};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::method::{Method, Objective};
-use config::NonFinite;
 pub use config::{Config, MonitorConfig};
+use journal::{Event, Journal};
 use optim::Optimizer;
-use run::{Metrics, RunFolder, Status};
+use probe::Probe;
+use run::{Metrics, RunFolder, Status, Warning};
 use schedule::Schedule;
+use sentinel::{Alarm, Policy, Watch};
 use std::collections::BTreeMap;
 use std::time::Instant;
-use step::Layout;
+use step::{Buffers, Layout, Outcome};
 use stop::Stop;
 use tch::Tensor;
 
@@ -33,7 +38,7 @@ pub struct Progress {
     pub steps: u64,
     /// Steps of an epoch.
     pub steps_per_epoch: u64,
-    /// Loss of the step.
+    /// Loss of the step; NaN for one that was left out.
     pub loss: f64,
     /// Views per second of this process so far, from the end of its third step.
     pub views_per_second: Option<f64>,
@@ -53,7 +58,12 @@ pub trait Observer {
     ///
     /// # Errors
     /// Any error ends the run.
-    fn epoch(&mut self, _progress: &Progress, _method: &dyn Method) -> Result<Vec<(String, f64)>> {
+    fn epoch(
+        &mut self,
+        _progress: &Progress,
+        _method: &dyn Method,
+        _probe: Option<&Probe>,
+    ) -> Result<Vec<(String, f64)>> {
         Ok(Vec::new())
     }
 
@@ -64,38 +74,49 @@ pub trait Observer {
     fn saved(&mut self, _progress: &Progress) -> Result<()> {
         Ok(())
     }
+
+    /// When a sentinel has something to say, or the run went back.
+    fn warn(&mut self, _text: &str) {}
 }
 
-/// All tensors of a run by name: what a checkpoint holds.
-pub fn state(method: &dyn Method, optimizer: &Optimizer) -> BTreeMap<String, Tensor> {
-    let networks = method.parameters().all().iter();
-    let networks = networks.map(|p| (p.name.clone(), p.tensor.detach()));
-    networks.chain(optimizer.state()).collect()
+/// What is trained: everything a checkpoint holds the tensors of.
+pub struct Trained {
+    /// The networks.
+    pub method: Box<dyn Method>,
+    /// Moves them.
+    pub optimizer: Optimizer,
+    /// Learns from labels beside them.
+    pub probe: Option<Probe>,
 }
 
-/// Puts the tensors of a checkpoint back in place.
-///
-/// # Errors
-/// [`Error::Weights`] if a tensor is missing or has another shape.
-pub fn restore(
-    method: &dyn Method,
-    optimizer: &mut Optimizer,
-    tensors: &BTreeMap<String, Tensor>,
-) -> Result<()> {
-    method.parameters().load(tensors)?;
-    optimizer.load_state(tensors)
+impl Trained {
+    /// All tensors of a run by name.
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        let networks = self.method.parameters().all().iter();
+        let networks = networks.map(|p| (p.name.clone(), p.tensor.detach()));
+        let probe = self.probe.iter().flat_map(Probe::state);
+        networks.chain(self.optimizer.state()).chain(probe).collect()
+    }
+
+    /// Puts the tensors of a checkpoint back in place.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a tensor is missing or has another shape.
+    pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        self.method.parameters().load(tensors)?;
+        self.optimizer.load_state(tensors)?;
+        self.probe.as_mut().map_or(Ok(()), |probe| probe.restore(tensors))
+    }
 }
 
 /// A run ready to go on at `first_step`.
 pub struct Job<'a> {
-    /// The networks.
-    pub method: &'a dyn Method,
-    /// Moves them.
-    pub optimizer: Optimizer,
+    /// What is trained, as it is after `first_step` steps.
+    pub trained: Trained,
     /// Gives the learning rate of each step.
     pub schedule: Schedule,
-    /// Gives the batches from `first_step` on.
-    pub loader: Loader,
+    /// Gives the batches from a step on.
+    pub batches: &'a dyn Fn(u64) -> Result<Loader>,
     /// How a batch is cut.
     pub layout: Layout,
     /// The `[train]` table.
@@ -108,191 +129,329 @@ pub struct Job<'a> {
     pub steps_per_epoch: u64,
     /// What a checkpoint says about the model.
     pub model: serde_json::Value,
+    /// What happened before `first_step`.
+    pub journal: Journal,
 }
+
+/// Most roll-backs of a run.
+const ROLL_BACKS: u32 = 3;
+
+/// Most steps that one roll-back leaves out.
+const SKIPPED: u64 = 100;
+
+/// Most warnings that the status lists; the log has them all.
+const WARNINGS: usize = 100;
 
 /// Trains to the end of the run and returns where it stands.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a stop was asked for and the state checkpointed; [`Error::NonFinite`], data, memory and
-/// disk errors otherwise. Whatever happens, the last complete checkpoint stays whole.
+/// [`Error::Interrupted`] after a stop was asked for and the state checkpointed; [`Error::NonFinite`],
+/// [`Error::Collapsed`], data, memory and disk errors otherwise. Whatever happens, the last complete checkpoint stays
+/// whole.
 pub fn train(
-    mut job: Job<'_>,
+    job: Job<'_>,
     run: &RunFolder,
     stop: &Stop,
     observers: &mut [&mut dyn Observer],
 ) -> Result<Status> {
-    let (metrics, earlier_seconds) = Metrics::open(run, job.first_step)?;
-    let earlier = run::read_status(run.path()).unwrap_or_default();
-    let clock = Clock::new(job.layout.batch * job.layout.views.len(), earlier_seconds);
-    let mut trainer = Trainer { run, metrics, clock, step: job.first_step, status: earlier };
-    trainer.status.steps = job.steps;
-    let result = trainer.steps(&mut job, stop, observers);
+    let mut trainer = Trainer::new(job, run, observers)?;
+    let result = trainer.steps(stop);
     match &result {
         // State between two steps is whole, so nothing of the work so far is lost.
         Err(Error::Interrupted(_) | Error::Data(_)) => {
-            trainer.checkpoint(&job)?;
-            trainer.write_status("stopped", &job)?;
+            trainer.checkpoint()?;
+            trainer.write_status("stopped")?;
         }
         // What an out-of-memory leaves behind, or the values after a NaN, are not worth keeping.
         Err(_) => {
             // The error itself matters more than a status that cannot be written.
-            let _ = trainer.write_status("stopped", &job);
+            let _ = trainer.write_status("stopped");
         }
-        Ok(()) => trainer.write_status("finished", &job)?,
+        Ok(()) => trainer.write_status("finished")?,
     }
     result.map(|()| trainer.status)
 }
 
-struct Trainer<'a> {
+struct Trainer<'a, 'o> {
+    job: Job<'a>,
     run: &'a RunFolder,
+    observers: &'a mut [&'o mut dyn Observer],
+    loader: Loader,
     metrics: Metrics,
     clock: Clock,
+    watch: Watch,
     step: u64,
     status: Status,
 }
 
-impl Trainer<'_> {
-    fn steps(
-        &mut self,
-        job: &mut Job<'_>,
-        stop: &Stop,
-        observers: &mut [&mut dyn Observer],
-    ) -> Result<()> {
-        self.write_status("running", job)?;
-        while self.step < job.steps {
+/// What became of a step whose weights have moved.
+struct Taken {
+    objective: Objective,
+    gradient_norm: f64,
+    learning_rate: f64,
+    probe_top1: Option<f64>,
+}
+
+impl<'a, 'o> Trainer<'a, 'o> {
+    fn new(
+        job: Job<'a>,
+        run: &'a RunFolder,
+        observers: &'a mut [&'o mut dyn Observer],
+    ) -> Result<Self> {
+        let (metrics, earlier_seconds) = Metrics::open(run, job.first_step)?;
+        let mut status = run::read_status(run.path()).unwrap_or_default();
+        status.steps = job.steps;
+        status.history.clone_from(&job.journal.events);
+        let clock = Clock::new(job.layout.batch * job.layout.views.len(), earlier_seconds);
+        // Every network is near its constants at first; without a warm-up the first epoch counts as one.
+        let judged_from = job.schedule.warmup_steps().max(job.steps_per_epoch);
+        let watch = Watch::new(
+            job.config.sentinels.clone(),
+            job.trained.method.stuck_at(job.layout.batch),
+            judged_from,
+            job.journal.counts.clone(),
+        );
+        let loader = (job.batches)(job.first_step)?;
+        let step = job.first_step;
+        let mut trainer = Self { job, run, observers, loader, metrics, clock, watch, step, status };
+        trainer.write_status("running")?;
+        if trainer.step == 0 && trainer.job.config.sentinels.rolls_back() {
+            trainer.checkpoint()?;
+        }
+        Ok(trainer)
+    }
+
+    fn steps(&mut self, stop: &Stop) -> Result<()> {
+        let leaves_out = self.job.config.sentinels.non_finite == Policy::Warn;
+        while self.step < self.job.steps {
+            let (step, steps) = (self.step, self.job.steps);
             let interrupted = || {
                 Error::Interrupted(format!(
-                    "stopped by a signal after step {} of {}; the same command goes on from there",
-                    self.step, job.steps
+                    "stopped by a signal after step {step} of {steps}; the same command goes on from there"
                 ))
             };
             if stop.asked() {
                 return Err(interrupted());
             }
-            let batch = job.loader.next().ok_or_else(|| {
+            let batch = self.loader.next().ok_or_else(|| {
                 Error::Run(format!("the loader ended before step {}", self.step))
             })??;
-            for damage in &batch.damaged {
-                let (path, reason) = (&damage.path, &damage.reason);
-                self.run.log(&format!(
-                    "damaged: {path}: {reason}; image {} stands in",
-                    damage.substitute
-                ))?;
-                if !self.status.damaged.contains(path) {
-                    self.status.damaged.push(path.clone());
+            self.note_damage(&batch)?;
+            if self.job.journal.skips(self.step) {
+                self.loader.recycle(batch);
+                self.finish_step(None)?;
+                continue;
+            }
+            let (what, layout) = (format!("step {}", self.step), &self.job.layout);
+            let method = self.job.trained.method.as_ref();
+            let mut buffers = leaves_out.then(|| Buffers::of(method));
+            let outcome = engine::guard(&what, || step::gradient(method, &batch, layout, stop))?;
+            let Some(outcome) = outcome else { return Err(interrupted()) };
+            let learning_rate = self.job.schedule.at(self.step);
+            let gradient_norm = optim::gradient_norm(method.parameters());
+            let loss = outcome.objective.loss;
+            if let Some(alarm) = self.watch.step(self.step, loss, gradient_norm, learning_rate) {
+                if self.answer(&alarm)? {
+                    continue;
+                }
+                if !(loss.is_finite() && gradient_norm.is_finite()) {
+                    if alarm.first {
+                        let text = "non_finite: from here on steps are left out".to_owned();
+                        self.note(Event { step: self.step, text });
+                    }
+                    // The weights have not moved yet, the running statistics have.
+                    if let Some(buffers) = &mut buffers {
+                        buffers.restore();
+                    }
+                    self.loader.recycle(batch);
+                    self.finish_step(None)?;
+                    continue;
                 }
             }
-            let learning_rate = job.schedule.at(self.step);
-            let (what, layout) = (format!("step {}", self.step), &job.layout);
-            let objective =
-                engine::guard(&what, || step::gradient(job.method, &batch, layout, stop));
-            let Some(objective) = objective.map_err(|error| with_way_out(error, layout))? else {
-                return Err(interrupted());
-            };
-            job.loader.recycle(batch);
-            let norm = optim::gradient_norm(job.method.parameters());
-            if objective.loss.is_finite() && norm.is_finite() {
-                engine::guard(&what, || {
-                    job.optimizer.step(learning_rate);
-                    Ok(())
-                })?;
-            } else {
-                self.not_finite(job, &objective, norm, learning_rate)?;
-            }
-            self.step += 1;
-            self.clock.step();
-            self.status.final_loss = Some(objective.loss);
-            self.finish_step(job, &objective, norm, learning_rate, observers)?;
+            let Outcome { objective, rows } = outcome;
+            let trained = &mut self.job.trained;
+            let probe_top1 = engine::guard(&what, || {
+                trained.optimizer.step(learning_rate);
+                let probe = trained.probe.as_mut();
+                Ok(probe.and_then(|probe| probe.step(&rows, &batch.indices)))
+            })?;
+            drop(rows);
+            self.loader.recycle(batch);
+            self.status.final_loss = Some(loss);
+            self.finish_step(Some(Taken { objective, gradient_norm, learning_rate, probe_top1 }))?;
         }
         Ok(())
     }
 
-    fn finish_step(
-        &mut self,
-        job: &Job<'_>,
-        objective: &Objective,
-        norm: f64,
-        learning_rate: f64,
-        observers: &mut [&mut dyn Observer],
-    ) -> Result<()> {
-        let config = job.config;
+    fn note_damage(&mut self, batch: &HostBatch) -> Result<()> {
+        for damage in &batch.damaged {
+            let (path, reason) = (&damage.path, &damage.reason);
+            let stand_in = damage.substitute;
+            self.run.log(&format!("damaged: {path}: {reason}; image {stand_in} stands in"))?;
+            if !self.status.damaged.contains(path) {
+                self.status.damaged.push(path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the policy of an alarm says; true when the run went back to a checkpoint.
+    fn answer(&mut self, alarm: &Alarm) -> Result<bool> {
+        let Alarm { name, step, policy, first, text } = alarm;
+        if *first {
+            self.run.log(&format!("sentinel {name}: {text}"))?;
+            let warning = Warning { step: *step, name: (*name).to_owned(), text: text.clone() };
+            if self.status.warnings.len() < WARNINGS && !self.status.warnings.contains(&warning) {
+                self.status.warnings.push(warning);
+            }
+        }
+        let roll_backs = self.job.journal.roll_backs;
+        let stop = |text: &str| {
+            let text = format!(
+                "{text}; the last checkpoint is whole; `train.sentinels.{name}` says what happens then (warn, stop, roll_back)"
+            );
+            Err(if *name == "non_finite" { Error::NonFinite(text) } else { Error::Collapsed(text) })
+        };
+        match policy {
+            Policy::Stop => stop(text),
+            Policy::RollBack if roll_backs >= ROLL_BACKS => {
+                stop(&format!("{text}; the run went back {roll_backs} times already"))
+            }
+            Policy::RollBack => self.roll_back(name, *step).map(|()| true),
+            Policy::Warn | Policy::Off => {
+                if *first {
+                    self.tell(&format!("{name}: {text}"));
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Takes the state of the last checkpoint and leaves out the steps from there to `last`, a hundred at most.
+    fn roll_back(&mut self, name: &str, last: u64) -> Result<()> {
+        let folder = self.run.join("checkpoints");
+        let mut warnings = Vec::new();
+        let found = checkpoint::load_latest(&folder, &mut |warning| warnings.push(warning))?
+            .ok_or_else(|| {
+                Error::Run(format!("no checkpoint to go back to at step {}", self.step))
+            })?;
+        let back = found.header.step;
+        let first = back.max((last + 1).saturating_sub(SKIPPED));
+        self.job.trained.restore(&found.tensors)?;
+        let journal = &mut self.job.journal;
+        journal.left_out = found.header.journal.left_out;
+        journal.skipped.push([first, last]);
+        journal.roll_backs += 1;
+        let text =
+            format!("{name}: went back to step {back}, steps {first} to {last} are left out");
+        self.note(Event { step: back, text: text.clone() });
+        self.watch.forget();
+        self.step = back;
+        self.loader = (self.job.batches)(back)?;
+        self.metrics = Metrics::open(self.run, back)?.0;
+        self.run.log(&text)?;
+        for warning in warnings.iter().chain([&text]) {
+            self.tell(warning);
+        }
+        // What is left out must survive a kill.
+        self.checkpoint()?;
+        self.write_status("running")
+    }
+
+    fn note(&mut self, event: Event) {
+        self.job.journal.add(event);
+        self.status.history.clone_from(&self.job.journal.events);
+    }
+
+    fn tell(&mut self, text: &str) {
+        for observer in self.observers.iter_mut() {
+            observer.warn(text);
+        }
+    }
+
+    fn finish_step(&mut self, taken: Option<Taken>) -> Result<()> {
+        self.step += 1;
+        self.clock.step(taken.is_some());
+        self.job.journal.left_out += u64::from(taken.is_none());
+        let config = self.job.config;
         let progress = Progress {
             step: self.step,
-            steps: job.steps,
-            steps_per_epoch: job.steps_per_epoch,
-            loss: objective.loss,
+            steps: self.job.steps,
+            steps_per_epoch: self.job.steps_per_epoch,
+            loss: taken.as_ref().map_or(f64::NAN, |taken| taken.objective.loss),
             views_per_second: self.clock.views_per_second(),
         };
-        for observer in observers.iter_mut() {
+        for observer in self.observers.iter_mut() {
             observer.step(&progress)?;
         }
-        let last = self.step == job.steps;
-        let epoch_ends = last || self.step.is_multiple_of(job.steps_per_epoch);
+        let last = self.step == self.job.steps;
+        let epoch_ends = last || self.step.is_multiple_of(self.job.steps_per_epoch);
         if epoch_ends || self.step.is_multiple_of(config.log_every_steps) {
-            let mut values = vec![
-                ("train/loss".to_owned(), objective.loss),
-                ("train/learning_rate".to_owned(), learning_rate),
-                ("train/gradient_norm".to_owned(), norm),
-            ];
-            values.extend(objective.scalars.iter().map(|(n, v)| (format!("train/{n}"), *v)));
-            if let Some(rate) = progress.views_per_second {
-                values.push(("train/views_per_second".to_owned(), rate));
-            }
-            if epoch_ends {
-                for observer in observers.iter_mut() {
-                    values.extend(observer.epoch(&progress, job.method)?);
+            let mut values = Vec::new();
+            if let Some(taken) = &taken {
+                values.extend(self.step_values(taken));
+                let (found, alarms) = self.watch.look(self.step - 1, &taken.objective);
+                values.extend(found);
+                for alarm in &alarms {
+                    if self.answer(alarm)? {
+                        return Ok(());
+                    }
                 }
             }
-            self.metrics.write(self.step, self.epoch(job), self.clock.seconds(), &values)?;
+            drop(taken);
+            if epoch_ends {
+                let trained = &self.job.trained;
+                for observer in self.observers.iter_mut() {
+                    values.extend(engine::guard(&format!("after step {}", self.step), || {
+                        observer.epoch(&progress, trained.method.as_ref(), trained.probe.as_ref())
+                    })?);
+                }
+            }
+            self.metrics.write(self.step, self.epoch(), self.clock.seconds(), &values)?;
         }
         let every = config.checkpoint_every_steps;
         if epoch_ends || (every > 0 && self.step.is_multiple_of(every)) {
-            self.checkpoint(job)?;
+            self.checkpoint()?;
         }
         if epoch_ends {
-            let epoch = self.step.div_ceil(job.steps_per_epoch);
+            let epoch = self.step.div_ceil(self.job.steps_per_epoch);
             let keep = u64::from(config.keep_every_epochs);
             if keep > 0 && epoch.is_multiple_of(keep) {
                 let name = format!("epoch-{epoch:04}.safetensors");
                 checkpoint::keep(&self.run.join("checkpoints"), &name)?;
             }
-            self.write_status("running", job)?;
-            for observer in observers.iter_mut() {
+            self.write_status("running")?;
+            for observer in self.observers.iter_mut() {
                 observer.saved(&progress)?;
             }
         }
         Ok(())
     }
 
-    fn not_finite(
-        &self,
-        job: &Job<'_>,
-        objective: &Objective,
-        norm: f64,
-        learning_rate: f64,
-    ) -> Result<()> {
-        let found = format!(
-            "step {}: loss {} and gradient norm {norm} at learning rate {learning_rate:.4e}",
-            self.step, objective.loss
-        );
-        match job.config.non_finite {
-            NonFinite::Skip => self.run.log(&format!("{found}; the weights stay as they are")),
-            NonFinite::Stop => Err(Error::NonFinite(format!(
-                "{found} are not finite; the last checkpoint is whole; lower \
-                 `train.optimizer.learning_rate`, lengthen the warm-up, or set `train.non_finite=skip`"
-            ))),
-        }
+    fn step_values(&self, taken: &Taken) -> Vec<(String, f64)> {
+        let named = |name: &str, value: f64| (format!("train/{name}"), value);
+        let mut values = vec![
+            named("loss", taken.objective.loss),
+            named("learning_rate", taken.learning_rate),
+            named("gradient_norm", taken.gradient_norm),
+        ];
+        values.extend(taken.objective.scalars.iter().map(|(name, value)| named(name, *value)));
+        values.extend(self.clock.views_per_second().map(|rate| named("views_per_second", rate)));
+        values.extend(taken.probe_top1.map(|top1| ("probe/train_top1".to_owned(), top1)));
+        values
     }
 
-    fn checkpoint(&self, job: &Job<'_>) -> Result<()> {
-        let state = state(job.method, &job.optimizer);
-        checkpoint::save(&self.run.join("checkpoints"), self.step, &job.model, &state)
+    fn checkpoint(&mut self) -> Result<()> {
+        self.job.journal.counts = self.watch.counts().clone();
+        let (job, folder) = (&self.job, self.run.join("checkpoints"));
+        checkpoint::save(&folder, self.step, (&job.model, &job.journal), &job.trained.state())
     }
 
-    fn write_status(&mut self, state: &str, job: &Job<'_>) -> Result<()> {
+    fn write_status(&mut self, state: &str) -> Result<()> {
         state.clone_into(&mut self.status.state);
         self.status.step = self.step;
-        self.status.epoch = self.epoch(job);
+        self.status.epoch = self.epoch();
+        self.status.left_out = self.job.journal.left_out;
         self.status.wall_seconds = self.clock.seconds();
         self.status.views_per_second =
             self.clock.views_per_second().or(self.status.views_per_second);
@@ -301,37 +460,19 @@ impl Trainer<'_> {
         self.run.write_status(&self.status)
     }
 
-    fn epoch(&self, job: &Job<'_>) -> f64 {
-        let epoch = self.step as f64 / job.steps_per_epoch as f64;
+    fn epoch(&self) -> f64 {
+        let epoch = self.step as f64 / self.job.steps_per_epoch as f64;
         (epoch * 1e4).round() / 1e4
     }
 }
 
-/// Adds what the user can do about an error of the step.
-fn with_way_out(error: Error, layout: &Layout) -> Error {
-    let Error::OutOfMemory(text) = error else { return error };
-    let half = layout.micro_batch / 2;
-    let advice = match half {
-        0 => "choose smaller images or a smaller backbone".to_owned(),
-        half if half < layout.group => format!(
-            "set `data.micro_batch_size={half}` (now {}): the batch stays whole, but batch norm then sees {half} images \
-             at a time, so it is another run (--fresh or another --out)",
-            layout.micro_batch
-        ),
-        half => format!(
-            "set `data.micro_batch_size={half}` (now {}) and go on: the batch stays whole",
-            layout.micro_batch
-        ),
-    };
-    Error::OutOfMemory(format!("{text}; no checkpoint is lost; {advice}"))
-}
-
-/// Time of the run and speed of this process.
+/// Time of the run and speed of this process. It looks at the monotonic clock only, so a clock that is set does not show.
 struct Clock {
     started: Instant,
     earlier_seconds: f64,
     views_per_step: usize,
     steps: u64,
+    views: u64,
     third_step: Option<Instant>,
     last_step: Instant,
 }
@@ -344,15 +485,19 @@ impl Clock {
             earlier_seconds,
             views_per_step,
             steps: 0,
+            views: 0,
             third_step: None,
             last_step: started,
         }
     }
 
-    fn step(&mut self) {
+    /// A step is over; one that was left out adds no views.
+    fn step(&mut self, taken: bool) {
         self.steps += 1;
         self.last_step = Instant::now();
-        if self.steps == 3 {
+        if self.third_step.is_some() {
+            self.views += if taken { self.views_per_step as u64 } else { 0 };
+        } else if self.steps == 3 {
             self.third_step = Some(self.last_step);
         }
     }
@@ -362,8 +507,7 @@ impl Clock {
     }
 
     fn views_per_second(&self) -> Option<f64> {
-        let steps = self.steps.checked_sub(3).filter(|steps| *steps > 0)?;
-        let views = steps * self.views_per_step as u64;
-        Some(views as f64 / (self.last_step - self.third_step?).as_secs_f64())
+        let seconds = (self.last_step - self.third_step?).as_secs_f64();
+        (self.views > 0).then(|| self.views as f64 / seconds)
     }
 }

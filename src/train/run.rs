@@ -1,11 +1,15 @@
 //! The folder of a run: what is written where, by one process at a time.
 
+use super::journal::Event;
 use crate::error::{Error, Result};
 use crate::files::replace_text;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+/// Version of what a run folder holds; a newer one is an error.
+pub const FORMAT: u32 = 1;
 
 /// An open run folder; it is locked against other processes until dropped (or the process dies).
 #[derive(Debug)]
@@ -17,6 +21,9 @@ pub struct RunFolder {
 /// Where a run stands: `status.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// [`FORMAT`] of the writer.
+    #[serde(default)]
+    pub format: u32,
     /// `running`, `stopped` (by a signal or an error; resumable) or `finished`.
     pub state: String,
     /// Optimizer steps taken.
@@ -35,14 +42,41 @@ pub struct Status {
     pub peak_memory_mb: u64,
     /// Damaged images met so far, each replaced by a substitute.
     pub damaged: Vec<String>,
+    /// Steps that left the weights as they were, because something was not finite or by a roll-back.
+    #[serde(default)]
+    pub left_out: u64,
+    /// What happened to the run beside training: how it went on after running out of memory, steps left out, ...
+    #[serde(default)]
+    pub history: Vec<Event>,
+    /// What the sentinels said.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+}
+
+/// What a sentinel said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// Step at which it was said.
+    pub step: u64,
+    /// Which sentinel.
+    pub name: String,
+    /// What it found, and the likely cause.
+    pub text: String,
 }
 
 impl RunFolder {
     /// Creates the folder if need be and locks it.
     ///
     /// # Errors
-    /// [`Error::Run`] when another process works in it; [`Error::Io`] when it cannot be written.
+    /// [`Error::Run`] when another process works in it or a newer program made it; [`Error::Io`] when it cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
+        let format = read_status(path).map_or(0, |status| status.format);
+        if format > FORMAT {
+            return Err(Error::Run(format!(
+                "run folder `{}` has format {format}, this program reads up to {FORMAT}; use a newer diptych",
+                path.display()
+            )));
+        }
         for folder in ["checkpoints", "evaluations", "pictures"] {
             let folder = path.join(folder);
             fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
@@ -87,7 +121,8 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`].
     pub fn write_status(&self, status: &Status) -> Result<()> {
-        let text = serde_json::to_string_pretty(status).map_err(|e| Error::Run(e.to_string()))?;
+        let status = Status { format: FORMAT, ..status.clone() };
+        let text = serde_json::to_string_pretty(&status).map_err(|e| Error::Run(e.to_string()))?;
         self.write("status.json", &text)
     }
 
@@ -177,12 +212,14 @@ fn append(path: &Path, line: &str) -> Result<()> {
         .map_err(Error::io("write", path))
 }
 
-/// The present in UTC, `2026-11-21T10:15:00Z`.
+/// The present in UTC, `2026-11-21T10:15:00Z`; for people only, nothing is decided by it. A clock before 1970 shows 1970.
 pub fn timestamp() -> String {
-    let seconds = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let now = std::time::SystemTime::now();
+    utc(now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+/// The time that many seconds after the start of 1970.
+fn utc(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Civil date from days since 1970-01-01 (Hinnant, "chrono-compatible low-level date algorithms").
     let shifted = days + 719_468;
@@ -249,11 +286,31 @@ mod tests {
             ..Status::default()
         };
         run.write_status(&status).unwrap();
-        assert_eq!(read_status(folder.path()), Some(status));
+        assert_eq!(read_status(folder.path()), Some(Status { format: FORMAT, ..status }));
+    }
+
+    #[test]
+    fn a_folder_of_a_newer_program_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(RunFolder::open(folder.path()).unwrap());
+        let status = Status { format: FORMAT + 1, ..Status::default() };
+        let text = serde_json::to_string(&status).unwrap();
+        fs::write(folder.path().join("status.json"), &text).unwrap();
+        let message = RunFolder::open(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("has format 2, this program reads up to 1"), "{message}");
+        assert_eq!(fs::read_to_string(folder.path().join("status.json")).unwrap(), text);
     }
 
     #[test]
     fn time_is_written_the_common_way() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(seconds), expected);
+        }
         let now = timestamp();
         assert_eq!(now.len(), 20);
         assert!(now.as_str() > "2025-01-01T00:00:00Z" && now.ends_with('Z'), "{now}");

@@ -42,6 +42,25 @@ pub struct Layout {
     pub kind: Kind,
 }
 
+impl Layout {
+    /// The next smaller micro-batch: at most half, a divisor of the batch and a multiple of the normalisation group.
+    /// `None` when there is none, so that less memory would mean another computation.
+    pub fn smaller_micro_batch(&self) -> Option<usize> {
+        let fits =
+            |size: &usize| self.batch.is_multiple_of(*size) && size.is_multiple_of(self.group);
+        (1..=self.micro_batch / 2).rev().find(fits)
+    }
+}
+
+/// What a step found.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What the method said of the rows.
+    pub objective: Objective,
+    /// The rows `[V, N, F]` themselves, detached.
+    pub rows: Tensor,
+}
+
 /// Sets the gradient of the method's parameters to that of the batch.
 ///
 /// Returns `None`, with gradients and buffers as before the call, when a stop is asked for on the way.
@@ -53,7 +72,7 @@ pub fn gradient(
     batch: &HostBatch,
     layout: &Layout,
     stop: &Stop,
-) -> Result<Option<Objective>> {
+) -> Result<Option<Outcome>> {
     let step = Step { index: batch.step, tile_rows: layout.tile_rows };
     let (batch_size, micro) = (layout.batch, layout.micro_batch);
     let groups = (micro / layout.group) as i64;
@@ -77,8 +96,9 @@ pub fn gradient(
     if micro == batch_size {
         let rows = embed(0, Statistics::Move { seen: 0, of: all_groups })?;
         let objective = method.objective(&rows.detach(), &step)?;
+        let detached = rows.detach();
         (rows * &objective.rows_gradient).sum(None).backward();
-        return Ok(Some(objective));
+        return Ok(Some(Outcome { objective, rows: detached }));
     }
 
     let starts: Vec<usize> = (0..batch_size).step_by(micro).collect();
@@ -89,34 +109,34 @@ pub fn gradient(
         }
         rows.push(no_grad(|| embed(*start, Statistics::Keep))?);
     }
-    let buffers = Buffers::of(method);
-    let objective = method.objective(&Tensor::cat(&rows, 1), &step)?;
-    drop(rows);
+    let mut buffers = Buffers::of(method);
+    let rows = Tensor::cat(&rows, 1);
+    let objective = method.objective(&rows, &step)?;
     for (index, start) in starts.iter().enumerate() {
         if stop.asked() {
-            buffers.restore(method);
+            buffers.restore();
             return Ok(None);
         }
-        let rows = embed(*start, Statistics::Move { seen: index as i64 * groups, of: all_groups })?;
+        let again =
+            embed(*start, Statistics::Move { seen: index as i64 * groups, of: all_groups })?;
         let part = objective.rows_gradient.narrow(1, *start as i64, micro as i64);
-        (rows * part).sum(None).backward();
+        (again * part).sum(None).backward();
     }
-    Ok(Some(objective))
+    Ok(Some(Outcome { objective, rows }))
 }
 
-/// Copies of the running statistics, so that a step that is dropped halfway leaves no trace.
-struct Buffers(Vec<Tensor>);
+/// The running statistics and copies of them, so that a step that is dropped leaves no trace.
+pub(super) struct Buffers(Vec<[Tensor; 2]>);
 
 impl Buffers {
-    fn of(method: &dyn Method) -> Self {
+    pub(super) fn of(method: &dyn Method) -> Self {
         let buffers = method.parameters().all().iter().filter(|p| p.role == Role::Buffer);
-        Self(buffers.map(|p| p.tensor.copy()).collect())
+        Self(buffers.map(|p| [p.tensor.shallow_clone(), p.tensor.copy()]).collect())
     }
 
-    fn restore(&self, method: &dyn Method) {
-        let buffers = method.parameters().all().iter().filter(|p| p.role == Role::Buffer);
-        for (parameter, before) in buffers.zip(&self.0) {
-            parameter.tensor.shallow_clone().copy_(before);
+    pub(super) fn restore(&mut self) {
+        for [buffer, before] in &mut self.0 {
+            buffer.copy_(before);
         }
     }
 }

@@ -1,0 +1,242 @@
+//! What goes wrong in a run: the exit code, what is told, and what is left behind.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A small run on `data`; `more` overrides more.
+fn arguments<'a>(out: &'a Path, data: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["pretrain", "scenes/simclr", "--out", out.to_str().unwrap()];
+    arguments.extend(["--data", data, "backbone.width=0.125", "data.batch_size=16"]);
+    arguments.extend(["train.schedule.warmup_epochs=0", "train.threads=1"]);
+    arguments.extend(["train.knn.every_epochs=0", "train.log_every_steps=1"]);
+    arguments.extend(more);
+    arguments
+}
+
+const SCENES: &str = "synthetic:scenes?train=96&test=48";
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(out: &Path, data: &str, more: &[&str]) -> (i32, String) {
+    told(&program().args(arguments(out, data, more)).output().unwrap())
+}
+
+fn told(output: &Output) -> (i32, String) {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(!text.contains("panicked") && !text.contains("backtrace"), "{text}");
+    (output.status.code().unwrap_or(-1), text)
+}
+
+fn read(out: &Path, name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(out.join(name)).unwrap()).unwrap()
+}
+
+/// The checkpoint's own account of itself.
+fn header(out: &Path) -> Value {
+    let bytes = fs::read(out.join("checkpoints/last.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let outer: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    serde_json::from_str(outer["__metadata__"]["diptych"].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn each_sentinel_stops_a_run_that_is_ill_in_its_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let noise = folder.path().join("noise");
+    let grey = folder.path().join("grey");
+    fs::create_dir(&noise).unwrap();
+    fs::create_dir(&grey).unwrap();
+    let mut state = 1u32;
+    for index in 0..48 {
+        let picture = image::RgbImage::from_fn(40, 40, |_, _| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let [_, r, g, b] = state.to_be_bytes();
+            image::Rgb([r, g, b])
+        });
+        picture.save(noise.join(format!("{index}.png"))).unwrap();
+        let picture = image::RgbImage::from_pixel(40, 40, image::Rgb([120, 120, 120]));
+        picture.save(grey.join(format!("{index}.png"))).unwrap();
+    }
+    let whole_image = "view.0.steps=[{name=\"resize\",size_px=32}]";
+    let still = "train.optimizer.learning_rate=1e-30";
+    let cases: [(&str, &str, &[&str], &str); 5] = [
+        ("non_finite", SCENES, &["train.optimizer.learning_rate=1e30"], "learning rate too high"),
+        ("stuck", SCENES, &["method.temperature=1e6", "train.epochs=12"], "ln(2N - 1) = 3.4340"),
+        ("collapse", grey.to_str().unwrap(), &[whole_image, still], "nearly one vector"),
+        ("rank", SCENES, &["method.projector.hidden=1"], "use 1.0 of 32 dimensions"),
+        ("gap", noise.to_str().unwrap(), &[still], "are no closer than"),
+    ];
+    for (name, data, more, expected) in cases {
+        let out = folder.path().join(name);
+        let policy = format!("train.sentinels.{name}=stop");
+        let all = [&["train.epochs=20", policy.as_str()], more].concat();
+        let (code, text) = run(&out, data, &all);
+        assert_eq!(code, 4, "{name}: {text}");
+        assert!(text.contains(expected), "{name}: {text}");
+        assert!(text.contains(&format!("`train.sentinels.{name}`")), "{text}");
+        let status = read(&out, "status.json");
+        assert_eq!(status["state"], "stopped");
+        assert_eq!(status["warnings"][0]["name"], name, "{status}");
+    }
+}
+
+#[test]
+fn a_warning_lets_the_run_go_on_and_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let (code, text) = run(&out, SCENES, &["method.temperature=1e6", "train.epochs=12"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(text.matches("warning: stuck").count(), 1, "{text}");
+    assert_eq!(read(&out, "status.json")["state"], "finished");
+}
+
+#[test]
+fn steps_that_are_not_finite_can_be_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let ill = ["train.optimizer.learning_rate=1e30", "train.epochs=2"];
+    let (code, text) =
+        run(&out, SCENES, &[&ill[..], &["train.sentinels.non_finite=warn"]].concat());
+    assert_eq!(code, 0, "{text}");
+    let status = read(&out, "status.json");
+    assert_eq!(status["left_out"], 11, "all but the first of 12: {status}");
+    // Not one value of the network is NaN, its running statistics included.
+    let tensors = tch::Tensor::read_safetensors(out.join("checkpoints/last.safetensors")).unwrap();
+    for (name, tensor) in tensors {
+        let finite = tensor.isfinite().all().int64_value(&[]) == 1;
+        assert!(finite, "{name} is not finite");
+    }
+}
+
+#[test]
+fn a_roll_back_goes_to_the_checkpoint_three_times_and_is_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let ill = ["train.optimizer.learning_rate=1e30", "train.sentinels.non_finite=roll_back"];
+    let (code, text) = run(&out, SCENES, &[&ill[..], &["train.epochs=4"]].concat());
+    assert_eq!(code, 4, "{text}");
+    assert_eq!(text.matches("went back to step 0").count(), 3, "{text}");
+    assert!(text.contains("the run went back 3 times already"), "{text}");
+    let journal = &header(&out)["journal"];
+    assert_eq!(journal["roll_backs"], 3);
+    assert_eq!(journal["events"].as_array().unwrap().len(), 3, "{journal}");
+    // A run that recovers goes on, without the steps that led astray.
+    let out = folder.path().join("recovers");
+    let short = ["train.optimizer.learning_rate=3e18", "train.sentinels.non_finite=roll_back"];
+    let (code, text) = run(&out, SCENES, &[&short[..], &["train.epochs=2"]].concat());
+    let journal = &header(&out)["journal"];
+    if code == 0 {
+        assert!(journal["left_out"].as_u64().unwrap() > 0, "{journal}");
+    } else {
+        assert_eq!(code, 4, "{text}");
+    }
+}
+
+/// Runs with a limit on memory, in KiB.
+fn limited(kib: u32, out: &Path, more: &[&str]) -> Output {
+    let wide = ["backbone.stem=cifar", "backbone.width=1", "data.batch_size=96", "train.epochs=1"];
+    let more = [&wide[..], more].concat();
+    program_limited(kib).args(arguments(out, SCENES, &more)).output().unwrap()
+}
+
+fn program_limited(kib: u32) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("ulimit -d {kib}; exec \"$0\" \"$@\"")]);
+    command.arg(env!("CARGO_BIN_EXE_diptych"));
+    command
+}
+
+#[test]
+fn out_of_memory_halves_the_micro_batch_and_every_later_number_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let (code, text) = told(&limited(700_000, &out, &["backbone.norm_group=8"]));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("allocate memory") || text.contains("at the memory limit"), "{text}");
+    assert!(text.contains("going on from the last checkpoint with 48 images at a time"), "{text}");
+    let status = read(&out, "status.json");
+    let told = status["history"][0]["text"].as_str().unwrap();
+    assert!(told.contains("out of memory with 96 images at a time, went on with 48"), "{status}");
+    assert_eq!(header(&out)["journal"]["events"][0]["text"], told);
+    let recipe = fs::read_to_string(out.join("recipe.toml")).unwrap();
+    assert!(!recipe.contains("micro_batch_size = 96") && recipe.contains("batch_size = 96"));
+    let evaluate = ["evaluate", "knn", out.to_str().unwrap(), "--json"];
+    let number = program().args(evaluate).output().unwrap();
+    let number: Value = serde_json::from_slice(&number.stdout).unwrap();
+    assert_eq!(number["weights"]["history"][0]["text"], told, "{number}");
+}
+
+#[test]
+fn when_no_normalisation_group_fits_the_largest_batch_that_does_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let output = limited(900_000, &out, &["--json"]);
+    let (code, text) = told(&output);
+    assert_eq!(code, 7, "{text}");
+    let found =
+        text.split("the largest batch that fits is ").nth(1).unwrap_or_else(|| panic!("{text}"));
+    let size = found.split(' ').next().unwrap();
+    let images: u32 = size.parse().unwrap();
+    assert!((2..96).contains(&images), "{text}");
+    assert!(text.contains(&format!("`data.batch_size={size}`")), "{text}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["exit_code"], 7);
+    // It is no guess: that batch trains.
+    let batch = format!("data.batch_size={size}");
+    let other = folder.path().join("smaller");
+    let (code, text) = told(&limited(900_000, &other, &[&batch, "train.max_steps=1"]));
+    assert_eq!(code, 0, "{text}");
+    assert!(!text.contains("out of memory"), "{text}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = folder.path().join("taken");
+    fs::write(&taken, "a file").unwrap();
+    for out in [taken.as_path(), Path::new("/proc/diptych-run")] {
+        let (code, text) = run(out, SCENES, &[]);
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains("cannot create") && text.contains(out.to_str().unwrap()), "{text}");
+        assert!(!text.contains("started:"), "{text}");
+    }
+}
+
+#[test]
+fn a_second_interrupt_leaves_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    // A step of this takes seconds: the first signal waits for its end, the second does not.
+    let slow = ["backbone.width=2", "backbone.stem=cifar", "data.batch_size=96", "train.epochs=50"];
+    let mut child = program().args(arguments(&out, SCENES, &slow)).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let started = Instant::now();
+    let signal = || rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    while !out.join("pictures/views.json").exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "it does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    signal();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(child.try_wait().unwrap().is_none(), "the first signal waits for the micro-batch");
+    signal();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    // The next process says that the last one ended without a word.
+    let (_, text) = run(&out, SCENES, &[&slow[..], &["--dry-run"]].concat());
+    assert!(!text.contains("ended without a word"), "a plan touches nothing: {text}");
+    let mut again = program().args(arguments(&out, SCENES, &slow)).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    again.kill().unwrap();
+    let (_, text) = told(&again.wait_with_output().unwrap());
+    assert!(text.contains("ended without a word"), "{text}");
+}
