@@ -1,18 +1,16 @@
 //! Folders of image files: with classes, flat, or nested without classes; read lazily.
 
 use super::decode::{ACCEPTED, codec};
-use super::{Dataset, Entry, Image, Source, decode_file, entries, is_split_name};
+use super::{
+    Dataset, EXTENSIONS, Entry, Image, Source, decode_file, entries, is_image, is_split_name,
+};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// File name endings taken for images, whatever their case.
-const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
 
 /// Files looked at to name the codec of a folder.
 const SAMPLE: usize = 64;
@@ -89,11 +87,6 @@ fn descend(root: &Path) -> Result<(PathBuf, Vec<Entry>)> {
         }
     }
     Err(Error::Data(format!("`{}` leads ever deeper without an image", root.display())))
-}
-
-fn is_image(entry: &Entry) -> bool {
-    let end = entry.path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    !entry.is_folder && EXTENSIONS.iter().any(|known| end.eq_ignore_ascii_case(known))
 }
 
 fn layout(root: &Path, folder: &Path) -> Result<Layout> {
