@@ -291,7 +291,7 @@ mod tests {
             self.0.len()
         }
         fn label(&self, index: usize) -> Option<u32> {
-            (index % 7 < 5).then(|| index as u32 % 7)
+            Some(index as u32 % 7).filter(|label| *label < 5)
         }
         fn path(&self, index: usize) -> String {
             self.0.path(index)

@@ -8,6 +8,7 @@ use super::pickle::{self, Value};
 use super::records::{Bytes, Order, Part, Records, Shape, fingerprint};
 use super::{Dataset, Entry, Source};
 use crate::error::{Error, Result};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -210,7 +211,7 @@ impl Form {
             let meta = pickle::parse(&bytes, &path.to_string_lossy())?;
             let names = meta.get(key).and_then(Value::items);
             names.and_then(|names| {
-                names.iter().map(|name| name.text().map(|name| name.into_owned())).collect()
+                names.iter().map(|name| name.text().map(Cow::into_owned)).collect()
             })
         };
         names.filter(|names| !names.is_empty() && names.len() <= 256).ok_or_else(|| {
@@ -245,7 +246,7 @@ impl Form {
         let file = File::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
         let stride = (self.labels + PIXELS) as u64;
-        if size == 0 || size % stride != 0 {
+        if size == 0 || !size.is_multiple_of(stride) {
             return Err(Error::Data(format!(
                 "`{}` is damaged: {size} bytes are no whole number of {} records of {stride} bytes; fetch it again",
                 path.display(),

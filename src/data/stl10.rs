@@ -35,7 +35,7 @@ pub(super) fn holds(folder: &Path, here: &[Entry]) -> bool {
 
 /// Whether that many bytes are a whole number of images.
 pub(super) fn fits(bytes: u64) -> bool {
-    bytes > 0 && bytes % SHAPE.bytes() as u64 == 0
+    bytes > 0 && bytes.is_multiple_of(SHAPE.bytes() as u64)
 }
 
 /// Opens a folder that [`holds`].

@@ -12,7 +12,7 @@ type Id = u32;
 
 /// A number type as numpy names it.
 #[derive(Clone, Copy)]
-struct Kind {
+struct NumberType {
     kind: char,
     item_bytes: usize,
     big_endian: bool,
@@ -23,7 +23,7 @@ struct Kind {
 enum Global {
     Reconstruct,
     NdArray,
-    Kind,
+    NumberType,
     Encode,
 }
 
@@ -33,7 +33,7 @@ enum Node<'a> {
     Tuple(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Global(Global),
-    Kind(Kind),
+    NumberType(NumberType),
     /// An array, `None` until its state is built.
     Array(Option<Array<'a>>),
 }
@@ -342,7 +342,9 @@ impl<'a> Machine<'a> {
         let arguments: Vec<&Node> = arguments.iter().map(|id| self.node(*id)).collect();
         match (function, arguments.as_slice()) {
             (Global::Reconstruct, [Node::Global(Global::NdArray), _, _]) => Ok(Node::Array(None)),
-            (Global::Kind, [Node::Plain(code), ..]) => kind(code).map(Node::Kind),
+            (Global::NumberType, [Node::Plain(code), ..]) => {
+                number_type(code).map(Node::NumberType)
+            }
             (
                 Global::Encode,
                 [Node::Plain(Value::Text(text)), Node::Plain(Value::Text(encoding))],
@@ -371,10 +373,11 @@ impl<'a> Machine<'a> {
         };
         let state: Vec<&Node> = state.iter().map(|id| self.node(*id)).collect();
         let built = match (self.node(object), state.as_slice()) {
-            (Node::Kind(kind), [_, Node::Plain(order), ..]) => {
-                Node::Kind(Kind { big_endian: order.text().as_deref() == Some(">"), ..*kind })
-            }
-            (Node::Array(None), [_, shape, Node::Kind(kind), Node::Plain(columns), data]) => {
+            (Node::NumberType(kind), [_, Node::Plain(order), ..]) => Node::NumberType(NumberType {
+                big_endian: order.text().as_deref() == Some(">"),
+                ..*kind
+            }),
+            (Node::Array(None), [_, shape, Node::NumberType(kind), Node::Plain(columns), data]) => {
                 if *columns != Value::Bool(false) && *columns != Value::Int(0) {
                     return Err("an array stored column by column".to_owned());
                 }
@@ -399,7 +402,7 @@ impl<'a> Machine<'a> {
                 if data.len() > self.copies_left && matches!(data, Cow::Owned(_)) {
                     return Err(too_large());
                 }
-                let Kind { kind, item_bytes, big_endian } = *kind;
+                let NumberType { kind, item_bytes, big_endian } = *kind;
                 Node::Array(Some(Array { shape, kind, item_bytes, big_endian, data: data.clone() }))
             }
             _ => return Err("a state that fits no array".to_owned()),
@@ -447,7 +450,7 @@ impl<'a> Machine<'a> {
                 Value::Dict(dict)
             }
             Node::Array(Some(array)) => Value::Array(array.clone()),
-            Node::Array(None) | Node::Global(_) | Node::Kind(_) => {
+            Node::Array(None) | Node::Global(_) | Node::NumberType(_) => {
                 return Err(
                     "an unfinished array, a type or a function in the place of data".to_owned()
                 );
@@ -472,7 +475,7 @@ fn global(module: &[u8], name: &[u8]) -> Outcome<Global> {
             Ok(Global::Reconstruct)
         }
         (b"numpy", b"ndarray") => Ok(Global::NdArray),
-        (b"numpy", b"dtype") => Ok(Global::Kind),
+        (b"numpy", b"dtype") => Ok(Global::NumberType),
         (b"_codecs", b"encode") => Ok(Global::Encode),
         _ => Err(format!(
             "global `{} {}` is refused, only those of numpy arrays are known",
@@ -488,7 +491,7 @@ fn pairs(items: &[Id]) -> Outcome<Vec<(Id, Id)>> {
 }
 
 /// A number type by its code, `u1` or `<i8`.
-fn kind(code: &Value) -> Outcome<Kind> {
+fn number_type(code: &Value) -> Outcome<NumberType> {
     let code = code.text().unwrap_or_default();
     let refused = || format!("numbers of type `{}`", code.escape_default());
     let (order, rest) = match code.strip_prefix(['<', '>', '|', '=']) {
@@ -504,7 +507,7 @@ fn kind(code: &Value) -> Outcome<Kind> {
         "8" => 8,
         _ => return Err(refused()),
     };
-    Ok(Kind { kind, item_bytes, big_endian: order })
+    Ok(NumberType { kind, item_bytes, big_endian: order })
 }
 
 /// A byte string as Python writes it in source text: quoted, with escapes.

@@ -45,10 +45,10 @@ fn what_is_wrong_is_named() {
     fs::remove_file(file("test_X.bin")).unwrap();
     assert!(failure(folder.path()).contains("lacks `test_X.bin`"));
     write(folder.path());
-    fs::write(file("test_X.bin"), [0; 27_000]).unwrap();
+    fs::write(file("test_X.bin"), vec![0; 27_000]).unwrap();
     let text = failure(folder.path());
     assert!(text.contains("test_X.bin") && text.contains("27000 bytes"), "{text}");
-    fs::write(file("test_X.bin"), [0; 27_648]).unwrap();
+    fs::write(file("test_X.bin"), vec![0; 27_648]).unwrap();
     let text = failure(&file("test_X.bin"));
     assert!(text.contains("size of STL-10 images; give the folder"), "{text}");
 }

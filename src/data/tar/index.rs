@@ -168,16 +168,13 @@ impl Open {
             }
         }
         let mut damage = current.damage;
-        let (name, offset, size) = match current.image {
-            Some(image) => {
-                index.images += 1;
-                image
-            }
-            None => {
-                let have = current.fields.join("`, `");
-                damage = damage.or(Some(format!("it has no image, only `{have}`")));
-                (current.key, 0, 0)
-            }
+        let (name, offset, size) = if let Some(image) = current.image {
+            index.images += 1;
+            image
+        } else {
+            let have = current.fields.join("`, `");
+            damage = damage.or(Some(format!("it has no image, only `{have}`")));
+            (current.key, 0, 0)
         };
         index.records.push(Record {
             name: name.into(),

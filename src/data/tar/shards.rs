@@ -23,13 +23,16 @@ pub(in crate::data) fn is_tar(start: &[u8]) -> bool {
 
 /// Whether a name is that of a tar file packed with gzip.
 pub(in crate::data) fn packed(name: &str) -> bool {
-    let name = name.to_lowercase();
-    name.ends_with(".tar.gz") || name.ends_with(".tgz")
+    ends(name, &["tar.gz", "tgz"])
 }
 
 fn is_shard(entry: &Entry) -> bool {
-    let name = entry.name().to_lowercase();
-    !entry.is_folder && (name.ends_with(".tar") || packed(&name))
+    !entry.is_folder && ends(&entry.name(), &["tar", "tar.gz", "tgz"])
+}
+
+fn ends(name: &str, ends: &[&str]) -> bool {
+    let name = name.to_lowercase();
+    ends.iter().any(|end| name.strip_suffix(end).is_some_and(|stem| stem.ends_with('.')))
 }
 
 /// Whether a folder holds shards: itself, without sub-folders, or in sub-folders that are all named like splits.
@@ -147,7 +150,7 @@ fn checked(location: &str, shards: &[(String, PathBuf)]) -> Result<Source> {
 pub(super) fn split_of(file: &Path) -> String {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let words = stem.split(|c: char| !c.is_alphanumeric());
-    let words = words.map(|word| word.trim_end_matches(|c: char| c.is_ascii_digit()));
-    let last = words.filter(|word| !word.is_empty() && *word != "of").next_back();
+    let mut words = words.map(|word| word.trim_end_matches(|c: char| c.is_ascii_digit()));
+    let last = words.rfind(|word| !word.is_empty() && *word != "of");
     last.filter(|word| is_split_name(word)).unwrap_or("all").to_owned()
 }
