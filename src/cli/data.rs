@@ -15,7 +15,7 @@ pub(super) enum Command {
                             diptych data show cifar-10-batches-bin/\n  \
                             diptych data show 'shards/train-{000000..000146}.tar'")]
     Show {
-        /// An image folder, a parquet file or folder, `WebDataset` tar shards, a folder of CIFAR, STL-10 or MNIST files, or
+        /// An image folder, a parquet file or folder, WebDataset tar shards, a folder of CIFAR, STL-10 or MNIST files, or
         /// `synthetic:NAME`
         source: String,
     },

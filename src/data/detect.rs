@@ -23,7 +23,7 @@ const KINDS: [Kind; 4] = [
     (tar::holds, tar::open),
 ];
 
-/// Opens a data source: a folder of images, a parquet file or folder, `WebDataset` shards, CIFAR, STL-10 or MNIST files
+/// Opens a data source: a folder of images, a parquet file or folder, WebDataset shards, CIFAR, STL-10 or MNIST files
 /// as they are published, or `synthetic:NAME`.
 ///
 /// A folder that holds such a data set alone in a sub-folder, up to two levels below, stands for it.

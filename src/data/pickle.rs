@@ -6,6 +6,7 @@
 //! global and opcode is refused by name. Memory is bounded by the size of the input: at most [`MAX_VALUES`] values, and
 //! what must be copied takes at most eight times the input.
 
+mod input;
 mod machine;
 
 use crate::error::{Error, Result};

@@ -80,19 +80,22 @@ impl Shape {
 
     /// Samples as stored to RGB, interleaved, rows from the top.
     fn rgb(&self, raw: &[u8]) -> Vec<u8> {
-        let (width, plane) = (self.width, self.width * self.height);
+        let &Self { width, height, channels, order } = self;
+        let plane = width * height;
+        let step = match order {
+            _ if channels == 1 => 0,
+            Order::RowPlanes | Order::ColumnPlanes => plane,
+            Order::Interleaved => 1,
+        };
         let mut pixels = Vec::with_capacity(3 * plane);
-        for at in 0..plane {
-            for channel in 0..3 {
-                let channel = channel % self.channels;
-                let place = match self.order {
-                    Order::RowPlanes => channel * plane + at,
-                    Order::ColumnPlanes => {
-                        channel * plane + (at % width) * self.height + at / width
-                    }
-                    Order::Interleaved => at * self.channels + channel,
+        for y in 0..height {
+            for x in 0..width {
+                let first = match order {
+                    Order::RowPlanes => y * width + x,
+                    Order::ColumnPlanes => x * height + y,
+                    Order::Interleaved => (y * width + x) * channels,
                 };
-                pixels.push(raw[place]);
+                pixels.extend([raw[first], raw[first + step], raw[first + 2 * step]]);
             }
         }
         pixels

@@ -104,7 +104,7 @@ pub fn holdout(
 /// `wanted` names the classes, or holds the path of one text file that does: one or several names a line, set apart by
 /// white space or commas (a line that is a name as a whole counts as one), lines beginning with `#` left out. A class's
 /// new label is its rank among the sorted names that are kept, whatever the order in which they are given: so the
-/// `ImageNet`-100 of Tian et al. 2020 (Contrastive Multiview Coding) is labelled by its published loaders. Images without
+/// ImageNet-100 of Tian et al. 2020 (Contrastive Multiview Coding) is labelled by its published loaders. Images without
 /// a label are dropped, splits left empty as well. The fingerprint changes with the choice.
 ///
 /// # Errors

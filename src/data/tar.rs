@@ -1,4 +1,4 @@
-//! `WebDataset` shards: plain tar files whose images are read in place, never unpacked.
+//! WebDataset shards: plain tar files whose images are read in place, never unpacked.
 //!
 //! Members with the same key (path up to the first dot of the file name) that follow one another are one record: its
 //! image under a field such as `jpg`, its label under `cls` (an integer as text) or in `json` (an integer `label` or

@@ -1,11 +1,10 @@
 //! The stack machine. Values lie in an arena and refer to one another by number, so a memo costs nothing and a value
 //! may be completed after it was remembered.
 
+use super::input::{Input, Outcome};
 use super::{Array, MAX_DEPTH, MAX_VALUES, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-
-type Outcome<T> = Result<T, String>;
 
 /// Index of a value in the arena.
 type Id = u32;
@@ -39,33 +38,28 @@ enum Node<'a> {
 }
 
 struct Machine<'a> {
-    input: &'a [u8],
-    at: usize,
+    input: Input<'a>,
     nodes: Vec<Node<'a>>,
     stack: Vec<Id>,
     /// Heights of the stack at the marks.
     marks: Vec<usize>,
     memo: BTreeMap<u64, Id>,
-    /// Bytes that may still be copied.
-    copies_left: usize,
     /// Values that may still be made when the result is taken out.
     values_left: usize,
 }
 
 /// Runs a pickle to its end.
-pub(super) fn run(input: &[u8]) -> Outcome<Value<'_>> {
+pub(super) fn run(bytes: &[u8]) -> Outcome<Value<'_>> {
     let mut machine = Machine {
-        input,
-        at: 0,
+        input: Input::new(bytes),
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
         memo: BTreeMap::new(),
-        copies_left: input.len().saturating_mul(8),
         values_left: MAX_VALUES,
     };
     loop {
-        let at = machine.at;
+        let at = machine.input.at();
         match machine.step() {
             Ok(false) => {}
             Ok(true) => {
@@ -80,11 +74,11 @@ pub(super) fn run(input: &[u8]) -> Outcome<Value<'_>> {
 impl<'a> Machine<'a> {
     /// Does one opcode; true at the end.
     fn step(&mut self) -> Outcome<bool> {
-        let opcode = self.take(1)?[0];
+        let opcode = self.input.take(1)?[0];
         match opcode {
             b'.' => return Ok(true),
-            0x80 => _ = self.take(1)?,
-            0x95 => _ = self.take(8)?,
+            0x80 => _ = self.input.take(1)?,
+            0x95 => _ = self.input.take(8)?,
             b'(' => self.marks.push(self.stack.len()),
             b'0' => _ = self.pop()?,
             b'1' => _ = self.above_mark()?,
@@ -92,15 +86,15 @@ impl<'a> Machine<'a> {
             b'N' => self.push(Node::Plain(Value::None))?,
             0x88 | 0x89 => self.push(Node::Plain(Value::Bool(opcode == 0x88)))?,
             b'I' | b'L' | b'J' | b'K' | b'M' | 0x8a | 0x8b | b'F' | b'G' => {
-                let value = self.number(opcode)?;
+                let value = self.input.number(opcode)?;
                 self.push(Node::Plain(value))?;
             }
             b'S' | b'T' | b'U' | b'B' | b'C' | 0x8e => {
-                let bytes = self.byte_string(opcode)?;
+                let bytes = self.input.byte_string(opcode)?;
                 self.push(Node::Plain(Value::Bytes(bytes)))?;
             }
             b'V' | b'X' | 0x8c | 0x8d => {
-                let text = self.text(opcode)?;
+                let text = self.input.text(opcode)?;
                 self.push(Node::Plain(Value::Text(text)))?;
             }
             b']' => self.push(Node::List(Vec::new()))?,
@@ -143,7 +137,7 @@ impl<'a> Machine<'a> {
                 self.stack.push(*id?);
             }
             b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
+                let (module, name) = (self.input.line()?, self.input.line()?);
                 self.push(Node::Global(global(module, name)?))?;
             }
             0x93 => {
@@ -170,95 +164,6 @@ impl<'a> Machine<'a> {
             }
         }
         Ok(false)
-    }
-
-    fn take(&mut self, count: usize) -> Outcome<&'a [u8]> {
-        let end = self.at.checked_add(count).filter(|end| *end <= self.input.len());
-        let end = end.ok_or_else(|| {
-            format!("cut off: {count} bytes are announced, {} are left", self.input.len() - self.at)
-        })?;
-        let taken = &self.input[self.at..end];
-        self.at = end;
-        Ok(taken)
-    }
-
-    /// A little-endian length of that many bytes.
-    fn length(&mut self, bytes: usize) -> Outcome<usize> {
-        let value = self.take(bytes)?.iter().rev().fold(0u64, |sum, b| sum << 8 | u64::from(*b));
-        usize::try_from(value).map_err(|_| format!("a length of {value} bytes"))
-    }
-
-    fn line(&mut self) -> Outcome<&'a [u8]> {
-        let rest = &self.input[self.at..];
-        let end = rest.iter().position(|byte| *byte == b'\n').ok_or("cut off within a line")?;
-        self.at += end + 1;
-        Ok(&rest[..end])
-    }
-
-    fn number(&mut self, opcode: u8) -> Outcome<Value<'a>> {
-        let little = |bytes: &[u8]| {
-            let bits = bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-            let unused = 64 - 8 * bytes.len() as u32;
-            (bits << unused) as i64 >> unused
-        };
-        Ok(Value::Int(match opcode {
-            b'J' => little(self.take(4)?),
-            b'K' => i64::from(self.take(1)?[0]),
-            b'M' => self.length(2)? as i64,
-            0x8a | 0x8b => {
-                let length = self.length(if opcode == 0x8a { 1 } else { 4 })?;
-                match self.take(length)? {
-                    [] => 0,
-                    bytes if bytes.len() <= 8 => little(bytes),
-                    _ => return Err("an integer of more than 64 bits".to_owned()),
-                }
-            }
-            b'G' => {
-                let bytes = self.take(8)?.try_into().map_err(|_| EMPTY)?;
-                return Ok(Value::Float(f64::from_be_bytes(bytes)));
-            }
-            _ => {
-                let line = std::str::from_utf8(self.line()?).map_err(|_| "a number is no text")?;
-                let bad = |_| format!("`{}` is no number", line.escape_default());
-                match (opcode, line) {
-                    (b'F', _) => {
-                        let value = line.trim().parse();
-                        return value.map(Value::Float).map_err(|_| "no number".to_owned());
-                    }
-                    (b'I', "00" | "01") => return Ok(Value::Bool(line == "01")),
-                    _ => line.trim().trim_end_matches('L').parse().map_err(bad)?,
-                }
-            }
-        }))
-    }
-
-    fn byte_string(&mut self, opcode: u8) -> Outcome<Cow<'a, [u8]>> {
-        let length = match opcode {
-            b'U' | b'C' => self.length(1)?,
-            b'T' | b'B' => self.length(4)?,
-            0x8e => self.length(8)?,
-            _ => {
-                let line = self.line()?;
-                self.copied(line.len())?;
-                return unquoted(line).map(Cow::Owned);
-            }
-        };
-        self.take(length).map(Cow::Borrowed)
-    }
-
-    fn text(&mut self, opcode: u8) -> Outcome<Cow<'a, str>> {
-        let length = match opcode {
-            0x8c => self.length(1)?,
-            b'X' => self.length(4)?,
-            0x8d => self.length(8)?,
-            _ => {
-                let line = self.line()?;
-                self.copied(2 * line.len())?;
-                return unescaped(line).map(Cow::Owned);
-            }
-        };
-        let text = std::str::from_utf8(self.take(length)?);
-        text.map(Cow::Borrowed).map_err(|_| "a text is not UTF-8".to_owned())
     }
 
     fn node(&self, id: Id) -> &Node<'a> {
@@ -314,9 +219,9 @@ impl<'a> Machine<'a> {
 
     fn memo_key(&mut self, opcode: u8, text: u8) -> Outcome<u64> {
         if opcode != text {
-            return Ok(self.length(if matches!(opcode, b'q' | b'h') { 1 } else { 4 })? as u64);
+            return Ok(self.input.length(if matches!(opcode, b'q' | b'h') { 1 } else { 4 })? as u64);
         }
-        let line = std::str::from_utf8(self.line()?).ok().and_then(|line| line.parse().ok());
+        let line = std::str::from_utf8(self.input.line()?).ok().and_then(|line| line.parse().ok());
         line.ok_or("a memo without a number".to_owned())
     }
 
@@ -352,13 +257,10 @@ impl<'a> Machine<'a> {
                 if !matches!(&**encoding, "latin1" | "latin-1") {
                     return Err(format!("encoding `{}`", encoding.escape_default()));
                 }
-                let bytes: Option<Vec<u8>> = if text.len() > self.copies_left {
-                    return Err(too_large());
-                } else {
-                    text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
-                };
+                self.input.copied(text.len())?;
+                let bytes: Option<Vec<u8>> =
+                    text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
                 let bytes = bytes.ok_or("a text that is no Latin-1")?;
-                self.copied(bytes.len())?;
                 Ok(Node::Plain(Value::Bytes(Cow::Owned(bytes))))
             }
             (Global::NdArray, _) => Err("a call of `numpy ndarray` is refused".to_owned()),
@@ -399,24 +301,15 @@ impl<'a> Machine<'a> {
                         data.len()
                     ));
                 }
-                if data.len() > self.copies_left && matches!(data, Cow::Owned(_)) {
-                    return Err(too_large());
+                if let Cow::Owned(data) = data {
+                    self.input.copied(data.len())?;
                 }
                 let NumberType { kind, item_bytes, big_endian } = *kind;
                 Node::Array(Some(Array { shape, kind, item_bytes, big_endian, data: data.clone() }))
             }
             _ => return Err("a state that fits no array".to_owned()),
         };
-        if let Node::Array(Some(Array { data: Cow::Owned(data), .. })) = &built {
-            self.copied(data.len())?;
-        }
         self.nodes[object as usize] = built;
-        Ok(())
-    }
-
-    /// Counts bytes that are copied out of the input.
-    fn copied(&mut self, bytes: usize) -> Outcome<()> {
-        self.copies_left = self.copies_left.checked_sub(bytes).ok_or_else(too_large)?;
         Ok(())
     }
 
@@ -434,7 +327,7 @@ impl<'a> Machine<'a> {
             Node::Dict(items) => items.len(),
             _ => 0,
         };
-        self.copied(owned)?;
+        self.input.copied(owned)?;
         let all = |this: &mut Self, items: Vec<Id>| -> Outcome<Vec<Value<'a>>> {
             items.into_iter().map(|item| this.taken(item, depth + 1)).collect()
         };
@@ -463,10 +356,6 @@ const EMPTY: &str = "nothing left on the stack";
 
 fn too_many() -> String {
     format!("more than {MAX_VALUES} values")
-}
-
-fn too_large() -> String {
-    "its values take more than eight times the size of the file".to_owned()
 }
 
 fn global(module: &[u8], name: &[u8]) -> Outcome<Global> {
@@ -508,54 +397,4 @@ fn number_type(code: &Value) -> Outcome<NumberType> {
         _ => return Err(refused()),
     };
     Ok(NumberType { kind, item_bytes, big_endian: order })
-}
-
-/// A byte string as Python writes it in source text: quoted, with escapes.
-fn unquoted(line: &[u8]) -> Outcome<Vec<u8>> {
-    let inner = match line {
-        [quote @ (b'\'' | b'"'), inner @ .., end] if quote == end => inner,
-        _ => return Err("a string without quotes".to_owned()),
-    };
-    let mut bytes = Vec::with_capacity(inner.len());
-    let mut rest = inner;
-    while let [first, after @ ..] = rest {
-        let (byte, used) = match (first, after) {
-            (b'\\', [b'x', high, low, ..]) => {
-                let digit = |digit: u8| char::from(digit).to_digit(16);
-                let digits = digit(*high).zip(digit(*low)).ok_or("a bad escape in a string")?;
-                ((16 * digits.0 + digits.1) as u8, 4)
-            }
-            (b'\\', [b'n', ..]) => (b'\n', 2),
-            (b'\\', [b'r', ..]) => (b'\r', 2),
-            (b'\\', [b't', ..]) => (b'\t', 2),
-            (b'\\', [same @ (b'\\' | b'\'' | b'"'), ..]) => (*same, 2),
-            (b'\\', _) => return Err("a bad escape in a string".to_owned()),
-            _ => (*first, 1),
-        };
-        bytes.push(byte);
-        rest = &rest[used..];
-    }
-    Ok(bytes)
-}
-
-/// A text in Python's raw-unicode-escape: Latin-1 with `\uXXXX` and `\UXXXXXXXX`.
-fn unescaped(line: &[u8]) -> Outcome<String> {
-    let mut text = String::with_capacity(line.len());
-    let mut rest = line;
-    while let [first, after @ ..] = rest {
-        let digits = match (first, after) {
-            (b'\\', [b'u', ..]) => 4,
-            (b'\\', [b'U', ..]) => 8,
-            _ => {
-                text.push(char::from(*first));
-                rest = after;
-                continue;
-            }
-        };
-        let code = after.get(1..=digits).and_then(|code| std::str::from_utf8(code).ok());
-        let code = code.and_then(|code| u32::from_str_radix(code, 16).ok());
-        text.push(code.and_then(char::from_u32).ok_or("a bad escape in a text")?);
-        rest = &after[1 + digits..];
-    }
-    Ok(text)
 }

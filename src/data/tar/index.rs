@@ -12,7 +12,7 @@ pub(super) const FIELDS: [&str; 9] =
 const MAX_TEXT: u64 = 1 << 16;
 
 /// Labels from here on are not class ids.
-const MAX_CLASSES: u64 = 1_000_000;
+const MAX_CLASSES: u64 = 100_000;
 
 /// A record of a shard.
 #[doc(hidden)]
