@@ -6,7 +6,7 @@
 
 use super::pickle::{self, Value};
 use super::records::{Bytes, Order, Part, Records, Shape, fingerprint};
-use super::{Dataset, Entry, Source};
+use super::{Dataset, Entry, Source, read_file};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::fs::File;
@@ -202,7 +202,7 @@ impl Form {
             let ten = TEN.iter().map(|name| (*name).to_owned());
             return Ok(if self.classes == 10 { ten.collect() } else { numbers.collect() });
         }
-        let bytes = read(&path)?;
+        let bytes = read_file(&path)?;
         let names: Option<Vec<String>> = if self.labels > 0 {
             let text = String::from_utf8_lossy(&bytes);
             let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
@@ -265,19 +265,11 @@ impl Form {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::Data(format!("cannot read `{}`: {e}", path.display())))
-}
-
 /// A pickled batch and its labels.
 fn pickled(path: &Path, name: &str) -> Result<(Part, Vec<u32>)> {
-    let file = read(path)?;
-    batch(&file, name, &path.to_string_lossy())
-}
-
-/// The images and labels of a pickled batch; `shown` is for messages.
-fn batch(file: &[u8], name: &str, shown: &str) -> Result<(Part, Vec<u32>)> {
-    let value = pickle::parse(file, shown)?;
+    let shown = path.to_string_lossy();
+    let file = read_file(path)?;
+    let value = pickle::parse(&file, &shown)?;
     let damaged = |why: String| Error::Data(format!("`{shown}` is no batch of CIFAR: {why}"));
     let Some(Value::Array(array)) = value.get("data") else {
         return Err(damaged("it has no array `data`".to_owned()));

@@ -6,6 +6,8 @@
 use crate::error::{Error, Result};
 use joined::Joined;
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -234,9 +236,26 @@ fn is_image(entry: &Entry) -> bool {
 
 /// Reads and decodes an image file.
 fn decode_file(file: &Path) -> Result<Image> {
-    let bytes = std::fs::read(file)
-        .map_err(|e| Error::Data(format!("cannot read `{}`: {e}", file.display())))?;
-    decode::decode(&bytes, &file.to_string_lossy())
+    decode::decode(&read_file(file)?, &file.to_string_lossy())
+}
+
+/// Largest file read into memory as a whole, in bytes: above what the largest accepted image takes uncompressed.
+const MAX_FILE_BYTES: u64 = 2 << 30;
+
+/// Reads a whole file of up to [`MAX_FILE_BYTES`].
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let failed = |e: std::io::Error| Error::Data(format!("cannot read `{}`: {e}", path.display()));
+    let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(Error::Data(format!(
+            "`{}` is {size} bytes, more than the {MAX_FILE_BYTES} accepted",
+            path.display()
+        )));
+    }
+    let mut bytes = Vec::with_capacity(size as usize);
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -350,6 +369,17 @@ mod tests {
         std::fs::write(&file, b"\xFF\xD8\xFF").unwrap();
         let text = failure(open(file.to_str().unwrap()));
         assert!(text.contains("a single JPEG image; give the folder"), "{text}");
+    }
+
+    #[test]
+    fn a_file_too_large_for_an_image_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.jpg");
+        // A hole takes no room on the disk.
+        File::create(&file).unwrap().set_len(1 << 40).unwrap();
+        let source = open(folder.path().to_str().unwrap()).unwrap();
+        let text = failure(source.splits[0].1.image(0));
+        assert!(text.contains("a.jpg` is 1099511627776 bytes, more than"), "{text}");
     }
 
     #[test]

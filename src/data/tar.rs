@@ -8,7 +8,7 @@ mod index;
 mod shards;
 
 use super::decode::{codec, decode};
-use super::{Dataset, Image, Source};
+use super::{Dataset, Image, MAX_FILE_BYTES, Source};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::fs::File;
@@ -75,6 +75,10 @@ impl Dataset for Split {
         let path = self.path(index);
         if let Some(why) = &record.damage {
             return Err(Error::Data(format!("`{path}` is damaged: {why}")));
+        }
+        if record.size > MAX_FILE_BYTES {
+            let size = record.size;
+            return Err(Error::Data(format!("`{path}` is {size} bytes, no image is so large")));
         }
         // The index has checked that the shard is long enough.
         let mut bytes = vec![0; record.size as usize];
