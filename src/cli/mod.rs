@@ -53,10 +53,26 @@ enum Command {
 }
 
 /// What a command has to say: text for people, an object for programs.
+#[derive(Debug)]
 struct Answer {
     text: String,
     json: serde_json::Value,
 }
+
+/// An answer that is no success: printed like any other, and the error's exit code is the program's.
+#[derive(Debug)]
+struct Finding {
+    answer: Answer,
+    error: Error,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Finding {}
 
 /// Parses, dispatches, prints. Exit codes are those of `Error::exit_code`; clap's own usage errors are 2 as well.
 pub(crate) fn main() -> ExitCode {
@@ -67,16 +83,14 @@ pub(crate) fn main() -> ExitCode {
     let outcome = panic::catch_unwind(|| run(&cli.command));
     let (code, failure) = match outcome {
         Ok(Ok(answer)) => {
-            let printed = if cli.json {
-                writeln!(std::io::stdout(), "{}", answer.json)
-            } else {
-                writeln!(std::io::stdout(), "{}", answer.text.trim_end())
-            };
-            // A reader that went away (`diptych … | head`) is no failure of ours.
-            drop(printed);
+            print(&answer, cli.json);
             return ExitCode::SUCCESS;
         }
         Ok(Err(error)) => {
+            if let Some(Finding { answer, error }) = error.downcast_ref::<Finding>() {
+                print(answer, cli.json);
+                return ExitCode::from(error.exit_code());
+            }
             let code = error.downcast_ref::<Error>().map_or(1, Error::exit_code);
             (code, format!("{error:#}"))
         }
@@ -95,6 +109,16 @@ pub(crate) fn main() -> ExitCode {
     }
     eprintln!("error: {failure}");
     ExitCode::from(code)
+}
+
+fn print(answer: &Answer, json: bool) {
+    let printed = if json {
+        writeln!(std::io::stdout(), "{}", answer.json)
+    } else {
+        writeln!(std::io::stdout(), "{}", answer.text.trim_end())
+    };
+    // A reader that went away (`diptych … | head`) is no failure of ours.
+    drop(printed);
 }
 
 fn run(command: &Command) -> Result<Answer> {

@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     recipe: String,
     /// Settings to change, `key=value`
     overrides: Vec<String>,
-    /// What to train on: a parquet file or folder, an image folder, or `synthetic:NAME`
+    /// What to train on: an image folder, `synthetic:NAME`, or anything else that `diptych data show` takes
     #[arg(long)]
     data: Option<String>,
     /// The run folder [default: runs/ and the recipe's name]

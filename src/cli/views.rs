@@ -17,7 +17,7 @@ pub(super) struct Arguments {
     recipe: String,
     /// Settings to change, `key=value`
     overrides: Vec<String>,
-    /// A parquet file or folder, an image folder, or `synthetic:NAME`
+    /// An image folder, or anything else that `diptych data show` takes
     #[arg(long)]
     data: Option<String>,
     /// The picture to write

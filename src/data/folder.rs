@@ -1,18 +1,16 @@
 //! Folders of image files: with classes, flat, or nested without classes; read lazily.
 
 use super::decode::{ACCEPTED, codec};
-use super::{Dataset, Entry, Image, Source, decode_file, entries, is_split_name};
+use super::{
+    Dataset, EXTENSIONS, Entry, Image, Source, decode_file, entries, is_image, is_split_name,
+};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// File name endings taken for images, whatever their case.
-const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
 
 /// Files looked at to name the codec of a folder.
 const SAMPLE: usize = 64;
@@ -91,11 +89,6 @@ fn descend(root: &Path) -> Result<(PathBuf, Vec<Entry>)> {
     Err(Error::Data(format!("`{}` leads ever deeper without an image", root.display())))
 }
 
-fn is_image(entry: &Entry) -> bool {
-    let end = entry.path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    !entry.is_folder && EXTENSIONS.iter().any(|known| end.eq_ignore_ascii_case(known))
-}
-
 fn layout(root: &Path, folder: &Path) -> Result<Layout> {
     let here = entries(folder)?;
     let flat = here.iter().any(is_image);
@@ -126,14 +119,15 @@ fn layout(root: &Path, folder: &Path) -> Result<Layout> {
 
 fn nothing(folder: &Path) -> Error {
     Error::Data(format!(
-        "`{}` holds no image; accepted are {ACCEPTED} files (.{}), in class folders or not, and parquet files in the \
-         Hugging Face layout",
+        "`{}` holds no image; accepted are {ACCEPTED} files (.{}), in class folders or not, parquet files in the Hugging \
+         Face layout, WebDataset shards, and the files of CIFAR, STL-10 or MNIST as published",
         folder.display(),
         EXTENSIONS.join(" .")
     ))
 }
 
-/// All images below a folder: folders by the bytes of their paths, then files by those of their names.
+/// All images below a folder: folders by the bytes of their paths, then files by those of their names. What is no file
+/// (a pipe would be waited for without end) does not count; a link that leads nowhere does, as a damaged image.
 fn walk(root: &Path, folder: &Path) -> Result<Vec<Found>> {
     let mut pending = vec![folder.to_owned()];
     let mut folders = BTreeMap::new();
@@ -150,9 +144,13 @@ fn walk(root: &Path, folder: &Path) -> Result<Vec<Found>> {
     }
     let images = folders.into_values().flatten().filter(is_image);
     Ok(images
-        .map(|entry| Found {
-            size: std::fs::metadata(&entry.path).map_or(0, |metadata| metadata.len()),
-            path: entry.path.strip_prefix(root).expect("below the root").to_owned(),
+        .filter_map(|entry| {
+            let metadata = std::fs::metadata(&entry.path);
+            let special = metadata.as_ref().is_ok_and(|metadata| !metadata.is_file());
+            (!special).then(|| Found {
+                size: metadata.map_or(0, |metadata| metadata.len()),
+                path: entry.path.strip_prefix(root).expect("below the root").to_owned(),
+            })
         })
         .collect())
 }
@@ -399,6 +397,52 @@ mod tests {
         symlink(alone.path(), alone.path().join("self")).unwrap();
         let text = open_source(alone.path().to_str().unwrap()).map(|_| ()).unwrap_err().to_string();
         assert!(text.contains("ever deeper"), "{text}");
+    }
+
+    #[test]
+    fn names_of_any_bytes_are_read_and_stay_printable() {
+        use std::os::unix::ffi::OsStringExt;
+        let tree = Tree::of(&["größe 木/a picture (1).PNG", "z/1.png"]);
+        let name = |bytes: &[u8]| std::ffi::OsString::from_vec(bytes.to_vec());
+        // Latin-1: no UTF-8; a file name, and that of a class.
+        std::fs::copy(tree.at("z/1.png"), tree.at("z").join(name(b"caf\xe9.png"))).unwrap();
+        let class = tree.0.path().join(name(b"h\xf4tel"));
+        std::fs::create_dir(&class).unwrap();
+        std::fs::write(class.join("1.png"), b"no image").unwrap();
+        let source = tree.open();
+        assert_eq!(source.classes, ["größe 木", "h\u{fffd}tel", "z"]);
+        let all = source.split("all").unwrap();
+        let found = paths(all.as_ref());
+        assert_eq!(found[0], "größe 木/a picture (1).PNG");
+        assert_eq!(found[3], "z/caf\u{fffd}.png");
+        assert_eq!(labels(all.as_ref()).unwrap(), [0, 1, 2, 2]);
+        assert_eq!(all.image(3).unwrap().pixels, all.image(2).unwrap().pixels);
+        let text = all.image(1).unwrap_err().to_string();
+        assert!(text.contains("h\u{fffd}tel/1.png"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_damaged_image() {
+        use std::os::unix::fs::PermissionsExt;
+        let tree = Tree::of(&["a.png", "b.png"]);
+        let locked = std::fs::Permissions::from_mode(0o000);
+        std::fs::set_permissions(tree.at("b.png"), locked).unwrap();
+        // A link to itself gives no image whoever asks; a socket is none from the start.
+        symlink(tree.at("c.png"), tree.at("c.png")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(tree.at("d.png")).unwrap();
+        let all = tree.open().split("all").unwrap().clone();
+        assert_eq!(paths(all.as_ref()), ["a.png", "b.png", "c.png"]);
+        assert!(all.image(0).is_ok());
+        let privileged = std::fs::File::open(tree.at("b.png")).is_ok();
+        for (index, name) in [(1, "b.png"), (2, "c.png")] {
+            match all.image(index) {
+                Ok(_) => assert!(privileged && index == 1, "{name}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains("cannot read") && text.contains(name), "{text}");
+                }
+            }
+        }
     }
 
     #[test]

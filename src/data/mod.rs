@@ -4,17 +4,36 @@
 //! one decoded image at a time; order, augmentation and batches belong to [`crate::augment`].
 
 use crate::error::{Error, Result};
+use joined::Joined;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub mod check;
+mod cifar;
 pub mod decode;
+mod detect;
 mod folder;
+#[doc(hidden)]
+pub mod idx;
+pub mod joined;
+#[cfg(test)]
+pub(crate) mod mutation;
 mod parquet;
+pub mod pickle;
+mod records;
+mod stl10;
 pub mod subset;
 pub mod summary;
 pub mod synthetic;
+#[doc(hidden)]
+pub mod tar;
+#[cfg(test)]
+mod testing;
 
+pub use detect::open;
 pub use summary::{Summary, summary};
 
 /// An RGB image: 8 bits a channel, rows from the top, channels interleaved, `3 · width · height` bytes.
@@ -81,66 +100,32 @@ pub struct Selection {
     pub seed: u64,
 }
 
-/// Opens a data source: a parquet file or folder, an image folder, or `synthetic:NAME`.
-///
-/// # Errors
-/// [`Error::Data`] when nothing is there, it is damaged, or it is of no kind that is read; says what was seen.
-pub fn open(spec: &str) -> Result<Source> {
-    if let Some(name) = spec.strip_prefix("synthetic:") {
-        return synthetic::open(name);
-    }
-    let path = Path::new(spec);
-    if !path.exists() {
-        return Err(Error::Data(format!(
-            "`{spec}` does not exist; give {READABLE}, or `synthetic:scenes` for a made data set that needs no file"
-        )));
-    }
-    if path.is_dir() {
-        let files = parquet::find(path)?;
-        return if files.is_empty() {
-            folder::open(spec, path)
-        } else {
-            parquet::open(spec, &files)
-        };
-    }
-    let mut start = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
-    read.map_err(|e| Error::Data(format!("cannot read `{spec}`: {e}")))?;
-    let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("parquet"));
-    if start.starts_with(b"PAR1") || named {
-        return parquet::open(spec, &[(parquet::split_of(path), path.to_owned())]);
-    }
-    let seen = match decode::codec(&start) {
-        Some(codec) => format!("is a single {codec} image; give the folder that holds it"),
-        None => format!("{}; give {READABLE}", decode::opening(&start)),
-    };
-    Err(Error::Data(format!("`{spec}` {seen}")))
-}
-
-/// What can be opened, for messages.
-const READABLE: &str = "a parquet file or folder in the Hugging Face layout or a folder of images";
-
 impl Source {
     /// The split of that name.
     pub fn split(&self, name: &str) -> Option<&Arc<dyn Dataset>> {
         self.splits.iter().find(|(known, _)| known == name).map(|(_, split)| split)
     }
 
-    /// The images to train on: `train`, or the single split, less what is held out.
+    /// The images to train on: `train`, or the single split, less what is held out; then all of a split `unlabeled`,
+    /// `unlabelled` or `unsupervised`, if there is one beside `train` (so STL-10 gives its 105,000 images).
     ///
     /// # Errors
     /// [`Error::Data`] when there are several splits but no `train`, or the holdout leaves nothing.
     pub fn for_training(&self, options: &Selection) -> Result<Arc<dyn Dataset>> {
         let split = self.training_split()?.clone();
-        let kept = if options.holdout == 0.0 {
+        let mut kept = if options.holdout == 0.0 {
             split
         } else {
             subset::holdout(&split, options.holdout, options.seed)?.0
         };
+        let beside = UNLABELLED.iter().filter(|_| self.splits.len() > 1);
+        if let Some(unlabelled) = beside.into_iter().find_map(|name| self.split(name)) {
+            kept = Arc::new(Joined::new(vec![kept, unlabelled.clone()]));
+        }
         Ok(limited(kept, options))
     }
 
-    /// References and queries of an evaluation: `train` and `test` (else a validation split), or, with a holdout, the
+    /// References and queries of an evaluation: `train` (without what is unlabelled beside it) and `test` (else a validation split), or, with a holdout, the
     /// two parts of the training split, so that settings can be chosen without looking at `test`.
     ///
     /// # Errors
@@ -184,6 +169,9 @@ impl Source {
 /// Splits that evaluation asks about, the first found counts.
 const QUERIES: [&str; 5] = ["test", "testing", "validation", "val", "valid"];
 
+/// Splits that training reads beside `train`, the first found counts.
+const UNLABELLED: [&str; 3] = ["unlabeled", "unlabelled", "unsupervised"];
+
 fn limited(dataset: Arc<dyn Dataset>, options: &Selection) -> Arc<dyn Dataset> {
     match options.limit {
         Some(n) => subset::limit(dataset, n, options.seed),
@@ -198,10 +186,9 @@ pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
 
 /// Whether a file or folder of this name is a split of its own.
 fn is_split_name(name: &str) -> bool {
-    const OTHERS: [&str; 6] =
-        ["train", "training", "unlabeled", "unlabelled", "unsupervised", "extra"];
+    const OTHERS: [&str; 3] = ["train", "training", "extra"];
     let name = name.to_lowercase();
-    QUERIES.contains(&name.as_str()) || OTHERS.contains(&name.as_str())
+    [&QUERIES[..], &UNLABELLED, &OTHERS].iter().any(|names| names.contains(&name.as_str()))
 }
 
 /// Key that lists `train` first and the other splits by name.
@@ -239,35 +226,36 @@ fn entries(folder: &Path) -> Result<Vec<Entry>> {
     Ok(found)
 }
 
-/// Reads and decodes an image file.
-fn decode_file(file: &Path) -> Result<Image> {
-    let bytes = std::fs::read(file)
-        .map_err(|e| Error::Data(format!("cannot read `{}`: {e}", file.display())))?;
-    decode::decode(&bytes, &file.to_string_lossy())
+/// File name endings taken for images, whatever their case.
+const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"];
+
+fn is_image(entry: &Entry) -> bool {
+    let end = entry.path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    !entry.is_folder && EXTENSIONS.iter().any(|known| end.eq_ignore_ascii_case(known))
 }
 
-#[cfg(test)]
-mod testing {
-    use super::{Dataset, Image};
-    use crate::error::Result;
+/// Reads and decodes an image file.
+fn decode_file(file: &Path) -> Result<Image> {
+    decode::decode(&read_file(file)?, &file.to_string_lossy())
+}
 
-    /// That many 1×1 images, each showing its number and labelled with it modulo 7.
-    pub(super) struct Numbers(pub(super) usize);
+/// Largest file read into memory as a whole, in bytes: above what the largest accepted image takes uncompressed.
+const MAX_FILE_BYTES: u64 = 2 << 30;
 
-    impl Dataset for Numbers {
-        fn len(&self) -> usize {
-            self.0
-        }
-        fn label(&self, index: usize) -> Option<u32> {
-            Some(index as u32 % 7)
-        }
-        fn path(&self, index: usize) -> String {
-            index.to_string()
-        }
-        fn image(&self, index: usize) -> Result<Image> {
-            Ok(Image { width: 1, height: 1, pixels: vec![index as u8; 3] })
-        }
+/// Reads a whole file of up to [`MAX_FILE_BYTES`].
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let failed = |e: std::io::Error| Error::Data(format!("cannot read `{}`: {e}", path.display()));
+    let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(Error::Data(format!(
+            "`{}` is {size} bytes, more than the {MAX_FILE_BYTES} accepted",
+            path.display()
+        )));
     }
+    let mut bytes = Vec::with_capacity(size as usize);
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -288,6 +276,23 @@ mod tests {
                 .collect(),
             fingerprint: String::new(),
         }
+    }
+
+    #[test]
+    fn one_data_set_below_a_folder_is_found_and_of_several_one_must_be_chosen() {
+        use super::testing::golden;
+        let text = failure(open(golden("data/cifar-10").to_str().unwrap()));
+        assert!(text.contains("several") && text.contains("cifar-10-batches-bin`"), "{text}");
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("unpacked").join("cifar-10-batches-bin");
+        testing::copy(&golden("data/cifar-10/cifar-10-batches-bin"), &inside);
+        std::fs::write(folder.path().join("cifar-10-binary.tar.gz"), b"\x1f\x8b").unwrap();
+        let source = open(folder.path().to_str().unwrap()).unwrap();
+        assert_eq!(source.format, "CIFAR-10 binary");
+        assert_eq!(source.location, folder.path().to_str().unwrap());
+        // Images beside it mean an image folder.
+        std::fs::write(folder.path().join("a.ppm"), b"P6 1 1 255 abc").unwrap();
+        assert!(open(folder.path().to_str().unwrap()).unwrap().format.starts_with("flat image"));
     }
 
     fn failure(result: Result<impl Sized>) -> String {
@@ -311,6 +316,22 @@ mod tests {
         let (references, queries) = both.for_evaluation(&few).unwrap();
         assert_eq!((references.len(), queries.len()), (25, 25));
         assert_eq!(both.for_training(&few).unwrap().len(), 25);
+    }
+
+    #[test]
+    fn training_takes_what_is_unlabelled_beside_train_and_evaluation_does_not() {
+        let all = Selection::default();
+        let three = source(&[("train", 60), ("test", 30), ("unlabeled", 40)]);
+        let training = three.for_training(&all).unwrap();
+        assert_eq!((training.len(), training.path(99).as_str()), (100, "39"));
+        let (references, queries) = three.for_evaluation(&all).unwrap();
+        assert_eq!((references.len(), queries.len()), (60, 30));
+        // What is held out of `train` is not trained on; the limit counts all images.
+        let cut = Selection { holdout: 0.5, ..all };
+        assert_eq!(three.for_training(&cut).unwrap().len(), 70);
+        let few = Selection { limit: Some(80), ..all };
+        assert_eq!(three.for_training(&few).unwrap().len(), 80);
+        assert_eq!(source(&[("unlabelled", 9)]).for_training(&all).unwrap().len(), 9);
     }
 
     #[test]
@@ -348,6 +369,17 @@ mod tests {
         std::fs::write(&file, b"\xFF\xD8\xFF").unwrap();
         let text = failure(open(file.to_str().unwrap()));
         assert!(text.contains("a single JPEG image; give the folder"), "{text}");
+    }
+
+    #[test]
+    fn a_file_too_large_for_an_image_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.jpg");
+        // A hole takes no room on the disk.
+        File::create(&file).unwrap().set_len(1 << 40).unwrap();
+        let source = open(folder.path().to_str().unwrap()).unwrap();
+        let text = failure(source.splits[0].1.image(0));
+        assert!(text.contains("a.jpg` is 1099511627776 bytes, more than"), "{text}");
     }
 
     #[test]

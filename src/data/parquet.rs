@@ -451,8 +451,7 @@ impl Dataset for Split {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{labels, open as open_source};
-    use crate::random::{Purpose, Scope, Stream};
+    use crate::data::{labels, mutation::Mutator, open as open_source};
     use parquet::basic::Compression;
     use parquet::data_type::ByteArray;
     use parquet::file::metadata::KeyValue;
@@ -656,14 +655,10 @@ mod tests {
         let groups = [vec![row(1, 0), row(1, 1), row(2, 1)], vec![row(3, 0), row(4, 1)]];
         write(&file, &groups, &["a", "b"]);
         let whole = std::fs::read(&file).unwrap();
-        let mut draws = Stream::open(3, Purpose::Test, Scope::Item(0));
+        let mut mutator = Mutator::new(&whole, 3);
         let (mut refused, mut read) = (0, 0);
-        for _ in 0..600 {
-            let mut bytes = whole.clone();
-            for _ in 0..=draws.below(3) {
-                let at = draws.below(bytes.len() as u64) as usize;
-                bytes[at] = draws.next_u32() as u8;
-            }
+        for _ in 0..1_000 {
+            let bytes = mutator.next_mutant();
             std::fs::write(&file, &bytes).unwrap();
             match open_source(location(&folder)) {
                 Err(Error::Data(_)) => refused += 1,

@@ -1,8 +1,11 @@
-//! A part of a data set, by seeded choice.
+//! A part of a data set, by seeded choice or by class.
 
-use super::{Dataset, Image};
+use super::{Dataset, Image, Source};
 use crate::error::{Error, Result};
+use crate::overrides::nearest;
 use crate::random::{Purpose, Scope, Stream};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Some images of another data set, under indices of their own.
@@ -96,6 +99,121 @@ pub fn holdout(
     Ok((Arc::new(sorted(dataset.clone(), kept)), Arc::new(sorted(dataset.clone(), held_out))))
 }
 
+/// Keeps only the images of some classes, in every split.
+///
+/// `wanted` names the classes, or holds the path of one text file that does: one or several names a line, set apart by
+/// white space or commas (a line that is a name as a whole counts as one), lines beginning with `#` left out. A class's
+/// new label is its rank among the sorted names that are kept, whatever the order in which they are given: so the
+/// ImageNet-100 of Tian et al. 2020 (Contrastive Multiview Coding) is labelled by its published loaders. Images without
+/// a label are dropped, splits left empty as well. The fingerprint changes with the choice.
+///
+/// # Errors
+/// [`Error::Data`] when the source has no class of such a name, naming the nearest, or nothing is left.
+pub fn classes(source: &Source, wanted: &[String]) -> Result<Source> {
+    let names = match wanted {
+        [one] if !source.classes.contains(one) && Path::new(one).is_file() => {
+            listed(Path::new(one), &source.classes)?
+        }
+        several => several.to_vec(),
+    };
+    let kept: BTreeSet<&String> = names.iter().collect();
+    if let Some(unknown) = kept.iter().find(|name| !source.classes.contains(name)) {
+        let near = nearest(unknown, source.classes.iter().map(String::as_str));
+        let near = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if source.classes.is_empty() => "it has no classes".to_owned(),
+            None => format!(
+                "it has {} classes, the first is `{}`",
+                source.classes.len(),
+                source.classes[0]
+            ),
+        };
+        return Err(Error::Data(format!(
+            "`{}` has no class `{unknown}`, as `data.classes` asks; {near}",
+            source.location
+        )));
+    }
+    let rank = |name: &String| kept.iter().position(|kept| *kept == name).map(|rank| rank as u32);
+    let labels: Vec<Option<u32>> = source.classes.iter().map(rank).collect();
+    let mut splits: Vec<(String, Arc<dyn Dataset>)> = Vec::new();
+    for (name, split) in &source.splits {
+        let label = |index: usize| split.label(index).and_then(|label| labels[label as usize]);
+        let indices: Vec<u32> =
+            (0..split.len()).filter(|index| label(*index).is_some()).map(|i| i as u32).collect();
+        if !indices.is_empty() {
+            let part = Subset { whole: split.clone(), indices };
+            splits.push((name.clone(), Arc::new(Relabelled { part, labels: labels.clone() })));
+        }
+    }
+    if splits.is_empty() {
+        return Err(Error::Data(format!(
+            "`{}` holds no image of the classes of `data.classes`",
+            source.location
+        )));
+    }
+    let classes: Vec<String> = kept.into_iter().cloned().collect();
+    let chosen = serde_json::json!(["classes", source.fingerprint, classes]).to_string();
+    Ok(Source {
+        format: format!("{}, {} of {} classes", source.format, classes.len(), source.classes.len()),
+        location: source.location.clone(),
+        classes,
+        splits,
+        fingerprint: blake3::hash(chosen.as_bytes()).to_hex().to_string(),
+    })
+}
+
+/// The names in a text file.
+fn listed(file: &Path, known: &[String]) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Error::Data(format!("cannot read class list `{}`: {e}", file.display())))?;
+    let mut names = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        if known.iter().any(|name| name == line) {
+            names.push(line.to_owned());
+        } else {
+            let words = line.split(|c: char| c == ',' || c.is_whitespace());
+            names.extend(words.filter(|word| !word.is_empty()).map(str::to_owned));
+        }
+    }
+    if names.is_empty() {
+        return Err(Error::Data(format!("class list `{}` names no class", file.display())));
+    }
+    Ok(names)
+}
+
+/// Images under labels of their own.
+struct Relabelled {
+    part: Subset,
+    /// New label by old one.
+    labels: Vec<Option<u32>>,
+}
+
+impl Dataset for Relabelled {
+    fn len(&self) -> usize {
+        self.part.len()
+    }
+
+    fn label(&self, index: usize) -> Option<u32> {
+        self.part.label(index).and_then(|label| self.labels[label as usize])
+    }
+
+    fn path(&self, index: usize) -> String {
+        self.part.path(index)
+    }
+
+    fn image(&self, index: usize) -> Result<Image> {
+        self.part.image(index)
+    }
+
+    fn part_mask(&self, index: usize) -> Option<Vec<u8>> {
+        self.part.part_mask(index)
+    }
+
+    fn codec(&self, index: usize) -> Option<&'static str> {
+        self.part.codec(index)
+    }
+}
+
 /// Limit and holdout draw from streams of their own (`item`), so that one does not bias the other.
 fn shuffled(count: usize, seed: u64, item: u64) -> Vec<u32> {
     let order = Stream::open(seed, Purpose::Subset, Scope::Item(item)).permutation(count);
@@ -152,5 +270,65 @@ mod tests {
     fn indices_must_exist() {
         assert!(Subset::new(numbers(3), vec![0, 2]).is_ok());
         assert!(Subset::new(numbers(3), vec![0, 3]).is_err());
+    }
+
+    fn digits() -> Source {
+        Source {
+            format: "numbers".to_owned(),
+            location: "here".to_owned(),
+            classes: ["red", "dark blue", "tan", "green", "blue", "ash", "pink"]
+                .map(str::to_owned)
+                .to_vec(),
+            splits: vec![("train".to_owned(), numbers(70)), ("test".to_owned(), numbers(3))],
+            fingerprint: "f00d".to_owned(),
+        }
+    }
+
+    fn owned(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn classes_are_ranked_among_the_sorted_names_that_are_kept() {
+        // Labels 5 (ash), 3 (green) and 0 (red) become 0, 1 and 2, in whatever order they are named.
+        let kept = classes(&digits(), &owned(&["red", "ash", "green", "ash"])).unwrap();
+        assert_eq!(kept.classes, ["ash", "green", "red"]);
+        let train = kept.split("train").unwrap();
+        assert_eq!(members(train.as_ref())[..7], [0, 3, 5, 7, 10, 12, 14]);
+        let labels = crate::data::labels(train.as_ref()).unwrap();
+        assert_eq!((labels.len(), &labels[..4]), (30, &[2, 1, 0, 2][..]));
+        assert_eq!(train.path(1), "3");
+        assert_eq!(members(kept.split("test").unwrap().as_ref()), [0]);
+        assert_eq!(kept.format, "numbers, 3 of 7 classes");
+        let same = classes(&digits(), &owned(&["green", "red", "ash"])).unwrap();
+        assert_eq!(same.fingerprint, kept.fingerprint);
+        let fewer = classes(&digits(), &owned(&["green", "red"])).unwrap();
+        assert!(fewer.fingerprint != kept.fingerprint && kept.fingerprint != "f00d");
+        // A split without any of them goes.
+        assert!(classes(&digits(), &owned(&["pink"])).unwrap().split("test").is_none());
+    }
+
+    #[test]
+    fn a_list_file_holds_one_or_several_names_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("some.txt");
+        std::fs::write(&file, "# chosen\nred green,ash\n\ndark blue\n").unwrap();
+        let kept = classes(&digits(), &owned(&[file.to_str().unwrap()])).unwrap();
+        assert_eq!(kept.classes, ["ash", "dark blue", "green", "red"]);
+        std::fs::write(&file, "# nothing\n").unwrap();
+        let empty = classes(&digits(), &owned(&[file.to_str().unwrap()])).map(|_| ());
+        assert!(empty.unwrap_err().to_string().contains("names no class"));
+    }
+
+    #[test]
+    fn an_unknown_class_is_answered_with_the_nearest() {
+        let failure =
+            |names: &[&str]| classes(&digits(), &owned(names)).map(|_| ()).unwrap_err().to_string();
+        let text = failure(&["ash", "grean"]);
+        assert!(text.contains("no class `grean`") && text.contains("`green`?"), "{text}");
+        assert!(failure(&["n01558993"]).contains("7 classes, the first is `red`"));
+        let bare = Source { classes: Vec::new(), ..digits() };
+        let text = classes(&bare, &owned(&["red"])).map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains("it has no classes"), "{text}");
     }
 }
