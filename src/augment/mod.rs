@@ -20,6 +20,7 @@ mod preprocess;
 mod resample;
 mod solarize;
 mod step;
+mod views;
 
 #[cfg(test)]
 mod golden;
@@ -37,3 +38,4 @@ pub use pipeline::{Drawn, Operation, Pipeline, Scratch};
 pub use preprocess::{Preprocess, Sizing};
 pub use solarize::Solarize;
 pub use step::{Flip, Normalize, Step, ViewRecipe};
+pub use views::{NAMED, named};
