@@ -131,9 +131,9 @@ const GAP: usize = 8;
 const SHORTER_SIDE: usize = 192;
 const LONGER_SIDE: usize = 384;
 
-/// Height of a caption with the gap above it.
+/// Height of a caption with the gaps above and below it.
 fn below(lines: &[String]) -> usize {
-    if lines.is_empty() { 0 } else { GAP + LINE * lines.len() }
+    if lines.is_empty() { 0 } else { LINE * lines.len() + 2 * GAP }
 }
 
 impl Mark {
@@ -315,7 +315,7 @@ mod tests {
         gallery.rows[1][0].caption.clear();
         let sheet = gallery.sheet();
         // Columns of 384 (the widest) and 192, rows of 192 with a line of text and of 192 without, margins of 12.
-        let text = GAP + LINE;
+        let text = LINE + 2 * GAP;
         assert_eq!(
             (sheet.width, sheet.height),
             (12 + 384 + 12 + 192 + 12, 12 + 192 + text + 12 + 192 + 12)

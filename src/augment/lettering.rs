@@ -34,7 +34,7 @@ pub(super) fn write_line(
 }
 
 /// A caption in lines of at most `columns` letters. Every value, which ends at a comma, starts a line; what does not fit goes
-/// on indented, between words if possible.
+/// on indented, between words if possible, else behind a `/`, `-` or `_`.
 pub(super) fn wrap(caption: &str, columns: usize) -> Vec<String> {
     let columns = columns.max(2);
     let mut lines = Vec::new();
@@ -51,6 +51,8 @@ pub(super) fn wrap(caption: &str, columns: usize) -> Vec<String> {
             while line.chars().count() + word.chars().count() > columns {
                 let fits = columns - line.chars().count();
                 let end = word.char_indices().nth(fits).map_or(word.len(), |(at, _)| at);
+                // Paths break behind their punctuation where they can.
+                let end = word[..end].rfind(['/', '-', '_']).map_or(end, |at| at + 1);
                 line.push_str(&word[..end]);
                 word = &word[end..];
                 lines.push(std::mem::replace(&mut line, " ".to_owned()));
@@ -197,8 +199,8 @@ mod tests {
             ["crop 333x374 at (61, 0)", "flip", "brightness +0.31", "grey"]
         );
         assert_eq!(
-            wrap("n01440764/0123456789.jpg, 5x4", 10),
-            ["n01440764/", " 012345678", " 9.jpg", "5x4"]
+            wrap("n014/house-0123456789.jpg, 5x4", 10),
+            ["n014/", " house-", " 012345678", " 9.jpg", "5x4"]
         );
         assert_eq!(wrap("größe äöüßäöüß", 5), ["größe", " äöüß", " äöüß"]);
         assert!(wrap("", 10).is_empty());

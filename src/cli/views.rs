@@ -101,3 +101,28 @@ fn values(SampledImage { path, image, views }: &SampledImage) -> serde_json::Val
         "views": views.collect::<Vec<_>>(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_views_takes_overrides_like_a_recipe() {
+        let changes = ["seed=3".to_owned(), "view.1.count=2".to_owned()];
+        let wanted = Wanted::load("byol@96", &changes).unwrap();
+        assert_eq!((wanted.seed, wanted.source), (3, None));
+        assert_eq!(
+            wanted.view.iter().map(|it| (it.count, it.size_px())).collect::<Vec<_>>(),
+            [(1, 96), (2, 96)]
+        );
+        let message = |name: &str, change: &str| {
+            Wanted::load(name, &[change.to_owned()]).err().unwrap().to_string()
+        };
+        let found = message("byol", "view.1.cont=2");
+        assert!(found.contains("view.1.count"), "{found}");
+        let found = message("cifar10/simclir", "seed=1");
+        assert!(found.contains("cifar10/simclr"), "{found}");
+        let found = message("byoll", "seed=1");
+        assert!(found.contains("`byol`"), "{found}");
+    }
+}
