@@ -11,23 +11,38 @@ mod blur;
 mod color;
 mod crop;
 mod device;
+mod erase;
 mod gallery;
+mod jigsaw;
 mod loader;
+mod noise;
 mod order;
+mod pillow;
 mod pipeline;
 mod preprocess;
+mod rand_augment;
+mod rotate;
+mod sobel;
 mod step;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod golden_operations;
 
 pub use blur::{Blur, BlurKind, Border, Kernel, SigmaPer};
 pub use color::{Adjustment, ColorJitter, Grayscale};
 pub use crop::{Crop, Interpolation, RandomResizedCrop, Resize};
 pub use device::to_device;
+pub use erase::{Cutout, Patch, RandomErasing};
 pub use gallery::{Cell, Gallery, Mark, views_gallery, write_png};
+pub use jigsaw::{Jigsaw, Patches};
 pub use loader::{Damage, HostBatch, Loader, LoaderConfig};
+pub use noise::{GaussianNoise, Noise};
 pub use order::Order;
 pub use pipeline::{Drawn, Operation, Pipeline, Scratch};
 pub use preprocess::{Preprocess, Sizing};
+pub use rand_augment::{Motion, PillowOperation, RandAugment, Resampling, Warp};
+pub use rotate::Rotation;
+pub use sobel::Sobel;
 pub use step::{Flip, Normalize, Step, ViewRecipe};
