@@ -4,8 +4,9 @@
 //! which gives a small value ([`Drawn`]), and the value is *applied* to the image, which is deterministic. The
 //! [`Loader`] does both for whole batches on threads, [`to_device`] turns a batch into a tensor.
 //!
-//! One arithmetic holds everywhere: crop, resize as Pillow does, then f32 in \[0, 1\] with the formulas of torchvision's
-//! float tensors, rounded once to 8 bits at the end; normalising is the first operation on the device.
+//! One arithmetic holds everywhere: crop, resize as Pillow or TensorFlow does, then f32 in \[0, 1\] with the formulas of
+//! torchvision's or TensorFlow's float tensors, rounded once to 8 bits at the end; normalising is the first operation on
+//! the device.
 
 mod blur;
 mod color;
@@ -21,18 +22,22 @@ mod pillow;
 mod pipeline;
 mod preprocess;
 mod rand_augment;
+mod resample;
 mod rotate;
 mod sobel;
+mod solarize;
 mod step;
 
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod golden_operations;
+#[cfg(test)]
+mod golden_tensorflow;
 
 pub use blur::{Blur, BlurKind, Border, Kernel, SigmaPer};
-pub use color::{Adjustment, ColorJitter, Grayscale};
-pub use crop::{Crop, Interpolation, RandomResizedCrop, Resize};
+pub use color::{Adjustment, ColorJitter, Grayscale, JitterKind};
+pub use crop::{Crop, CropKind, Interpolation, RandomResizedCrop, Resize};
 pub use device::to_device;
 pub use erase::{Cutout, Patch, RandomErasing};
 pub use gallery::{Cell, Gallery, Mark, views_gallery, write_png};
@@ -45,4 +50,5 @@ pub use preprocess::{Preprocess, Sizing};
 pub use rand_augment::{Motion, PillowOperation, RandAugment, Resampling, Warp};
 pub use rotate::Rotation;
 pub use sobel::Sobel;
+pub use solarize::Solarize;
 pub use step::{Flip, Normalize, Step, ViewRecipe};

@@ -2,12 +2,13 @@
 
 use super::blur::{Buffer, Kernel};
 use super::color::Adjustment;
-use super::crop::Crop;
+use super::crop::{Crop, Filter, Interpolation, resize_box};
 use super::erase::Patch;
 use super::jigsaw::Patches;
 use super::noise::Noise;
 use super::pillow::Bytes;
 use super::rand_augment::PillowOperation;
+use super::resample;
 use super::rotate::rotate;
 use super::sobel::sobel;
 use super::step::{Step, ViewRecipe};
@@ -73,12 +74,39 @@ impl Operation {
 /// Working memory of one thread for [`Drawn::apply`].
 #[derive(Debug, Default)]
 pub struct Scratch {
-    pub(super) resizer: Resizer,
+    resizer: Resizer,
+    resampler: resample::Buffer,
     planes: Vec<f32>,
     buffer: Buffer,
     values: Vec<f32>,
     bytes: Bytes,
     whole: Vec<u8>,
+}
+
+impl Scratch {
+    /// Resizes the box `[left, top, width, height]` of an image to (width, height) `size`, rounded to bytes.
+    pub(super) fn resize(
+        &mut self,
+        image: &Image,
+        place: [usize; 4],
+        size: (usize, usize),
+        interpolation: Interpolation,
+        out: &mut [u8],
+    ) {
+        match interpolation.filter() {
+            Filter::Pillow(filter) => {
+                resize_box(image, place, size, filter, &mut self.resizer, out);
+            }
+            Filter::Tensorflow(version) => {
+                self.planes.resize(out.len(), 0.0);
+                let (red, rest) = self.planes.split_at_mut(size.0 * size.1);
+                let (green, blue) = rest.split_at_mut(size.0 * size.1);
+                let planes = [&mut *red, &mut *green, &mut *blue];
+                resample::resize(image, place, size, version, &mut self.resampler, planes);
+                join(red, green, blue, out);
+            }
+        }
+    }
 }
 
 impl Pipeline {
@@ -144,7 +172,14 @@ impl Pipeline {
             let mut image = substream(&mut of_image, Purpose::Augment, place);
             let mut batch = substream(&mut of_batch, Purpose::StepAugment, place);
             match step {
-                Step::RandomResizedCrop(it) => crop = Some(it.sample(&mut image, (width, height))),
+                Step::RandomResizedCrop(it) => {
+                    if it.shared {
+                        let scope = Scope::Image { epoch, index, view: 0 };
+                        let mut common = Stream::open(seed, Purpose::Augment, scope);
+                        image = substream(&mut common, Purpose::Augment, place);
+                    }
+                    crop = Some(it.sample(&mut image, (width, height)));
+                }
                 Step::Resize(resize) => crop = Some(resize.whole(width, height)),
                 Step::Flip(it) => {
                     let flipped = image.chance(it.probability);
@@ -165,6 +200,12 @@ impl Pipeline {
                 Step::Blur(blur) => {
                     let drawn = blur.sample(&mut image, &mut batch, size_px);
                     operations.extend(drawn.map(Operation::Blur));
+                }
+                Step::Solarize(solarize) => {
+                    if image.chance(solarize.probability) {
+                        let adjustment = Adjustment::Solarize(solarize.threshold as f32);
+                        operations.push(Operation::Color(adjustment));
+                    }
                 }
                 Step::Rotation(rotation) => {
                     operations.extend(rotation.sample(&mut image).map(Operation::Rotate));
@@ -212,8 +253,9 @@ impl Drawn {
 
     /// Makes the view: `out` is `[size_px, size_px, 3]`, 8 bits, channels interleaved.
     ///
-    /// Crop and resize as Pillow, all other operations in f32 on \[0, 1\] as torchvision's float tensors, rounded once
-    /// (to the nearest, ties to even). The flip is done first: it commutes with what stood before it in the recipe.
+    /// Crop and resize as Pillow (or TensorFlow, without rounding), all other operations in f32 on \[0, 1\] as
+    /// torchvision's float tensors, rounded once (to the nearest, ties to even). The flip is done first: it commutes with
+    /// what stood before it in the recipe.
     ///
     /// # Panics
     /// If the value was drawn for a larger image, or `out` has another length.
@@ -239,19 +281,34 @@ impl Drawn {
         out: &mut [u8],
     ) {
         let size = self.crop.size_px;
-        self.crop.apply(image, &mut scratch.resizer, out);
-        if self.flip {
-            for row in out.chunks_exact_mut(3 * size) {
-                row.as_chunks_mut::<3>().0.reverse();
-            }
-        }
-        if operations.is_empty() {
-            return;
-        }
         scratch.planes.resize(out.len(), 0.0);
         let (red, rest) = scratch.planes.split_at_mut(size * size);
         let (green, blue) = rest.split_at_mut(size * size);
-        separate(out, red, green, blue);
+        match self.crop.interpolation.filter() {
+            Filter::Pillow(filter) => {
+                let place = self.crop.place();
+                resize_box(image, place, (size, size), filter, &mut scratch.resizer, out);
+                if self.flip {
+                    for row in out.chunks_exact_mut(3 * size) {
+                        row.as_chunks_mut::<3>().0.reverse();
+                    }
+                }
+                if operations.is_empty() {
+                    return;
+                }
+                separate(out, red, green, blue);
+            }
+            Filter::Tensorflow(version) => {
+                let planes = [&mut *red, &mut *green, &mut *blue];
+                let buffer = &mut scratch.resampler;
+                resample::resize(image, self.crop.place(), (size, size), version, buffer, planes);
+                if self.flip {
+                    for plane in [&mut *red, &mut *green, &mut *blue] {
+                        plane.chunks_exact_mut(size).for_each(<[f32]>::reverse);
+                    }
+                }
+            }
+        }
         for operation in operations {
             let planes = [&mut *red, &mut *green, &mut *blue];
             match operation {
@@ -314,11 +371,7 @@ impl fmt::Display for Drawn {
         }
         for operation in &self.operations {
             match operation {
-                Operation::Color(Adjustment::Brightness(x)) => write!(f, ", brightness {x:.2}")?,
-                Operation::Color(Adjustment::Contrast(x)) => write!(f, ", contrast {x:.2}")?,
-                Operation::Color(Adjustment::Saturation(x)) => write!(f, ", saturation {x:.2}")?,
-                Operation::Color(Adjustment::Hue(x)) => write!(f, ", hue {x:+.2}")?,
-                Operation::Color(Adjustment::Grayscale) => f.write_str(", grey")?,
+                Operation::Color(adjustment) => write!(f, ", {adjustment}")?,
                 Operation::Blur(kernel) => write!(f, ", blur {:.1} px", kernel.sigma_px())?,
                 Operation::Flip => f.write_str(", flip")?,
                 Operation::Rotate(quarters) => {
@@ -417,23 +470,37 @@ mod tests {
     }
 
     #[test]
+    fn views_share_a_crop_where_the_recipe_says_so() {
+        for (shared, common) in [("true", true), ("false", false)] {
+            let crop = CROP.replace(" }", &format!(", shared = {shared} }}"));
+            let pipeline = pipeline(&format!("{crop}, {{ name = \"color_jitter\" }}"));
+            let draw = |index, view| pipeline.sample(1, 0, index, 0, view, (50, 40));
+            let mut crops: Vec<Crop> = (0..20).map(|index| draw(index, 0).crop).collect();
+            for (index, first) in (0..).zip(&crops) {
+                let second = draw(index, 1);
+                assert_eq!(*first == second.crop, common);
+                assert!(
+                    second.operations.is_empty() || second.operations != draw(index, 0).operations
+                );
+            }
+            crops.dedup();
+            assert_eq!(crops.len(), 20);
+        }
+    }
+
+    #[test]
     fn a_flip_mirrors_and_nothing_else() {
         let image = noise(9, 9);
-        let crop = Crop {
-            left: 0,
-            top: 0,
-            width: 9,
-            height: 9,
-            size_px: 9,
-            interpolation: super::super::Interpolation::Bilinear,
-        };
-        let drawn = Drawn { crop, flip: true, operations: Vec::new() };
-        let mut out = vec![0; image.pixels.len()];
-        drawn.apply(&image, &mut Scratch::default(), &mut out);
-        for (y, x, c) in
-            (0..9).flat_map(|y| (0..9).flat_map(move |x| (0..3).map(move |c| (y, x, c))))
-        {
-            assert_eq!(out[3 * (9 * y + x) + c], image.pixels[3 * (9 * y + 8 - x) + c]);
+        for interpolation in [Interpolation::Bilinear, Interpolation::TensorflowBicubic] {
+            let crop = Crop { left: 0, top: 0, width: 9, height: 9, size_px: 9, interpolation };
+            let drawn = Drawn { crop, flip: true, operations: Vec::new() };
+            let mut out = vec![0; image.pixels.len()];
+            drawn.apply(&image, &mut Scratch::default(), &mut out);
+            for (y, x, c) in
+                (0..9).flat_map(|y| (0..9).flat_map(move |x| (0..3).map(move |c| (y, x, c))))
+            {
+                assert_eq!(out[3 * (9 * y + x) + c], image.pixels[3 * (9 * y + 8 - x) + c]);
+            }
         }
     }
 
@@ -520,9 +587,11 @@ mod tests {
         let steps = "{ name = \"color_jitter\" }, { name = \"blur\", kind = \"pillow\" }, { name = \"flip\" }";
         let small = pipeline(&format!("{CROP}, {steps}"));
         let large = pipeline(&format!("{}, {steps}", CROP.replace('8', "37")));
+        let sharp = CROP.replace(" }", ", interpolation = \"tensorflow_bicubic\" }");
+        let [sharp, plain] = ["37", "8"].map(|side| pipeline(&sharp.replace('8', side)));
         let mut scratch = Scratch::default();
         for index in 0..20 {
-            for pipeline in [&large, &small] {
+            for pipeline in [&large, &sharp, &plain, &small] {
                 let drawn = pipeline.sample(1, 0, index, 0, 1, (40, 30));
                 let mut out = vec![0; 3 * pipeline.size_px(1).pow(2)];
                 let mut fresh = out.clone();

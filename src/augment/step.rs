@@ -9,6 +9,7 @@ use super::noise::GaussianNoise;
 use super::rand_augment::RandAugment;
 use super::rotate::Rotation;
 use super::sobel::Sobel;
+use super::solarize::Solarize;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -29,6 +30,8 @@ pub enum Step {
     Grayscale(Grayscale),
     /// Gaussian blur.
     Blur(Blur),
+    /// Bright values inverted.
+    Solarize(Solarize),
     /// Quarter turns.
     Rotation(Rotation),
     /// A grey square painted over.
@@ -128,6 +131,7 @@ impl ViewRecipe {
                 Step::Sobel(sobel) => sobel.check(&place)?,
                 Step::RandAugment(augment) => augment.check(&place)?,
                 Step::Jigsaw(jigsaw) => jigsaw.check(&place, self.crop_px())?,
+                Step::Solarize(solarize) => solarize.check(&place)?,
                 Step::Normalize(_) if index + 1 < self.steps.len() => {
                     return Err(Error::Recipe(format!(
                         "`{}` is `normalize` and must be the last step of `{view}`",
@@ -279,6 +283,16 @@ mod tests {
             ("brightness = 0.4", "brightness = -1.0", "`view[3].steps[2].brightness`"),
             ("\"batch\"", "\"batch\", sigma_px = [0.0, 1.0]", "`view[3].steps[4].sigma_px`"),
             ("\"batch\"", "\"batch\", kernel_px = 99", "`view[3].steps[4].kernel_px`"),
+            (
+                "hue = 0.1",
+                "kind = \"tf_v2\", contrast = 1.2",
+                "`view[3].steps[2].contrast` must be at most 1 for TensorFlow's kinds, found `1.2`",
+            ),
+            (
+                "\"grayscale\"",
+                "\"solarize\", threshold = 1.5",
+                "`view[3].steps[3].threshold` must be within 0 to 1, found `1.5`",
+            ),
             (
                 "\"batch\"",
                 "\"batch\", kind = \"pillow\", kernel_px = 3",
