@@ -12,13 +12,20 @@ mod blur;
 mod color;
 mod crop;
 mod device;
+mod erase;
 mod gallery;
+mod jigsaw;
 mod lettering;
 mod loader;
+mod noise;
 mod order;
+mod pillow;
 mod pipeline;
 mod preprocess;
+mod rand_augment;
 mod resample;
+mod rotate;
+mod sobel;
 mod solarize;
 mod step;
 mod views;
@@ -26,17 +33,25 @@ mod views;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod golden_operations;
+#[cfg(test)]
 mod golden_tensorflow;
 
 pub use blur::{Blur, BlurKind, Border, Kernel, SigmaPer};
 pub use color::{Adjustment, ColorJitter, Grayscale, JitterKind};
 pub use crop::{Crop, CropKind, Interpolation, RandomResizedCrop, Resize};
 pub use device::to_device;
+pub use erase::{Cutout, Patch, RandomErasing};
 pub use gallery::{Cell, Gallery, Mark, SampledImage, sample_images, views_gallery, write_png};
+pub use jigsaw::{Jigsaw, Patches};
 pub use loader::{Damage, HostBatch, Loader, LoaderConfig};
+pub use noise::{GaussianNoise, Noise};
 pub use order::Order;
 pub use pipeline::{Drawn, Operation, Pipeline, Scratch};
 pub use preprocess::{Preprocess, Sizing};
+pub use rand_augment::{Motion, PillowOperation, RandAugment, Resampling, Warp};
+pub use rotate::Rotation;
+pub use sobel::Sobel;
 pub use solarize::Solarize;
 pub use step::{Flip, Normalize, Step, ViewRecipe};
 pub use views::{NAMED, named};

@@ -31,9 +31,13 @@ pub const NAMED: &[(&str, &str)] = &[
     ("npid_in", text!("npid_in")),
     ("npid_cifar", text!("npid_cifar")),
     ("pycontrast_a", text!("pycontrast_a")),
+    ("pycontrast_d", text!("infomin")),
+    ("infomin", text!("infomin")),
+    ("infomin_jigsaw", text!("infomin_jigsaw")),
     ("cld_in", text!("mocov2")),
     ("cld_cifar", text!("cld_cifar")),
     ("cld_aug", text!("cld_aug")),
+    ("cld_aug_plus", text!("cld_aug_plus")),
     ("cld_stl", text!("cld_stl")),
     ("kitchen_hc", text!("cld_cifar")),
     ("spij", text!("spij")),
@@ -44,10 +48,16 @@ pub const NAMED: &[(&str, &str)] = &[
     ("lightly_cifar_barlow", text!("lightly_cifar_byol")),
     ("lineval_train", text!("lineval_train")),
     ("lineval_train_pycontrast", text!("lineval_train_pycontrast")),
+    ("composition_crop", text!("composition_crop")),
+    ("composition_crop_flip", text!("composition_crop_flip")),
     ("composition_drop", text!("composition_drop")),
     ("composition_jitter", text!("composition_jitter")),
     ("composition_color", text!("composition_color")),
+    ("composition_rotate", text!("composition_rotate")),
+    ("composition_cutout", text!("composition_cutout")),
+    ("composition_noise", text!("composition_noise")),
     ("composition_blur", text!("composition_blur")),
+    ("composition_sobel", text!("composition_sobel")),
 ];
 
 /// The views of a name.
@@ -141,7 +151,13 @@ mod tests {
     use crate::data::Image;
 
     #[test]
-    fn every_set_parses_samples_and_applies() {
+    fn every_set_is_registered_parses_samples_and_applies() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/views");
+        for file in std::fs::read_dir(folder).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            let name = name.strip_suffix(".toml").unwrap();
+            assert!(NAMED.iter().any(|(known, _)| *known == name), "{name}");
+        }
         let (width, height) = (60, 45);
         let pixels = (0..3 * width * height).map(|i| (i * 31 % 256) as u8).collect();
         let image = Image { width, height, pixels };
@@ -171,6 +187,9 @@ mod tests {
         assert_eq!(sizes("swav_mc@112"), [(2, 112), (6, 48)]);
         assert_eq!(sizes("swav_mc@32"), [(2, 32), (6, 14)]);
         assert_eq!(sizes("spij@14"), [(2, 14)]);
+        assert_eq!(sizes("infomin_jigsaw"), [(2, 224), (1, 192)]);
+        // Patches of 64 become 32, cells of 85 become 42.
+        assert_eq!(sizes("infomin_jigsaw@112"), [(2, 112), (1, 96)]);
         assert_eq!(named("mocov2@224").unwrap(), named("mocov2").unwrap());
     }
 
@@ -187,6 +206,15 @@ mod tests {
         ] {
             let message = named(name).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_cell_of_the_composition_study_can_be_had() {
+        let families = ["crop", "cutout", "color", "sobel", "noise", "blur", "rotate"];
+        for (first, second) in families.iter().flat_map(|a| families.map(|b| (a, b))) {
+            let name = format!("composition_{first}+{second}@32");
+            assert_eq!(named(&name).unwrap().len(), 2, "{name}");
         }
     }
 
