@@ -38,10 +38,9 @@ pub(super) fn write_line(
 pub(super) fn wrap(caption: &str, columns: usize) -> Vec<String> {
     let columns = columns.max(2);
     let mut lines = Vec::new();
-    for value in values(caption) {
+    for value in parts(caption, ',') {
         let mut line = String::new();
-        for word in value.split(' ') {
-            let mut word: &str = word;
+        for mut word in parts(value, ' ') {
             let used = line.chars().count();
             if used > 1 && used + 1 + word.chars().count() > columns {
                 lines.push(std::mem::replace(&mut line, " ".to_owned()));
@@ -64,22 +63,22 @@ pub(super) fn wrap(caption: &str, columns: usize) -> Vec<String> {
     lines
 }
 
-/// The parts of a caption between commas that are not within parentheses.
-fn values(caption: &str) -> Vec<&str> {
+/// The parts of a text between separators that are not within parentheses.
+fn parts(text: &str, separator: char) -> Vec<&str> {
     let (mut depth, mut start, mut found) = (0i32, 0, Vec::new());
-    for (at, letter) in caption.char_indices() {
+    for (at, letter) in text.char_indices() {
         match letter {
             '(' => depth += 1,
             ')' => depth -= 1,
-            ',' if depth == 0 => {
-                found.push(caption[start..at].trim());
+            letter if letter == separator && depth == 0 => {
+                found.push(text[start..at].trim());
                 start = at + 1;
             }
             _ => {}
         }
     }
-    found.push(caption[start..].trim());
-    found.retain(|value| !value.is_empty());
+    found.push(text[start..].trim());
+    found.retain(|part| !part.is_empty());
     found
 }
 
@@ -194,6 +193,8 @@ mod tests {
             wrap(caption, 16),
             ["crop 333x374 at", " (61, 0)", "flip", "brightness +0.31", "grey"]
         );
+        // A pair is not torn apart.
+        assert_eq!(wrap("crop 333x374 at (6, 0)", 19), ["crop 333x374 at", " (6, 0)"]);
         assert_eq!(
             wrap(caption, 40),
             ["crop 333x374 at (61, 0)", "flip", "brightness +0.31", "grey"]

@@ -411,7 +411,7 @@ impl fmt::Display for Drawn {
                 Operation::Sobel => f.write_str(", edges")?,
                 Operation::Pillow(operation) => write!(f, ", {operation}")?,
                 Operation::Recrop(Crop { left, top, width, height, .. }) => {
-                    write!(f, ", again {width}x{height} at ({left}, {top})")?;
+                    write!(f, ", crop again {width}x{height} at ({left}, {top})")?;
                 }
                 Operation::Jigsaw(patches) => {
                     write!(f, ", jigsaw {0}x{0} of {1} px", patches.grid(), patches.patch_px)?;
