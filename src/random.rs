@@ -4,6 +4,8 @@
 //! as its key and (scope, purpose, block) as its counter, so no stream depends on how many draws another has taken,
 //! on threads, on the batch an image lands in, or on a restart.
 
+use multiversion::multiversion;
+
 /// What a stream is for; two purposes never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -91,6 +93,15 @@ impl Stream {
         self.block[self.used - 1]
     }
 
+    /// Many uniform bits at once, four numbers a block, from the next whole block of the stream on.
+    pub fn blocks(&mut self, blocks: &mut [[u32; 4]]) {
+        let [first, low, high, tag] = self.counter;
+        let count = u32::try_from(blocks.len()).ok().and_then(|count| first.checked_add(count));
+        self.counter[0] = count.expect("a stream is shorter than 2^34 numbers");
+        self.used = 4;
+        fill(first, [low, high, tag], self.key, blocks);
+    }
+
     /// The next 64 uniform bits.
     pub fn next_u64(&mut self) -> u64 {
         u64::from(self.next_u32()) << 32 | u64::from(self.next_u32())
@@ -139,7 +150,16 @@ impl Stream {
     }
 }
 
+/// One block for each counter from `first` on.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn fill(first: u32, [low, high, tag]: [u32; 3], key: [u32; 2], blocks: &mut [[u32; 4]]) {
+    for (at, block) in blocks.iter_mut().enumerate() {
+        *block = philox([first + at as u32, low, high, tag], key);
+    }
+}
+
 /// Ten rounds of Philox 4×32.
+#[inline]
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let first = u64::from(counter[0]) * 0xD251_1F53;
@@ -216,6 +236,17 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), 7);
+    }
+
+    #[test]
+    fn blocks_are_the_numbers_of_the_stream_from_the_next_whole_block_on() {
+        let (mut one, mut other) = (stream(4), stream(4));
+        let all: Vec<u32> = (0..400).map(|_| one.next_u32()).collect();
+        assert_eq!(other.next_u32(), all[0]);
+        let mut blocks = [[0; 4]; 90];
+        other.blocks(&mut blocks);
+        assert_eq!(blocks.as_flattened(), &all[4..364]);
+        assert_eq!(other.next_u32(), all[364]);
     }
 
     #[test]

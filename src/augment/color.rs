@@ -1,4 +1,4 @@
-//! Colour: torchvision's float-tensor formulas on planes in \[0, 1\], clamped after each operation.
+//! Colour: the float-tensor formulas of torchvision and of TensorFlow on planes in \[0, 1\], clamped after each operation.
 //!
 //! The loops hold no fused multiply-add and sum in a fixed order, so every x86-64 gives the same bits.
 
@@ -7,31 +7,59 @@ use crate::error::Result;
 use crate::random::Stream;
 use multiversion::multiversion;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
-/// Random brightness, contrast, saturation and hue in an order drawn anew each time (torchvision's `ColorJitter` in
-/// `RandomApply`). A strength of 0 leaves its operation out.
+/// Random brightness, contrast, saturation and hue in an order drawn anew each time. A strength of 0 leaves its operation
+/// out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ColorJitter {
     /// How often, 0.8 unless told.
     pub probability: f64,
-    /// Factor uniform in \[max(0, 1 − b), 1 + b\].
+    /// Whose formulas: `torchvision` (default), `tf_v2` or `tf_v1`.
+    pub kind: JitterKind,
+    /// Factor uniform in \[max(0, 1 − b), 1 + b\]; for `tf_v1` a summand uniform in \[−b, b\].
     pub brightness: f64,
-    /// Factor uniform in \[max(0, 1 − c), 1 + c\], about the mean of the grey image.
+    /// Factor uniform in \[max(0, 1 − c), 1 + c\].
     pub contrast: f64,
-    /// Factor uniform in \[max(0, 1 − s), 1 + s\], about the grey image.
+    /// Factor uniform in \[max(0, 1 − s), 1 + s\].
     pub saturation: f64,
     /// Shift uniform in \[−h, h\] turns of the colour circle; at most 0.5.
     pub hue: f64,
 }
 
+/// Whose formulas change brightness, contrast and saturation. Hue, the random order and the clipping after each operation
+/// are common to all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JitterKind {
+    /// `ColorJitter` in `RandomApply`: brightness as a factor, contrast about the mean of the grey image, saturation as a
+    /// blend with the grey image.
+    #[default]
+    Torchvision,
+    /// SimCLR's first version, and BYOL's with strengths of its own (`byol/utils/augmentations.py`: the same formulas,
+    /// order and clipping): brightness as a summand, contrast about each channel's mean, saturation as a factor of the S
+    /// of HSV, cut at 1.
+    TfV1,
+    /// SimCLR's second version, the default of its code: as [`JitterKind::TfV1`], brightness as a factor.
+    TfV2,
+}
+
 impl Default for ColorJitter {
     fn default() -> Self {
-        Self { probability: 0.8, brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 }
+        Self {
+            probability: 0.8,
+            kind: JitterKind::Torchvision,
+            brightness: 0.4,
+            contrast: 0.4,
+            saturation: 0.4,
+            hue: 0.1,
+        }
     }
 }
 
-/// Replaces the colours by their luma, 0.2989 R + 0.587 G + 0.114 B.
+/// Replaces the colours by their luma, 0.2989 R + 0.587 G + 0.114 B: the weights of torchvision's tensors, TensorFlow and
+/// BYOL. Pillow's (0.299, 0.587, 0.114 in 16-bit integers) differ by at most 1/10,000, a fortieth of an 8-bit step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grayscale {
@@ -59,6 +87,14 @@ pub enum Adjustment {
     Hue(f32),
     /// Only the luma is left.
     Grayscale,
+    /// The summand added to all values (TensorFlow).
+    BrightnessOffset(f32),
+    /// Each channel's distance from its own mean times the factor (TensorFlow).
+    ChannelContrast(f32),
+    /// The S of HSV times the factor, at most 1 (TensorFlow).
+    HsvSaturation(f32),
+    /// Values from the threshold on are inverted.
+    Solarize(f32),
 }
 
 impl ColorJitter {
@@ -72,6 +108,12 @@ impl ColorJitter {
             let holds = strength >= 0.0 && strength.is_finite();
             place.require(holds, key, "at least 0", format_args!("{strength}"))?;
         }
+        if self.kind != JitterKind::Torchvision {
+            for (key, strength) in [("contrast", self.contrast), ("saturation", self.saturation)] {
+                let expected = "at most 1 for TensorFlow's kinds";
+                place.require(strength <= 1.0, key, expected, format_args!("{strength}"))?;
+            }
+        }
         let holds = (0.0..=0.5).contains(&self.hue);
         place.require(holds, "hue", "within 0 to 0.5", format_args!("{}", self.hue))
     }
@@ -82,13 +124,34 @@ impl ColorJitter {
             return Vec::new();
         }
         let order = stream.permutation(4);
-        let mut factor =
-            |strength: f64| stream.range((1.0 - strength).max(0.0), 1.0 + strength) as f32;
+        let factor = |strength: f64| [(1.0 - strength).max(0.0), 1.0 + strength];
+        let about_zero = |strength: f64| [-strength, strength];
+        let brightness = match self.kind {
+            JitterKind::TfV1 => about_zero(self.brightness),
+            JitterKind::Torchvision | JitterKind::TfV2 => factor(self.brightness),
+        };
+        let mut draw = |[low, high]: [f64; 2]| stream.range(low, high) as f32;
+        let brightness = draw(brightness);
+        let contrast = draw(factor(self.contrast));
+        let saturation = draw(factor(self.saturation));
+        let hue = Adjustment::Hue(draw(about_zero(self.hue)));
+        let brightness = match self.kind {
+            JitterKind::TfV1 => Adjustment::BrightnessOffset(brightness),
+            JitterKind::Torchvision | JitterKind::TfV2 => Adjustment::Brightness(brightness),
+        };
+        let (contrast, saturation) = match self.kind {
+            JitterKind::Torchvision => {
+                (Adjustment::Contrast(contrast), Adjustment::Saturation(saturation))
+            }
+            JitterKind::TfV1 | JitterKind::TfV2 => {
+                (Adjustment::ChannelContrast(contrast), Adjustment::HsvSaturation(saturation))
+            }
+        };
         let drawn = [
-            (self.brightness, Adjustment::Brightness(factor(self.brightness))),
-            (self.contrast, Adjustment::Contrast(factor(self.contrast))),
-            (self.saturation, Adjustment::Saturation(factor(self.saturation))),
-            (self.hue, Adjustment::Hue(stream.range(-self.hue, self.hue) as f32)),
+            (self.brightness, brightness),
+            (self.contrast, contrast),
+            (self.saturation, saturation),
+            (self.hue, hue),
         ];
         order.into_iter().map(|i| drawn[i]).filter(|drawn| drawn.0 > 0.0).map(|it| it.1).collect()
     }
@@ -113,6 +176,37 @@ impl Adjustment {
             Self::Saturation(factor) => saturate(red, green, blue, factor),
             Self::Hue(turns) => turn_hue(red, green, blue, turns),
             Self::Grayscale => saturate(red, green, blue, 0.0),
+            Self::BrightnessOffset(summand) => {
+                for plane in [red, green, blue] {
+                    blend_with(plane, 1.0, summand);
+                }
+            }
+            Self::ChannelContrast(factor) => {
+                for plane in [red, green, blue] {
+                    let mean = mean(plane);
+                    blend_with(plane, factor, (1.0 - factor) * mean);
+                }
+            }
+            Self::HsvSaturation(factor) => scale_saturation(red, green, blue, factor),
+            Self::Solarize(threshold) => {
+                for plane in [red, green, blue] {
+                    invert_from(plane, threshold);
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Adjustment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Brightness(x) => write!(f, "brightness {x:.2}"),
+            Self::Contrast(x) | Self::ChannelContrast(x) => write!(f, "contrast {x:.2}"),
+            Self::Saturation(x) | Self::HsvSaturation(x) => write!(f, "saturation {x:.2}"),
+            Self::Hue(x) => write!(f, "hue {x:+.2}"),
+            Self::Grayscale => f.write_str("grey"),
+            Self::BrightnessOffset(x) => write!(f, "brightness {x:+.2}"),
+            Self::Solarize(x) => write!(f, "solarize {x:.2}"),
         }
     }
 }
@@ -144,9 +238,46 @@ fn saturate(red: &mut [f32], green: &mut [f32], blue: &mut [f32], factor: f32) {
     }
 }
 
+/// Multiplies the S of HSV. With maximum v and chroma c = s·v a channel x is v − c·k with a k that depends on the hue alone,
+/// so the new one is v − (v − x)·min(factor, v / c): no need to know the hue.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn scale_saturation(red: &mut [f32], green: &mut [f32], blue: &mut [f32], factor: f32) {
+    for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+        let most = red.max(*green).max(*blue);
+        let chroma = most - red.min(*green).min(*blue);
+        let factor = if factor * chroma > most { most / chroma } else { factor };
+        *red = clamp(most - (most - *red) * factor);
+        *green = clamp(most - (most - *green) * factor);
+        *blue = clamp(most - (most - *blue) * factor);
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn invert_from(plane: &mut [f32], threshold: f32) {
+    for value in plane {
+        *value = if *value >= threshold { 1.0 - *value } else { *value };
+    }
+}
+
 const LANES: usize = 32;
 
-/// Mean luma, summed in `LANES` interleaved parts (the same on every machine).
+/// Mean, summed in `LANES` interleaved parts (the same on every machine).
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn mean(plane: &[f32]) -> f32 {
+    let (blocks, rest) = plane.as_chunks::<LANES>();
+    let mut sums = [0.0f32; LANES];
+    for block in blocks {
+        for lane in 0..LANES {
+            sums[lane] += block[lane];
+        }
+    }
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        *sum += value;
+    }
+    mean_of(&sums, plane.len())
+}
+
+/// Mean luma, summed in the same way.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn mean_luma(red: &[f32], green: &[f32], blue: &[f32]) -> f32 {
     let (reds, red_rest) = red.as_chunks::<LANES>();
@@ -161,8 +292,13 @@ fn mean_luma(red: &[f32], green: &[f32], blue: &[f32]) -> f32 {
     for (lane, ((red, green), blue)) in red_rest.iter().zip(green_rest).zip(blue_rest).enumerate() {
         sums[lane] += luma(*red, *green, *blue);
     }
+    mean_of(&sums, red.len())
+}
+
+#[inline]
+fn mean_of(sums: &[f32; LANES], count: usize) -> f32 {
     let sum: f64 = sums.iter().map(|sum| f64::from(*sum)).sum();
-    (sum / red.len() as f64) as f32
+    (sum / count as f64) as f32
 }
 
 /// Rotates the hue. With hue h in sextants, maximum v and chroma c, a channel is v − c·clamp(min(k, 4 − k), 0, 1) for
@@ -227,6 +363,7 @@ mod tests {
             contrast: 0.4,
             saturation: 0.0,
             hue: 0.1,
+            kind: JitterKind::Torchvision,
         };
         let (mut applied, mut low, mut high, mut hue) = (0, f32::MAX, f32::MIN, 0.0f64);
         for item in 0..20_000 {

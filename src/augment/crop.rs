@@ -1,5 +1,6 @@
 //! The geometric first step of every view: which box of the image, at which size.
 
+use super::resample::Version;
 use super::step::{Place, interval};
 use crate::data::Image;
 use crate::error::Result;
@@ -9,7 +10,7 @@ use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
-/// How pixels are interpolated; both are Pillow's, antialiased when shrinking.
+/// How pixels are interpolated: by Pillow, antialiased when shrinking, or by TensorFlow, not antialiased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Interpolation {
@@ -18,12 +19,30 @@ pub enum Interpolation {
     Bilinear,
     /// Keys' cubic with a = −0.5, support 2.
     Bicubic,
+    /// `tf.image.resize` of TensorFlow 2 (SimCLR's `tf2/`, BYOL): Keys' cubic with a = −0.5 over 4 × 4 pixels.
+    TensorflowBicubic,
+    /// `resize_bicubic` of TensorFlow 1 (SimCLR's first code): a = −0.75, no half-pixel centres.
+    Tensorflow1Bicubic,
 }
 
-/// A random part of the image at a fixed size, with torchvision's distribution (`RandomResizedCrop`): up to ten tries
-/// with the area uniform and the aspect ratio log-uniform, else the largest centred box of an allowed ratio.
-///
-/// TensorFlow's version (SimCLR's own code) draws ratio and height uniformly instead.
+/// Which code's way of drawing the box.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CropKind {
+    /// `RandomResizedCrop`: up to ten tries with the area uniform and the aspect ratio log-uniform, else the largest
+    /// centred box of an allowed ratio.
+    #[default]
+    Torchvision,
+    /// SimCLR's `sample_distorted_bounding_box` with the whole image as the object, of which a tenth must be covered: up
+    /// to 100 tries with the ratio uniform and the *height* uniform between those of the least and the greatest area, else
+    /// the whole image. So boxes below a tenth of the image are drawn again, and, as in TensorFlow's kernel, a box never
+    /// lies at the right or lower edge unless it spans the side.
+    Tensorflow,
+    /// BYOL's: one draw of uniform area and log-uniform ratio, width and height cut to the image's.
+    Byol,
+}
+
+/// A random part of the image at a fixed size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RandomResizedCrop {
@@ -35,9 +54,16 @@ pub struct RandomResizedCrop {
     /// Least and greatest width / height.
     #[serde(default = "default_ratio")]
     pub ratio: [f64; 2],
-    /// `bilinear` (default) or `bicubic`.
+    /// `bilinear` (default), `bicubic`, `tensorflow_bicubic` or `tensorflow1_bicubic`.
     #[serde(default)]
     pub interpolation: Interpolation,
+    /// `torchvision` (default), `tensorflow` or `byol`.
+    #[serde(default)]
+    pub kind: CropKind,
+    /// Whether the box is drawn for the image instead of the view: all views that say so and are otherwise alike here
+    /// show the same part (the common base crop of SimCLR's composition study, Chen et al. 2020, section 3.1).
+    #[serde(default)]
+    pub shared: bool,
 }
 
 fn default_scale() -> [f64; 2] {
@@ -54,7 +80,7 @@ fn default_ratio() -> [f64; 2] {
 pub struct Resize {
     /// Side of the square view, in pixels.
     pub size_px: usize,
-    /// `bilinear` (default) or `bicubic`.
+    /// `bilinear` (default), `bicubic`, `tensorflow_bicubic` or `tensorflow1_bicubic`.
     #[serde(default)]
     pub interpolation: Interpolation,
 }
@@ -95,20 +121,49 @@ impl RandomResizedCrop {
         )
     }
 
+    /// Checks what holds besides for a crop of a view of side `size_px`.
+    pub(super) fn check_again(&self, place: &Place, size_px: usize) -> Result<()> {
+        let expected = format!("that of the first crop, `{size_px}`");
+        place.require(
+            self.size_px == size_px,
+            "size_px",
+            &expected,
+            format_args!("{}", self.size_px),
+        )?;
+        place.require(
+            matches!(self.interpolation.filter(), Filter::Tensorflow(_)),
+            "interpolation",
+            "one of TensorFlow's, which work on values that are not rounded to bytes,",
+            format_args!("{}", format!("{:?}", self.interpolation).to_lowercase()),
+        )
+    }
+
     /// Draws the box for an image of the given width and height.
-    pub(super) fn sample(&self, stream: &mut Stream, (width, height): (usize, usize)) -> Crop {
-        let whole = Resize { size_px: self.size_px, interpolation: self.interpolation }
-            .whole(width, height);
-        let area = (width * height) as f64;
+    pub(super) fn sample(&self, stream: &mut Stream, image: (usize, usize)) -> Crop {
+        let [left, top, width, height] = match self.kind {
+            CropKind::Torchvision => self.torchvision(stream, image),
+            CropKind::Tensorflow => self.tensorflow(stream, image),
+            CropKind::Byol => self.byol(stream, image),
+        };
+        let (size_px, interpolation) = (self.size_px, self.interpolation);
+        Crop { left, top, width, height, size_px, interpolation }
+    }
+
+    /// Width and height of a box of uniform area and log-uniform ratio; they may exceed the image's.
+    fn uniform_area(&self, stream: &mut Stream, (width, height): (usize, usize)) -> (usize, usize) {
+        let area = (width * height) as f64 * stream.range(self.scale[0], self.scale[1]);
+        let ratio = stream.range(self.ratio[0].ln(), self.ratio[1].ln()).exp();
+        let side = |square: f64| square.sqrt().round_ties_even() as usize;
+        (side(area * ratio), side(area / ratio))
+    }
+
+    fn torchvision(&self, stream: &mut Stream, (width, height): (usize, usize)) -> [usize; 4] {
         for _ in 0..10 {
-            let target = area * stream.range(self.scale[0], self.scale[1]);
-            let ratio = stream.range(self.ratio[0].ln(), self.ratio[1].ln()).exp();
-            let w = (target * ratio).sqrt().round_ties_even() as usize;
-            let h = (target / ratio).sqrt().round_ties_even() as usize;
+            let (w, h) = self.uniform_area(stream, (width, height));
             if (1..=width).contains(&w) && (1..=height).contains(&h) {
                 let top = stream.below((height - h) as u64 + 1) as usize;
                 let left = stream.below((width - w) as u64 + 1) as usize;
-                return Crop { left, top, width: w, height: h, ..whole };
+                return [left, top, w, h];
             }
         }
         let found = width as f64 / height as f64;
@@ -118,9 +173,52 @@ impl RandomResizedCrop {
         } else if found > self.ratio[1] {
             w = ((h as f64 * self.ratio[1]).round_ties_even() as usize).clamp(1, width);
         }
-        Crop { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h, ..whole }
+        [(width - w) / 2, (height - h) / 2, w, h]
+    }
+
+    fn byol(&self, stream: &mut Stream, (width, height): (usize, usize)) -> [usize; 4] {
+        let (w, h) = self.uniform_area(stream, (width, height));
+        let (w, h) = (w.clamp(1, width), h.clamp(1, height));
+        let left = stream.below((width - w) as u64 + 1) as usize;
+        let top = stream.below((height - h) as u64 + 1) as usize;
+        [left, top, w, h]
+    }
+
+    /// In f32 like TensorFlow's kernel, whose roundings decide for small images.
+    fn tensorflow(&self, stream: &mut Stream, (width, height): (usize, usize)) -> [usize; 4] {
+        let pixels = (width * height) as f32;
+        let [least, most] = self.scale.map(|part| part as f32 * pixels);
+        for _ in 0..100 {
+            let ratio = stream.range(self.ratio[0], self.ratio[1]) as f32;
+            let columns = |rows: usize| (rows as f32 * ratio).round_ties_even() as usize;
+            let area = |rows: usize| (columns(rows) * rows) as f32;
+            let rows_of = |area: f32| (area / ratio).sqrt().round_ties_even() as usize;
+            let mut tallest = rows_of(most);
+            if columns(tallest) > width {
+                tallest = ((width as f64 + 0.5 - 1e-7) / f64::from(ratio)) as usize;
+                tallest -= usize::from(columns(tallest) > width);
+            }
+            let tallest = tallest.min(height);
+            let mut h = rows_of(least).min(tallest);
+            h += stream.below((tallest - h) as u64 + 1) as usize;
+            // Rounding alone may have missed the area by a row.
+            h += usize::from(area(h) < least);
+            h -= usize::from(area(h) > most);
+            let (w, covered) = (columns(h), area(h));
+            let fits = (1..=width).contains(&w) && (1..=height).contains(&h);
+            if fits && covered >= least && covered <= most && covered / pixels >= OBJECT_COVERED {
+                let mut offset =
+                    |free: usize| if free == 0 { 0 } else { stream.below(free as u64) as usize };
+                let top = offset(height - h);
+                return [offset(width - w), top, w, h];
+            }
+        }
+        [0, 0, width, height]
     }
 }
+
+/// `min_object_covered` of SimCLR.
+const OBJECT_COVERED: f32 = 0.1;
 
 impl Resize {
     pub(super) fn whole(&self, width: usize, height: usize) -> Crop {
@@ -129,44 +227,50 @@ impl Resize {
     }
 }
 
+/// What carries an interpolation out.
+pub(super) enum Filter {
+    /// Pillow's arithmetic: [`resize_box`].
+    Pillow(FilterType),
+    /// TensorFlow's: [`super::resample::resize`].
+    Tensorflow(Version),
+}
+
+impl Interpolation {
+    pub(super) fn filter(self) -> Filter {
+        match self {
+            Self::Bilinear => Filter::Pillow(FilterType::Bilinear),
+            Self::Bicubic => Filter::Pillow(FilterType::CatmullRom),
+            Self::TensorflowBicubic => Filter::Tensorflow(Version::Two),
+            Self::Tensorflow1Bicubic => Filter::Tensorflow(Version::One),
+        }
+    }
+}
+
 impl Crop {
-    /// Cuts the box out of `image` and resizes it into `out`, `[size_px, size_px, 3]`. Pixels outside the box have no
-    /// influence.
-    pub(super) fn apply(&self, image: &Image, resizer: &mut Resizer, out: &mut [u8]) {
-        let size = (self.size_px, self.size_px);
-        resize_box(
-            image,
-            [self.left, self.top, self.width, self.height],
-            size,
-            self.interpolation,
-            resizer,
-            out,
-        );
+    /// The box `[left, top, width, height]`.
+    pub(super) fn place(&self) -> [usize; 4] {
+        [self.left, self.top, self.width, self.height]
     }
 }
 
 /// Resizes the box `[left, top, width, height]` of `image` to (width, height) `size`, within 1 of 255 of Pillow's crop
-/// followed by its resize.
+/// followed by its resize. Pixels outside the box have no influence.
 pub(super) fn resize_box(
     image: &Image,
     [left, top, width, height]: [usize; 4],
     size: (usize, usize),
-    interpolation: Interpolation,
+    filter: FilterType,
     resizer: &mut Resizer,
     out: &mut [u8],
 ) {
-    if interpolation == Interpolation::Bicubic && width != size.0 && height != size.1 {
+    if filter == FilterType::CatmullRom && width != size.0 && height != size.1 {
         // Bicubic results are clipped between the two passes, so the order matters: Pillow goes along the rows first,
         // the resizer along the columns.
         let mut wide = Image { width: size.0, height, pixels: vec![0; 3 * size.0 * height] };
         let narrow = [left, top, width, height];
-        resize_box(image, narrow, (size.0, height), interpolation, resizer, &mut wide.pixels);
-        return resize_box(&wide, [0, 0, size.0, height], size, interpolation, resizer, out);
+        resize_box(image, narrow, (size.0, height), filter, resizer, &mut wide.pixels);
+        return resize_box(&wide, [0, 0, size.0, height], size, filter, resizer, out);
     }
-    let filter = match interpolation {
-        Interpolation::Bilinear => FilterType::Bilinear,
-        Interpolation::Bicubic => FilterType::CatmullRom,
-    };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
     // The typed interface: the other one would compile the resizer for every kind of pixel, which takes minutes.
     let (left, top, width, height) = (left as u32, top as u32, width as u32, height as u32);

@@ -6,13 +6,22 @@ use crate::data::Image;
 use crate::random::{Purpose, Scope, Stream};
 use safetensors::SafeTensors;
 
-fn with_arrays(check: impl FnOnce(&SafeTensors)) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/augment.safetensors");
-    let bytes = std::fs::read(path).unwrap();
-    check(&SafeTensors::deserialize(&bytes).unwrap());
+/// The bytes of a file of arrays in `tests/golden`.
+pub(super) fn read(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    std::fs::read(format!("{folder}/{name}.safetensors")).unwrap()
 }
 
-fn bytes(arrays: &SafeTensors, name: &str) -> Vec<u8> {
+fn with_arrays(check: impl FnOnce(&SafeTensors)) {
+    check(&SafeTensors::deserialize(&read("augment")).unwrap());
+}
+
+/// The test picture of 40 by 30 pixels.
+pub(super) fn wide() -> Image {
+    image(&SafeTensors::deserialize(&read("augment")).unwrap(), "wide")
+}
+
+pub(super) fn bytes(arrays: &SafeTensors, name: &str) -> Vec<u8> {
     arrays.tensor(name).unwrap().data().to_vec()
 }
 
@@ -27,21 +36,21 @@ fn floats(arrays: &SafeTensors, name: &str) -> Vec<f32> {
 }
 
 /// The planes of the square test picture in [0, 1].
-fn planes(arrays: &SafeTensors) -> [Vec<f32>; 3] {
-    let pixels = bytes(arrays, "square");
+pub(super) fn planes() -> [Vec<f32>; 3] {
+    let pixels = bytes(&SafeTensors::deserialize(&read("augment")).unwrap(), "square");
     [0, 1, 2].map(|c| pixels.iter().skip(c).step_by(3).map(|v| f32::from(*v) / 255.0).collect())
 }
 
-fn interleave([red, green, blue]: &[Vec<f32>; 3]) -> Vec<f32> {
+pub(super) fn interleave([red, green, blue]: &[Vec<f32>; 3]) -> Vec<f32> {
     red.iter().zip(green).zip(blue).flat_map(|((r, g), b)| [*r, *g, *b]).collect()
 }
 
-fn furthest(found: &[f32], expected: &[f32]) -> f32 {
+pub(super) fn furthest(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-fn furthest_byte(found: &[u8], expected: &[u8]) -> u8 {
+pub(super) fn furthest_byte(found: &[u8], expected: &[u8]) -> u8 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
 }
@@ -60,7 +69,7 @@ fn every_colour_operation_equals_torchvisions_float_result() {
             cases.push((format!("hue_{f:?}"), Adjustment::Hue(f)));
         }
         for (name, adjustment) in cases {
-            let mut planes = planes(arrays);
+            let mut planes = planes();
             let [red, green, blue] = &mut planes;
             adjustment.apply([red, green, blue]);
             let distance = furthest(&interleave(&planes), &floats(arrays, &name));
@@ -69,8 +78,8 @@ fn every_colour_operation_equals_torchvisions_float_result() {
     });
 }
 
-fn blurred(arrays: &SafeTensors, kernel: Kernel) -> Vec<f32> {
-    let mut planes = planes(arrays);
+fn blurred(kernel: Kernel) -> Vec<f32> {
+    let mut planes = planes();
     for plane in &mut planes {
         kernel.apply(plane, 24, &mut Buffer::default());
     }
@@ -84,7 +93,7 @@ fn kernel_blur_equals_torchs_convolution() {
             for (name, border) in [("reflect", Border::Reflect), ("zero", Border::Zero)] {
                 let kernel = Kernel::Kernel { sigma_px, radius_px: side / 2, border };
                 let expected = floats(arrays, &format!("{name}_{side}_{sigma_px:?}"));
-                let distance = furthest(&blurred(arrays, kernel), &expected);
+                let distance = furthest(&blurred(kernel), &expected);
                 assert!(distance < 1e-5, "{name} {side} {sigma_px}: {distance}");
             }
         }
@@ -95,7 +104,7 @@ fn kernel_blur_equals_torchs_convolution() {
 fn pillow_blur_equals_pillows_within_two() {
     with_arrays(|arrays| {
         for sigma_px in [0.1, 0.57, 1.03, 1.7, 2.0, 5.0] {
-            let found: Vec<u8> = blurred(arrays, Kernel::Pillow { sigma_px })
+            let found: Vec<u8> = blurred(Kernel::Pillow { sigma_px })
                 .iter()
                 .map(|value| (value * 255.0).round() as u8)
                 .collect();
@@ -232,6 +241,8 @@ fn crops(width: usize, height: usize, scale: [f64; 2]) -> impl Iterator<Item = C
         scale,
         ratio: [0.75, 4.0 / 3.0],
         interpolation: Interpolation::Bilinear,
+        kind: CropKind::Torchvision,
+        shared: false,
     };
     (0..100_000).map(move |item| {
         let mut stream = Stream::open(0, Purpose::Test, Scope::Item(item));

@@ -1,6 +1,6 @@
 //! How an image is brought to a network's input when nothing is drawn: at evaluation time.
 
-use super::crop::{Interpolation, resize_box};
+use super::crop::Interpolation;
 use super::pipeline::Scratch;
 use crate::data::Image;
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ pub struct Preprocess {
     pub id: String,
     /// Resize and crop.
     pub sizing: Sizing,
-    /// Pillow's filter.
+    /// Whose filter.
     pub interpolation: Interpolation,
     /// Mean of red, green, blue in \[0, 1\].
     pub mean: [f64; 3],
@@ -23,7 +23,7 @@ pub struct Preprocess {
 }
 
 /// How the input gets its size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Sizing {
     /// To exactly this square, the aspect ratio not kept; an image of this size is taken as it is.
@@ -38,6 +38,20 @@ pub enum Sizing {
         /// Side of the result, at most `resize_px`.
         crop_px: usize,
     },
+    /// To exactly a square of `resize_px`, then its central square of `crop_px`.
+    ExactThenCenter {
+        /// Side after resizing.
+        resize_px: usize,
+        /// Side of the result, at most `resize_px`.
+        crop_px: usize,
+    },
+    /// The central square of round(`fraction` · shorter side), to this size (SimCLR's `center_crop`).
+    CentralSquare {
+        /// Part of the shorter side, above 0 and at most 1.
+        fraction: f64,
+        /// Side of the result.
+        size_px: usize,
+    },
 }
 
 const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -47,14 +61,25 @@ const NONE: ([f64; 3], [f64; 3]) = ([0.0; 3], [1.0; 3]);
 
 impl Preprocess {
     /// The names [`Preprocess::named`] knows, besides `resize-S` and `center-S`.
-    pub const IDS: [&str; 7] =
-        ["imagenet", "transfer", "cifar", "stl", "kitchen", "local", "adam-features"];
+    pub const IDS: [&str; 9] = [
+        "imagenet",
+        "simclr",
+        "simclr-paper",
+        "transfer",
+        "cifar",
+        "stl",
+        "kitchen",
+        "local",
+        "adam-features",
+    ];
 
     /// The preprocessing of a published protocol:
     ///
     /// | id | size | mean, std |
     /// |---|---|---|
     /// | `imagenet` | shorter side 256, centre 224, bilinear | ImageNet |
+    /// | `simclr` | centre 0.875 of the shorter side, then 224, bicubic of TensorFlow 1 | 0, 1 |
+    /// | `simclr-paper` | 256 × 256, centre 224, bicubic | 0, 1 |
     /// | `transfer` | shorter side 224, centre 224, bicubic | ImageNet |
     /// | `cifar`, `kitchen` | 32 × 32, bilinear | CIFAR-10, std of about 0.2 |
     /// | `stl` | 96 × 96, bilinear | 0.5, 0.5 |
@@ -71,6 +96,14 @@ impl Preprocess {
         let exact = |size_px| Sizing::Exact { size_px };
         let (sizing, interpolation, (mean, std)) = match id {
             "imagenet" => (center(224), Interpolation::Bilinear, IMAGENET),
+            "simclr" => {
+                let sizing = Sizing::CentralSquare { fraction: 0.875, size_px: 224 };
+                (sizing, Interpolation::Tensorflow1Bicubic, NONE)
+            }
+            "simclr-paper" => {
+                let sizing = Sizing::ExactThenCenter { resize_px: 256, crop_px: 224 };
+                (sizing, Interpolation::Bicubic, NONE)
+            }
             "transfer" => {
                 let sizing = Sizing::ShorterSide { resize_px: 224, crop_px: 224 };
                 (sizing, Interpolation::Bicubic, IMAGENET)
@@ -119,8 +152,10 @@ impl Preprocess {
     /// Side of the square result.
     pub fn size_px(&self) -> usize {
         match self.sizing {
-            Sizing::Exact { size_px } => size_px,
-            Sizing::ShorterSide { crop_px, .. } => crop_px,
+            Sizing::Exact { size_px } | Sizing::CentralSquare { size_px, .. } => size_px,
+            Sizing::ShorterSide { crop_px, .. } | Sizing::ExactThenCenter { crop_px, .. } => {
+                crop_px
+            }
         }
     }
 
@@ -131,25 +166,33 @@ impl Preprocess {
     pub fn apply(&self, image: &Image, scratch: &mut Scratch, out: &mut [u8]) {
         let side = self.size_px();
         assert_eq!(out.len(), 3 * side * side, "an input of {side} px needs 3 bytes a pixel");
-        let whole = [0, 0, image.width, image.height];
-        let resizer = &mut scratch.resizer;
-        let Sizing::ShorterSide { resize_px, crop_px } = self.sizing else {
-            return resize_box(image, whole, (side, side), self.interpolation, resizer, out);
-        };
         let (width, height) = (image.width, image.height);
-        let long = |long: usize, short: usize| resize_px * long / short;
-        let size = if width <= height {
-            (resize_px, long(height, width))
-        } else {
-            (long(width, height), resize_px)
+        let whole = [0, 0, width, height];
+        let mut resize = |place, size, out: &mut [u8]| {
+            scratch.resize(image, place, size, self.interpolation, out);
         };
-        let mut resized = vec![0; 3 * size.0 * size.1];
-        resize_box(image, whole, size, self.interpolation, resizer, &mut resized);
-        let offset = |side: usize| ((side - crop_px) as f64 / 2.0).round_ties_even() as usize;
-        let (left, top) = (offset(size.0), offset(size.1));
-        let rows = resized.chunks_exact(3 * size.0).skip(top);
-        for (target, row) in out.chunks_exact_mut(3 * crop_px).zip(rows) {
-            target.copy_from_slice(&row[3 * left..3 * (left + crop_px)]);
+        let resized_to = match self.sizing {
+            Sizing::Exact { .. } => return resize(whole, (side, side), out),
+            Sizing::CentralSquare { fraction, .. } => {
+                let part =
+                    (fraction * width.min(height) as f64).round_ties_even().max(1.0) as usize;
+                // SimCLR rounds up, torchvision to even.
+                let offset = |side: usize| (side - part).div_ceil(2);
+                return resize([offset(width), offset(height), part, part], (side, side), out);
+            }
+            Sizing::ExactThenCenter { resize_px, .. } => (resize_px, resize_px),
+            Sizing::ShorterSide { resize_px, .. } if width <= height => {
+                (resize_px, resize_px * height / width)
+            }
+            Sizing::ShorterSide { resize_px, .. } => (resize_px * width / height, resize_px),
+        };
+        let mut resized = vec![0; 3 * resized_to.0 * resized_to.1];
+        resize(whole, resized_to, &mut resized);
+        let offset = |long: usize| ((long - side) as f64 / 2.0).round_ties_even() as usize;
+        let (left, top) = (offset(resized_to.0), offset(resized_to.1));
+        let rows = resized.chunks_exact(3 * resized_to.0).skip(top);
+        for (target, row) in out.chunks_exact_mut(3 * side).zip(rows) {
+            target.copy_from_slice(&row[3 * left..3 * (left + side)]);
         }
     }
 }

@@ -3,6 +3,13 @@
 use super::blur::Blur;
 use super::color::{ColorJitter, Grayscale};
 use super::crop::{RandomResizedCrop, Resize};
+use super::erase::{Cutout, RandomErasing};
+use super::jigsaw::Jigsaw;
+use super::noise::GaussianNoise;
+use super::rand_augment::RandAugment;
+use super::rotate::Rotation;
+use super::sobel::Sobel;
+use super::solarize::Solarize;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -11,7 +18,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum Step {
-    /// A random part of the image at a fixed size.
+    /// A random part of the image at a fixed size; of the view if it is not the first step.
     RandomResizedCrop(RandomResizedCrop),
     /// The whole image at a fixed size.
     Resize(Resize),
@@ -23,6 +30,22 @@ pub enum Step {
     Grayscale(Grayscale),
     /// Gaussian blur.
     Blur(Blur),
+    /// Bright values inverted.
+    Solarize(Solarize),
+    /// Quarter turns.
+    Rotation(Rotation),
+    /// A grey square painted over.
+    Cutout(Cutout),
+    /// A box painted over after normalising.
+    RandomErasing(RandomErasing),
+    /// Normal noise on every element.
+    GaussianNoise(GaussianNoise),
+    /// Edges instead of the image.
+    Sobel(Sobel),
+    /// Random operations of Pillow.
+    RandAugment(RandAugment),
+    /// Patches of a grid, laid out.
+    Jigsaw(Jigsaw),
     /// Mean and standard deviation; the last step.
     Normalize(Normalize),
 }
@@ -82,18 +105,38 @@ impl ViewRecipe {
         for (index, step) in self.steps.iter().enumerate() {
             let place = Place(format!("{view}.steps[{index}]"));
             match step {
-                Step::RandomResizedCrop(_) | Step::Resize(_) if index > 0 => {
+                Step::Resize(_) if index > 0 => {
                     return Err(Error::Recipe(format!(
                         "`{}` gives a size again; only the first step may",
                         place.0
                     )));
                 }
-                Step::RandomResizedCrop(crop) => crop.check(&place)?,
+                Step::RandomResizedCrop(crop) => {
+                    crop.check(&place)?;
+                    if index > 0 {
+                        crop.check_again(&place, self.crop_px())?;
+                    }
+                }
                 Step::Resize(resize) => place.size(resize.size_px)?,
                 Step::Flip(flip) => place.probability(flip.probability)?,
                 Step::ColorJitter(jitter) => jitter.check(&place)?,
                 Step::Grayscale(grayscale) => place.probability(grayscale.probability)?,
-                Step::Blur(blur) => blur.check(&place, self.size_px())?,
+                Step::Blur(blur) => blur.check(&place, self.crop_px())?,
+                Step::Rotation(rotation) => rotation.check(&place)?,
+                Step::Cutout(cutout) => cutout.check(&place)?,
+                Step::RandomErasing(_) | Step::Jigsaw(_) if !self.ends_after(index) => {
+                    return Err(Error::Recipe(format!(
+                        "`{}` is `{}`, after which only `normalize` may stand",
+                        place.0,
+                        if matches!(step, Step::Jigsaw(_)) { "jigsaw" } else { "random_erasing" }
+                    )));
+                }
+                Step::RandomErasing(erasing) => erasing.check(&place)?,
+                Step::GaussianNoise(noise) => noise.check(&place)?,
+                Step::Sobel(sobel) => sobel.check(&place)?,
+                Step::RandAugment(augment) => augment.check(&place)?,
+                Step::Jigsaw(jigsaw) => jigsaw.check(&place, self.crop_px())?,
+                Step::Solarize(solarize) => solarize.check(&place)?,
                 Step::Normalize(_) if index + 1 < self.steps.len() => {
                     return Err(Error::Recipe(format!(
                         "`{}` is `normalize` and must be the last step of `{view}`",
@@ -106,8 +149,30 @@ impl ViewRecipe {
         Ok(())
     }
 
-    /// Side of the view, in pixels (0 before [`ViewRecipe::check`] has found a size-giving step).
+    /// Whether nothing but `normalize` follows a step.
+    fn ends_after(&self, index: usize) -> bool {
+        self.steps[index + 1..].iter().all(|step| matches!(step, Step::Normalize(_)))
+    }
+
+    /// Side of the view as the network takes it, in pixels (0 before [`ViewRecipe::check`] has found a size-giving step).
     pub fn size_px(&self) -> usize {
+        let jigsaw = self.steps.iter().find_map(|step| match step {
+            Step::Jigsaw(jigsaw) => Some(jigsaw.size_px()),
+            _ => None,
+        });
+        jigsaw.unwrap_or_else(|| self.crop_px())
+    }
+
+    /// Mean and standard deviation, if the view is normalised.
+    pub(super) fn normalize(&self) -> Option<&Normalize> {
+        match self.steps.last() {
+            Some(Step::Normalize(normalize)) => Some(normalize),
+            _ => None,
+        }
+    }
+
+    /// Side of the image on which the steps act: that of the crop. A jigsaw makes a view of another size of it.
+    pub(super) fn crop_px(&self) -> usize {
         match self.steps.first() {
             Some(Step::RandomResizedCrop(crop)) => crop.size_px,
             Some(Step::Resize(resize)) => resize.size_px,
@@ -224,6 +289,16 @@ mod tests {
             ("\"batch\"", "\"batch\", sigma_px = [0.0, 1.0]", "`view[3].steps[4].sigma_px`"),
             ("\"batch\"", "\"batch\", kernel_px = 99", "`view[3].steps[4].kernel_px`"),
             (
+                "hue = 0.1",
+                "kind = \"tf_v2\", contrast = 1.2",
+                "`view[3].steps[2].contrast` must be at most 1 for TensorFlow's kinds, found `1.2`",
+            ),
+            (
+                "\"grayscale\"",
+                "\"solarize\", threshold = 1.5",
+                "`view[3].steps[3].threshold` must be within 0 to 1, found `1.5`",
+            ),
+            (
                 "\"batch\"",
                 "\"batch\", kind = \"pillow\", kernel_px = 3",
                 "`view[3].steps[4].kernel_px`",
@@ -234,6 +309,16 @@ mod tests {
                 "{ name = \"grayscale\" }",
                 "{ name = \"resize\", size_px = 8 }",
                 "only the first step may",
+            ),
+            (
+                "{ name = \"flip\" }",
+                "{ name = \"random_resized_crop\", size_px = 24 }",
+                "`view[3].steps[1].size_px` must be that of the first crop, `32`, found `24`",
+            ),
+            (
+                "{ name = \"flip\" }",
+                "{ name = \"random_resized_crop\", size_px = 32 }",
+                "`view[3].steps[1].interpolation` must be one of TensorFlow's",
             ),
             (
                 "{ name = \"flip\" }",
@@ -249,6 +334,69 @@ mod tests {
         for (from, to, expected) in cases {
             assert!(SIMCLR.contains(from));
             let message = parse(&SIMCLR.replace(from, to)).check(3).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    const STUDY: &str = r#"
+        count = 1
+        steps = [
+          { name = "resize", size_px = 31 },
+          { name = "rotation", angles = [90, 0] },
+          { name = "cutout", fraction = 0.25 },
+          { name = "gaussian_noise", std = 0.2 },
+          { name = "sobel" },
+          { name = "rand_augment", operations = 3, magnitude_std = 1.0 },
+          { name = "jigsaw", grid = 3, patch_px = 10 },
+          { name = "normalize", mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25] },
+        ]"#;
+
+    #[test]
+    fn the_steps_of_the_composition_study_are_checked_too() {
+        let recipe = parse(STUDY);
+        recipe.check(0).unwrap();
+        assert_eq!(parse(&toml::to_string(&recipe).unwrap()), recipe);
+        assert_eq!((recipe.size_px(), recipe.crop_px()), (30, 31));
+        let cases = [
+            ("[90, 0]", "[90, 45]", "`view[1].steps[1].angles` must be a list of 0, 90, 180"),
+            ("[90, 0]", "[]", "`view[1].steps[1].angles`"),
+            ("fraction = 0.25", "fraction = 0.0", "`view[1].steps[2].fraction` must be above 0"),
+            ("fraction = 0.25", "fill = 1.5", "`view[1].steps[2].fill` must be within 0 to 1"),
+            ("std = 0.2", "std = -0.2", "`view[1].steps[3].std` must be within 0 to 10"),
+            ("\"sobel\"", "\"sobel\", probability = 2.0", "`view[1].steps[4].probability`"),
+            ("operations = 3", "operations = 0", "`view[1].steps[5].operations` must be 1 to 15"),
+            ("operations = 3", "magnitude = 11.0", "`view[1].steps[5].magnitude` must be within 0"),
+            ("std = 1.0", "std = -1.0", "`view[1].steps[5].magnitude_std` must be at least 0"),
+            ("grid = 3", "grid = 0", "`view[1].steps[6].grid` must be 1 to 16, found `0`"),
+            (
+                "px = 10",
+                "px = 11",
+                "`view[1].steps[6].patch_px` must be 1 to 10, the side of a cell",
+            ),
+            (
+                "\"sobel\"",
+                "\"jigsaw\", patch_px = 1",
+                "`view[1].steps[4]` is `jigsaw`, after which only `normalize` may stand",
+            ),
+            (
+                "\"sobel\"",
+                "\"random_erasing\"",
+                "`view[1].steps[4]` is `random_erasing`, after which only",
+            ),
+            (
+                "\"jigsaw\", grid = 3, patch_px = 10",
+                "\"random_erasing\", scale = [0.0, 0.5]",
+                "`view[1].steps[6].scale` must be two areas",
+            ),
+            (
+                "\"jigsaw\", grid = 3, patch_px = 10",
+                "\"random_erasing\", ratio = [2.0, 0.5]",
+                "`view[1].steps[6].ratio` must be two ratios",
+            ),
+        ];
+        for (from, to, expected) in cases {
+            assert!(STUDY.contains(from));
+            let message = parse(&STUDY.replace(from, to)).check(1).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
     }
