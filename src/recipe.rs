@@ -3,7 +3,7 @@
 //! A recipe is complete: no includes, no inheritance. `key=value` overrides edit the table before it is read, a key that
 //! does not exist is an error that names the nearest, and the resolved recipe written into the run folder is a recipe.
 
-use crate::augment::ViewRecipe;
+use crate::augment::{ViewRecipe, named};
 use crate::error::{Error, Result};
 use crate::loss::tiled::default_tile;
 use crate::model::BackboneConfig;
@@ -72,8 +72,39 @@ pub struct Recipe {
     pub method: method::Config,
     /// For how long, how fast, and where.
     pub train: train::Config,
-    /// One block per kind of view.
+    /// One block per kind of view, or the name of a published set, `"mocov2"` or `"mocov2@96"` for another size, which the
+    /// resolved recipe spells out.
+    #[serde(deserialize_with = "view_blocks")]
     pub view: Vec<ViewRecipe>,
+}
+
+/// Reads `[[view]]` blocks or the name of a published set ([`crate::augment::named`]).
+///
+/// # Errors
+/// Those of the blocks; an unknown name says the nearest.
+pub fn view_blocks<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<ViewRecipe>, D::Error> {
+    struct Blocks;
+    impl<'de> serde::de::Visitor<'de> for Blocks {
+        type Value = Vec<ViewRecipe>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("`[[view]]` blocks or the name of a set of views")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, name: &str) -> std::result::Result<Self::Value, E> {
+            named(name).map_err(E::custom)
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            sequence: A,
+        ) -> std::result::Result<Self::Value, A::Error> {
+            Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(sequence))
+        }
+    }
+    deserializer.deserialize_any(Blocks)
 }
 
 fn format() -> u32 {
@@ -95,6 +126,10 @@ pub struct DataConfig {
     /// The first so many images of each split, after a shuffle by the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Only these classes, by name, or one path of a file that lists them; all if empty. Labels are ranks among the sorted
+    /// names that are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
     /// Share of a source with one split that is kept from training, for evaluation; 0 keeps none.
     #[serde(default)]
     pub holdout: f64,
@@ -318,7 +353,7 @@ pub fn differences(before: &Recipe, after: &Recipe) -> Differences {
 }
 
 /// Keys that a recipe may leave out and that therefore are not known from its settings.
-const OPTIONAL: &[&str] = &["data.source", "data.limit", "train.max_steps"];
+const OPTIONAL: &[&str] = &["data.source", "data.limit", "data.classes", "train.max_steps"];
 
 /// The nearest of the fields that serde expected, out of its message.
 fn suggestion(message: &str) -> String {

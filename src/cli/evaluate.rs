@@ -1,10 +1,10 @@
 //! `diptych evaluate`: a protocol's number, with everything that made it.
 
 use super::Answer;
-use super::monitor::{image_bar, location};
+use super::monitor::{image_bar, location, open_source};
 use anyhow::Result;
 use diptych::augment::Preprocess;
-use diptych::data::{self, Selection};
+use diptych::data::Selection;
 use diptych::error::Error;
 use diptych::evaluate::features::Features;
 use diptych::evaluate::neighbours::gallery;
@@ -24,7 +24,7 @@ use std::time::Instant;
   diptych evaluate knn runs/a --data cifar10/
   diptych evaluate linear runs/a --data cifar10/ data.limit=5000
 
-Settings (`key=value`): seed, threads, device, data.limit, data.holdout; knn.k, knn.temperature; linear.epochs.")]
+Settings (`key=value`): seed, threads, device, data.limit, data.holdout, data.classes; knn.k, knn.temperature; linear.epochs.")]
 pub(super) struct Arguments {
     /// How to judge
     #[arg(value_enum)]
@@ -79,6 +79,7 @@ struct DataSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<usize>,
     holdout: f64,
+    classes: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,6 +136,7 @@ impl Protocol {
             data: DataSettings {
                 limit: None,
                 holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
+                classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
             },
             knn: KnnSettings { k: knn.k, temperature: knn.temperature },
             linear: LinearSettings { epochs: linear.epochs },
@@ -211,7 +213,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         &["data.limit"],
     )?;
     let protocol = protocol.with(&settings);
-    let source = data::open(&location(arguments.data.as_ref(), recipe.as_ref())?)?;
+    let location = location(arguments.data.as_ref(), recipe.as_ref())?;
+    let source = open_source(&location, &settings.data.classes)?;
     tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
     let weights = Weights::load(&arguments.model, device)?;

@@ -243,6 +243,12 @@ impl Observer for Pages {
     }
 }
 
+/// Opens a data source and keeps only some classes of it, all if none is named.
+pub(super) fn open_source(location: &str, classes: &[String]) -> DiptychResult<Source> {
+    let source = diptych::data::open(location)?;
+    if classes.is_empty() { Ok(source) } else { diptych::data::subset::classes(&source, classes) }
+}
+
 /// Where a command finds its data: `--data`, or what the model was trained on.
 pub(super) fn location(given: Option<&String>, model: Option<&Recipe>) -> Result<String> {
     let location = given.or(model.and_then(|recipe| recipe.data.source.as_ref()));

@@ -2,7 +2,7 @@
 
 use super::Answer;
 use super::memory::{again, again_after_crash, with_less_memory};
-use super::monitor::{KnnMonitor, Pages, ProgressBar};
+use super::monitor::{KnnMonitor, Pages, ProgressBar, open_source};
 use anyhow::Result;
 use diptych::augment::{Loader, LoaderConfig, Order, Pipeline, Preprocess, views_gallery};
 use diptych::data::{self, Dataset, Selection, Source};
@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
             "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
         )
     })?;
-    let source = data::open(&location)?;
+    let source = open_source(&location, &recipe.data.classes)?;
     let mut plan = Plan::new(&recipe, &source)?;
     if let Some(text) = &arguments.less_memory {
         with_less_memory(text, &mut recipe, plan.layout.clone(), &out)?;

@@ -1,15 +1,16 @@
 //! `diptych views`: what the network will see.
 
 use super::Answer;
+use super::monitor::open_source;
 use super::pretrain::selection;
 use anyhow::Result;
 use diptych::augment::{
     Gallery, Pipeline, SampledImage, ViewRecipe, named, sample_images, write_png,
 };
-use diptych::data::{self, Selection};
+use diptych::data::Selection;
 use diptych::error::Error;
 use diptych::overrides;
-use diptych::recipe::Recipe;
+use diptych::recipe::{Recipe, view_blocks};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ struct Wanted {
     seed: u64,
     view: Vec<ViewRecipe>,
     source: Option<String>,
+    classes: Vec<String>,
     selection: Selection,
 }
 
@@ -48,6 +50,7 @@ struct Wanted {
 #[serde(deny_unknown_fields)]
 struct Settings {
     seed: u64,
+    #[serde(deserialize_with = "view_blocks")]
     view: Vec<ViewRecipe>,
 }
 
@@ -58,23 +61,23 @@ impl Wanted {
             let recipe = Recipe::load(name, changes)?;
             let selection = selection(&recipe);
             let Recipe { seed, view, data, .. } = recipe;
-            return Ok(Self { seed, view, source: data.source, selection });
+            return Ok(Self { seed, view, source: data.source, classes: data.classes, selection });
         }
         let settings = Settings { seed: 0, view: named(name)? };
         let Settings { seed, view } = overrides::apply(&settings, changes, &[])?;
-        Ok(Self { seed, view, source: None, selection: Selection::default() })
+        Ok(Self { seed, view, source: None, classes: Vec::new(), selection: Selection::default() })
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
-    let Wanted { seed, view, source, selection } =
+    let Wanted { seed, view, source, classes, selection } =
         Wanted::load(&arguments.recipe, &arguments.overrides)?;
     let location = arguments.data.clone().or(source).ok_or_else(|| {
         Error::Recipe(
             "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
         )
     })?;
-    let dataset = data::open(&location)?.for_training(&selection)?;
+    let dataset = open_source(&location, &classes)?.for_training(&selection)?;
     let pipeline = Pipeline::new(&view)?;
     let images = sample_images(dataset.as_ref(), &pipeline, seed, arguments.images)?;
     let lines: Vec<String> = images.iter().map(describe).collect();
