@@ -122,6 +122,9 @@ impl Plan {
                 ViewInput { size_px: pipeline.size_px(view), mean, std }
             })
             .collect();
+        for view in &views {
+            recipe.backbone.check_images(view.size_px, recipe.backbone.norm_group)?;
+        }
         let preprocess =
             Preprocess::for_training_size(views[0].size_px, views[0].mean, views[0].std);
         let steps_per_epoch = order.steps_per_epoch();
