@@ -138,6 +138,9 @@ impl Plan {
                 ViewInput { size_px: pipeline.size_px(view), mean, std }
             })
             .collect();
+        for view in &views {
+            recipe.backbone.check_images(view.size_px, recipe.backbone.norm_group)?;
+        }
         let preprocess =
             Preprocess::for_training_size(views[0].size_px, views[0].mean, views[0].std);
         let steps_per_epoch = order.steps_per_epoch();
@@ -169,7 +172,7 @@ impl Plan {
     }
 
     /// Bytes the run will hold at most: what the process holds already (program, libtorch, data), then per parameter its
-    /// value, gradient and momentum, the maps of a micro-batch with three of the largest in passing, the rows of the
+    /// value, gradient and optimizer state, the maps of a micro-batch with three of the largest in passing, the rows of the
     /// batch, and a tile of the loss.
     fn predicted_memory(&self, recipe: &Recipe) -> u64 {
         let layout = &self.layout;
@@ -186,7 +189,8 @@ impl Plan {
         let rows = (layout.batch * layout.views.len()) as u64;
         let projections = 8 * rows * recipe.backbone.features() as u64;
         let tile = 3 * layout.tile_rows as u64 * rows;
-        let parameters = 3 * recipe.backbone.parameter_count();
+        let state = recipe.train.optimizer.state_per_parameter();
+        let parameters = (2 + state) * recipe.backbone.parameter_count();
         let tensors = bytes * (maps + projections + tile + parameters);
         machine::held_memory().unwrap_or(0) + (HEAP_SLACK * tensors as f64) as u64
     }

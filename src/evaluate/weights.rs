@@ -2,7 +2,7 @@
 
 use crate::augment::{Preprocess, to_device};
 use crate::error::{Error, Result};
-use crate::model::resnet::{Architecture, BackboneInitialization, ResNet, Stem};
+use crate::model::resnet::{Architecture, ResNet, Stem};
 use crate::model::{BackboneConfig, BlockGroup, Parameters, Phase};
 use crate::train::checkpoint;
 use crate::train::journal::Event;
@@ -305,11 +305,8 @@ fn infer(tensors: &BTreeMap<String, Tensor>) -> Option<BackboneConfig> {
         _ => return None,
     };
     Some(BackboneConfig {
-        name,
         width: *stem.first()? as f64 / 64.0,
         stem: kind,
-        initialization: BackboneInitialization::Kaiming,
-        zero_init_residual: false,
-        norm_group: 0,
+        ..BackboneConfig::new(name)
     })
 }

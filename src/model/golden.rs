@@ -63,6 +63,11 @@ impl Golden {
         self.arrays.iter().find(|(stored, _)| *stored == name).map(|(_, array)| array)
     }
 
+    /// A stored number.
+    pub(super) fn number(&self, name: &str) -> f64 {
+        self.find(name).unwrap().double_value(&[])
+    }
+
     /// `found` must differ from the stored array by at most `tolerance` times its largest value, at least 1.
     fn near(&self, name: &str, found: &Tensor, tolerance: f64) {
         let expected = self.find(name).unwrap();

@@ -52,7 +52,7 @@ impl Initialization {
     }
 }
 
-/// The shape of a square 2-d convolution, padded by half its kernel so that stride 1 keeps the size of the map.
+/// The shape of a square 2-d convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Channels coming in.
@@ -61,8 +61,27 @@ pub struct Geometry {
     pub outputs: i64,
     /// Side of the kernel, odd.
     pub kernel: i64,
-    /// Step between neighbouring outputs; an input side of s pixels gives ⌈s / stride⌉.
+    /// Step between neighbouring outputs.
     pub stride: i64,
+    /// Pixels of zeros on every side of the input.
+    pub padding: i64,
+}
+
+impl Geometry {
+    /// Padded by half the kernel: an input side of s pixels gives ⌈s / stride⌉.
+    pub fn new(inputs: i64, outputs: i64, kernel: i64, stride: i64) -> Self {
+        Self { inputs, outputs, kernel, stride, padding: kernel / 2 }
+    }
+
+    /// Number of weights.
+    pub fn weights(&self) -> i64 {
+        self.outputs * self.inputs * self.kernel * self.kernel
+    }
+
+    /// Side of the output for an input side of `side` pixels.
+    pub fn side(&self, side: i64) -> i64 {
+        (side + 2 * self.padding - self.kernel) / self.stride + 1
+    }
 }
 
 /// A 2-d convolution without bias (a batch norm follows everywhere it is used): `weight` `[outputs, inputs, k, k]`.
@@ -76,14 +95,15 @@ pub struct Convolution {
 impl Convolution {
     /// Adds `weight` to the place.
     pub fn build(place: &mut Place<'_>, geometry: Geometry, start: Initialization) -> Self {
-        let Geometry { inputs, outputs, kernel, stride } = geometry;
+        let Geometry { inputs, outputs, kernel, stride, padding } = geometry;
         let area = kernel * kernel;
         let draw = start.weight(inputs * area, outputs * area);
         let weight = place.add("weight", Role::Weight, &[outputs, inputs, kernel, kernel], draw);
-        Self { weight, stride, padding: kernel / 2 }
+        Self { weight, stride, padding }
     }
 
-    /// `[N, inputs, h, w]` to `[N, outputs, ⌈h/stride⌉, ⌈w/stride⌉]`; a channels-last input gives a channels-last output.
+    /// `[N, inputs, h, w]` to `[N, outputs, h', w']`, sides as [`Geometry::side`] says; a channels-last input gives a
+    /// channels-last output.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
         x.conv2d(&self.weight, None::<&Tensor>, stride, padding, [1, 1], 1)
@@ -269,7 +289,7 @@ mod tests {
 
     fn moments(start: Initialization) -> (f64, f64, f64) {
         let mut parameters = parameters(Kind::Double);
-        let geometry = Geometry { inputs: 32, outputs: 64, kernel: 3, stride: 1 };
+        let geometry = Geometry::new(32, 64, 3, 1);
         let _ = Convolution::build(&mut parameters.root(), geometry, start);
         let weight = &parameters.all()[0].tensor;
         assert_eq!(weight.size(), [64, 32, 3, 3]);

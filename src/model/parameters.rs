@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, Tensor};
 
 /// What a tensor does, as far as optimizers care.
@@ -81,28 +81,70 @@ impl Parameters {
     /// # Errors
     /// [`Error::Weights`] if a name is missing or a shape differs; nothing is changed then.
     pub fn load(&self, values: &BTreeMap<String, Tensor>) -> Result<()> {
-        for parameter in &self.list {
-            let expected = parameter.tensor.size();
-            match values.get(&parameter.name).map(Tensor::size) {
-                Some(found) if found == expected => {}
-                Some(found) => {
-                    return Err(Error::Weights(format!(
-                        "`{}` must have shape {expected:?}, found {found:?}",
-                        parameter.name
-                    )));
-                }
-                None => {
-                    return Err(Error::Weights(format!("no tensor named `{}`", parameter.name)));
-                }
+        load(self.list.iter(), values)
+    }
+
+    /// Overwrites the tensors whose names start with `prefix`, and no others, with those of their names: a backbone out
+    /// of another run, `load_part("backbone.", …)`. They must match exactly: every tensor of the part is in `values`,
+    /// and `values` holds nothing else under `prefix`. Returns how many there are.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming what is missing, has another shape, or has no place here; nothing is changed then.
+    pub fn load_part(&self, prefix: &str, values: &BTreeMap<String, Tensor>) -> Result<usize> {
+        let part: Vec<&Parameter> =
+            self.list.iter().filter(|parameter| parameter.name.starts_with(prefix)).collect();
+        let known: BTreeSet<&str> = part.iter().map(|p| p.name.as_str()).collect();
+        let without_place: Vec<&str> = values
+            .keys()
+            .map(String::as_str)
+            .filter(|name| name.starts_with(prefix) && !known.contains(name))
+            .collect();
+        let missing: Vec<&str> =
+            known.iter().copied().filter(|name| !values.contains_key(*name)).collect();
+        for (names, what) in [(missing, "no tensor for"), (without_place, "no place for")] {
+            if !names.is_empty() {
+                return Err(Error::Weights(format!("{what} {}", listed(&names))));
             }
         }
-        tch::no_grad(|| {
-            for parameter in &self.list {
-                parameter.tensor.shallow_clone().copy_(&values[&parameter.name]);
-            }
-        });
-        Ok(())
+        load(part.iter().copied(), values)?;
+        Ok(part.len())
     }
+}
+
+/// Names for a message: the first few, and how many more there are.
+fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// Checks all of `parameters`, then overwrites them.
+fn load<'a>(
+    parameters: impl Iterator<Item = &'a Parameter> + Clone,
+    values: &BTreeMap<String, Tensor>,
+) -> Result<()> {
+    for parameter in parameters.clone() {
+        let expected = parameter.tensor.size();
+        match values.get(&parameter.name).map(Tensor::size) {
+            Some(found) if found == expected => {}
+            Some(found) => {
+                return Err(Error::Weights(format!(
+                    "`{}` must have shape {expected:?}, found {found:?}",
+                    parameter.name
+                )));
+            }
+            None => return Err(Error::Weights(format!("no tensor named `{}`", parameter.name))),
+        }
+    }
+    tch::no_grad(|| {
+        for parameter in parameters {
+            parameter.tensor.shallow_clone().copy_(&values[&parameter.name]);
+        }
+    });
+    Ok(())
 }
 
 /// A prefix under which a layer names its tensors.
@@ -201,5 +243,44 @@ mod tests {
         values.insert("a.mean".to_owned(), ones(&[3]));
         parameters.load(&values).unwrap();
         assert_eq!(parameters.all()[0].tensor, ones(&[2, 3]));
+    }
+
+    #[test]
+    fn a_part_must_match_exactly_and_the_rest_stays() {
+        let mut parameters = small(1);
+        let _ = parameters.root().at("head").add("weight", Role::Weight, &[2], Stream::normal);
+        let values = || -> BTreeMap<String, Tensor> {
+            let ones = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
+            let part = [("a.0.weight", ones(&[2, 3])), ("a.mean", ones(&[3]))];
+            let beside = [("head.other", ones(&[5])), ("optimizer.a.mean.momentum", ones(&[3]))];
+            part.into_iter().chain(beside).map(|(name, tensor)| (name.to_owned(), tensor)).collect()
+        };
+        let refused = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+            let mut values = values();
+            change(&mut values);
+            let before: Vec<Tensor> = parameters.all().iter().map(|p| p.tensor.copy()).collect();
+            let message = parameters.load_part("a.", &values).unwrap_err().to_string();
+            let after: Vec<Tensor> = parameters.all().iter().map(|p| p.tensor.copy()).collect();
+            assert_eq!(before, after, "changed anyway");
+            message
+        };
+        let message = refused(&|values| drop(values.remove("a.mean")));
+        assert_eq!(message, "no tensor for `a.mean`");
+        let message = refused(&|values| {
+            let moved = values["a.mean"].shallow_clone();
+            values.extend((0..10).map(|i| (format!("a.{i}.x"), moved.shallow_clone())));
+        });
+        assert!(message.starts_with("no place for `a.0.x`, `a.1.x`, "), "{message}");
+        assert!(message.ends_with("`a.7.x` and 2 more"), "{message}");
+        let message = refused(&|values| {
+            let _ = values.insert("a.mean".to_owned(), Tensor::from_slice(&[1.0f32]));
+        });
+        assert_eq!(message, "`a.mean` must have shape [3], found [1]");
+
+        let head = parameters.all()[2].tensor.copy();
+        assert_eq!(parameters.load_part("a.", &values()).unwrap(), 2);
+        assert_eq!(parameters.all()[0].tensor, values()["a.0.weight"]);
+        assert_eq!(parameters.all()[1].tensor, values()["a.mean"]);
+        assert_eq!(parameters.all()[2].tensor, head);
     }
 }

@@ -1,0 +1,154 @@
+//! Optimizers: what moves the weights, as tensor arithmetic whose state is ordinary named tensors.
+
+mod config;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
+use crate::model::Parameters;
+pub use config::{Adam, Exclude, Lars, LarsForm, OptimizerConfig, Scaling, Sgd};
+use rules::{Moments, Move};
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+
+/// Moves the trainable parameters of one network along their gradients.
+#[derive(Debug)]
+pub struct Optimizer {
+    config: OptimizerConfig,
+    slots: Vec<Slot>,
+}
+
+/// One parameter and what the optimizer remembers of it.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    weight: Tensor,
+    excluded: bool,
+    memory: Memory,
+}
+
+/// What is remembered, of the weight's kind and memory layout.
+#[derive(Debug)]
+enum Memory {
+    Momentum(Tensor),
+    Moments(Moments),
+}
+
+impl Optimizer {
+    /// An optimizer over the trainable tensors of `parameters`, sharing them; all it remembers starts at 0.
+    pub fn new(config: OptimizerConfig, parameters: &Parameters) -> Self {
+        let slots = parameters
+            .trainable()
+            .map(|parameter| {
+                let zeros = || parameter.tensor.detach().zeros_like();
+                Slot {
+                    name: parameter.name.clone(),
+                    weight: parameter.tensor.shallow_clone(),
+                    excluded: config.excludes(parameter),
+                    memory: match config {
+                        OptimizerConfig::Sgd(_) | OptimizerConfig::Lars(_) => {
+                            Memory::Momentum(zeros())
+                        }
+                        OptimizerConfig::Adam(_) | OptimizerConfig::AdamW(_) => {
+                            let steps = Tensor::zeros([], (Kind::Int64, Device::Cpu));
+                            Memory::Moments(Moments { first: zeros(), second: zeros(), steps })
+                        }
+                    },
+                }
+            })
+            .collect();
+        Self { config, slots }
+    }
+
+    /// One step in place; a parameter without a gradient stays as it is. Gradients are read, not cleared.
+    pub fn step(&mut self, learning_rate: f64) {
+        tch::no_grad(|| {
+            for slot in &mut self.slots {
+                let gradient = slot.weight.grad();
+                if !gradient.defined() {
+                    continue;
+                }
+                let (weight, excluded) = (&mut slot.weight, slot.excluded);
+                let step = Move { weight, gradient: &gradient, excluded, learning_rate };
+                match (&self.config, &mut slot.memory) {
+                    (OptimizerConfig::Sgd(sgd), Memory::Momentum(v)) => rules::sgd(sgd, step, v),
+                    (OptimizerConfig::Lars(lars), Memory::Momentum(v)) => {
+                        rules::lars(lars, step, v);
+                    }
+                    (OptimizerConfig::Adam(adam), Memory::Moments(moments)) => {
+                        rules::adam(adam, step, moments, false);
+                    }
+                    (OptimizerConfig::AdamW(adam), Memory::Moments(moments)) => {
+                        rules::adam(adam, step, moments, true);
+                    }
+                    _ => unreachable!("the memory was made for the optimizer"),
+                }
+            }
+        });
+    }
+
+    /// Everything remembered, in the parameters' order, shared and not copied: `optimizer.<parameter>.momentum`, or with
+    /// Adam `.first_moment`, `.second_moment` and `.steps` (a whole number).
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        self.slots.iter().flat_map(Slot::state).collect()
+    }
+
+    /// Overwrites everything remembered with what [`Optimizer::state`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a tensor is missing or of another shape; nothing is changed then.
+    pub fn load_state(&mut self, values: &BTreeMap<String, Tensor>) -> Result<()> {
+        let state = self.state();
+        for (name, tensor) in &state {
+            let expected = tensor.size();
+            match values.get(name).map(Tensor::size) {
+                Some(found) if found == expected => {}
+                Some(found) => {
+                    return Err(Error::Weights(format!(
+                        "`{name}` must have shape {expected:?}, found {found:?}"
+                    )));
+                }
+                None => return Err(Error::Weights(format!("no tensor named `{name}`"))),
+            }
+        }
+        tch::no_grad(|| {
+            for (name, mut tensor) in state {
+                tensor.copy_(&values[&name]);
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn state(&self) -> Vec<(String, Tensor)> {
+        let named = match &self.memory {
+            Memory::Momentum(momentum) => vec![("momentum", momentum)],
+            Memory::Moments(Moments { first, second, steps }) => {
+                vec![("first_moment", first), ("second_moment", second), ("steps", steps)]
+            }
+        };
+        let name = |what| format!("optimizer.{}.{what}", self.name);
+        named.into_iter().map(|(what, tensor)| (name(what), tensor.shallow_clone())).collect()
+    }
+}
+
+/// Euclidean length of the gradient of all trainable parameters together: infinite or NaN exactly if some gradient holds
+/// an infinity or NaN. Parameters without a gradient count as 0.
+///
+/// Each tensor is summed in its own kind, which is several times faster, and only if that overflows in f64, where the
+/// squares of every finite f32 fit.
+pub fn gradient_norm(parameters: &Parameters) -> f64 {
+    let gradients: Vec<Tensor> =
+        parameters.trainable().map(|p| p.tensor.grad()).filter(Tensor::defined).collect();
+    let total = |norm: fn(&Tensor) -> Tensor| match gradients.as_slice() {
+        [] => 0.0,
+        some => {
+            let norms: Vec<Tensor> = some.iter().map(|g| norm(g).to_kind(Kind::Double)).collect();
+            Tensor::stack(&norms, 0).norm().double_value(&[])
+        }
+    };
+    let quick = total(Tensor::norm);
+    if quick.is_finite() { quick } else { total(|g| g.norm_scalaropt_dtype(2.0, Kind::Double)) }
+}
