@@ -277,3 +277,56 @@ fn the_small_commands_answer() {
         assert!(help.contains("Example"), "{command} --help has no example");
     }
 }
+
+#[test]
+fn a_run_can_start_from_the_weights_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let (first, second) = (first.to_str().unwrap(), second.to_str().unwrap());
+    json(&small_run(first, &["train.max_steps=2"]));
+    let weights = format!("backbone.weights={first}");
+    let still = ["train.max_steps=1", "train.optimizer.learning_rate=1e-30", &weights];
+    let started = json(&small_run(second, &still));
+    let told = started["history"][0]["text"].as_str().unwrap();
+    assert!(told.starts_with("started from weights "), "{started}");
+    let conv = |run: &str| {
+        let file = format!("{run}/checkpoints/last.safetensors");
+        let tensors = tch::Tensor::read_safetensors(file).unwrap();
+        tensors.into_iter().find(|(name, _)| name == "backbone.conv1.weight").unwrap().1
+    };
+    assert_eq!(conv(first), conv(second));
+    // Neither the path nor the run's name is in the checkpoint.
+    let bytes = fs::read(format!("{second}/checkpoints/last.safetensors")).unwrap();
+    let path = folder.path().to_str().unwrap().as_bytes();
+    assert!(!bytes.windows(path.len()).any(|window| window == path));
+
+    let third = folder.path().join("third");
+    let wider = ["train.max_steps=1", "backbone.width=0.25", &weights];
+    let (code, text) = failure(&small_run(third.to_str().unwrap(), &wider));
+    assert_eq!(code, 6, "{text}");
+    assert!(text.contains("`backbone.weights`") && text.contains("shape"), "{text}");
+    let missing = ["train.max_steps=1", "backbone.weights=no/such/model"];
+    let (code, text) = failure(&small_run(third.to_str().unwrap(), &missing));
+    assert!(code == 6 && text.contains("no/such/model"), "{text}");
+}
+
+#[test]
+fn views_go_by_name_and_classes_can_be_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let out = run.to_str().unwrap();
+    let some = ["view=mocov2@32", "data.classes=[\"boat\", \"car\"]", "train.max_steps=1"];
+    json(&small_run(out, &some));
+    let shown = json(&["recipes", "show", run.join("recipe.toml").to_str().unwrap()]);
+    assert_eq!(shown["view"][0]["steps"][0]["size_px"], 32);
+    assert_eq!(shown["data"]["classes"][1], "car");
+    let knn = json(&["evaluate", "knn", out, "knn.k=5"]);
+    assert_eq!((&knn["data"]["classes"], &knn["data"]["references"]), (&2.into(), &16.into()));
+    let wrong = ["pretrain", "cifar10/simclr", "--data", "synthetic:scenes", "--dry-run"];
+    let (code, text) = failure(&[&wrong[..], &["view=mocov3@32"]].concat());
+    assert!(code == 2 && text.contains("did you mean `mocov"), "{text}");
+    let (code, text) = failure(&[&wrong[..], &["view=swav_mc@32"]].concat());
+    assert!(code == 2 && text.contains("2 views in all for method simclr, found `8`"), "{text}");
+    let (code, text) = failure(&[&wrong[..], &["data.classes=[\"boot\"]"]].concat());
+    assert!(code == 3 && text.contains("`boat`"), "{text}");
+}

@@ -7,11 +7,14 @@ use anyhow::Result;
 use diptych::augment::{Loader, LoaderConfig, Order, Pipeline, Preprocess, views_gallery};
 use diptych::data::{self, Dataset, Selection, Source};
 use diptych::error::Error;
+use diptych::evaluate::weights::Weights;
 use diptych::machine;
+use diptych::method::Method;
+use diptych::model::BackboneConfig;
 use diptych::recipe::{Recipe, differences};
 use diptych::report;
 use diptych::train::engine::guard;
-use diptych::train::journal::Journal;
+use diptych::train::journal::{Event, Journal};
 use diptych::train::optim::Optimizer;
 use diptych::train::probe::Probe;
 use diptych::train::run::{RunFolder, Status, read_status, timestamp};
@@ -22,7 +25,7 @@ use diptych::train::{self, Job, Observer, Trained, checkpoint};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tch::Kind;
+use tch::{Device, Kind};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -267,7 +270,7 @@ fn train_run(
         folder.log(text)?;
     }
     tch::set_num_threads(recipe.train.threads as i32);
-    if plan.layout.device == tch::Device::Cpu {
+    if plan.layout.device == Device::Cpu {
         machine::limit_memory();
     }
     if !trial {
@@ -325,6 +328,9 @@ fn attempt(
         });
         Ok(Trained { method, optimizer, probe })
     })?;
+    if let Some(weights) = recipe.backbone.weights.as_ref().filter(|_| found.is_none()) {
+        journal.add(start_from(weights, trained.method.as_ref(), layout.device)?);
+    }
     if let Some(found) = &found {
         guard("restoring the checkpoint", || trained.restore(&found.tensors))?;
     }
@@ -350,7 +356,7 @@ fn attempt(
                 seed: recipe.seed,
                 steps: first_step..plan.steps,
                 threads: recipe.data.threads,
-                background: layout.device == tch::Device::Cpu,
+                background: layout.device == Device::Cpu,
                 prefetch: recipe.data.prefetch,
                 max_damaged: recipe.data.max_damaged,
             },
@@ -365,7 +371,11 @@ fn attempt(
         first_step,
         steps: plan.steps,
         steps_per_epoch: plan.order.steps_per_epoch(),
-        model: json!({ "backbone": recipe.backbone, "preprocess": plan.preprocess }),
+        model: json!({
+            // A checkpoint knows no paths.
+            "backbone": BackboneConfig { weights: None, ..recipe.backbone.clone() },
+            "preprocess": plan.preprocess,
+        }),
         journal,
     };
     let mut bar = ProgressBar::new(first_step, plan.steps);
@@ -375,6 +385,18 @@ fn attempt(
     let result = train::train(job, folder, stop, observers);
     bar.finish();
     result
+}
+
+/// Puts the backbone of a model in place; what is to be remembered of it names its hash, not where it lay.
+fn start_from(weights: &str, method: &dyn Method, device: Device) -> diptych::error::Result<Event> {
+    let weights = Weights::load(Path::new(weights), device)?;
+    method.parameters().load_part("backbone.", &weights.tensors()).map_err(|error| {
+        Error::Weights(format!(
+            "`backbone.weights`: `{}` does not fit: {error}",
+            weights.file.display()
+        ))
+    })?;
+    Ok(Event { step: 0, text: format!("started from weights {:.16}", weights.hash()) })
 }
 
 fn answer(out: &Path, status: &Status, state: &str) -> Answer {

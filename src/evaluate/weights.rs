@@ -219,6 +219,12 @@ impl Weights {
         })
     }
 
+    /// All parameters and buffers of the backbone by name (`backbone.conv1.weight`), shared.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        let all = self.parameters.all().iter();
+        all.map(|p| (p.name.clone(), p.tensor.detach())).collect()
+    }
+
     /// BLAKE3 over all parameters and buffers of the backbone.
     pub fn hash(&self) -> String {
         checkpoint::hash(self.parameters.all().iter().map(|p| (p.name.as_str(), &p.tensor)))

@@ -2,7 +2,7 @@
 //!
 //! It sees labels; the network never sees it: features come in detached, and nothing flows back. A monitor, not a result.
 
-use super::optim::{Optimizer, OptimizerConfig};
+use super::optim::{Adam, Optimizer, OptimizerConfig};
 use crate::error::{Error, Result};
 use crate::model::Parameters;
 use crate::model::layers::{Initialization, Linear};
@@ -65,14 +65,7 @@ impl Probe {
         let place = &mut parameters.root();
         let start = Initialization::Zeros;
         let layer = Linear::build(&mut place.at("probe"), features, classes as i64, true, start);
-        let settings = OptimizerConfig::Sgd(crate::train::optim::Sgd {
-            learning_rate: 0.1,
-            scaling: crate::train::optim::Scaling::None,
-            momentum: 0.9,
-            weight_decay: 0.0,
-            nesterov: false,
-            exclude: crate::train::optim::Exclude::None,
-        });
+        let settings = OptimizerConfig::Adam(Adam::constant(config.learning_rate));
         let optimizer = Optimizer::new(settings, &parameters);
         Self { parameters, layer, optimizer, learning_rate: config.learning_rate, labels }
     }

@@ -48,6 +48,10 @@ pub struct BackboneConfig {
     /// Images per normalisation group in training; 0 is the whole batch.
     #[serde(default)]
     pub norm_group: usize,
+    /// A model to start from in place of random weights: a run folder, a checkpoint or a weights file. Every tensor of the
+    /// backbone must be in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
 
 fn unit() -> f64 {
@@ -160,6 +164,7 @@ impl BackboneConfig {
             initialization: BackboneInitialization::default(),
             zero_init_residual: false,
             norm_group: 0,
+            weights: None,
         }
     }
 

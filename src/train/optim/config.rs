@@ -166,6 +166,20 @@ pub struct Adam {
     pub exclude: Exclude,
 }
 
+impl Adam {
+    /// PyTorch's defaults at a learning rate that no batch size scales, without decay.
+    pub fn constant(learning_rate: f64) -> Self {
+        Self {
+            learning_rate,
+            scaling: Scaling::None,
+            betas: default_betas(),
+            epsilon: default_epsilon(),
+            weight_decay: 0.0,
+            exclude: Exclude::None,
+        }
+    }
+}
+
 /// How a learning rate follows the batch size (images of the whole batch, not views).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
