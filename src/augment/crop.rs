@@ -121,6 +121,23 @@ impl RandomResizedCrop {
         )
     }
 
+    /// Checks what holds besides for a crop of a view of side `size_px`.
+    pub(super) fn check_again(&self, place: &Place, size_px: usize) -> Result<()> {
+        let expected = format!("that of the first crop, `{size_px}`");
+        place.require(
+            self.size_px == size_px,
+            "size_px",
+            &expected,
+            format_args!("{}", self.size_px),
+        )?;
+        place.require(
+            matches!(self.interpolation.filter(), Filter::Tensorflow(_)),
+            "interpolation",
+            "one of TensorFlow's, which work on values that are not rounded to bytes,",
+            format_args!("{}", format!("{:?}", self.interpolation).to_lowercase()),
+        )
+    }
+
     /// Draws the box for an image of the given width and height.
     pub(super) fn sample(&self, stream: &mut Stream, image: (usize, usize)) -> Crop {
         let [left, top, width, height] = match self.kind {

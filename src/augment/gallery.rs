@@ -1,6 +1,8 @@
 //! Rows of captioned pictures: what the report and the contact sheets show.
 
-use super::pipeline::{Pipeline, Scratch};
+use super::crop::Interpolation;
+use super::lettering::{ADVANCE, LINE, wrap, write_line};
+use super::pipeline::{Drawn, Pipeline, Scratch};
 use crate::data::{Dataset, Image};
 use crate::error::{Error, Result};
 use serde_json::json;
@@ -66,40 +68,54 @@ impl Gallery {
         std::fs::write(&path, format!("{page:#}\n")).map_err(Error::io("write", &path))
     }
 
-    /// All pictures on one, without text: cells enlarged by a whole factor to at least 96 pixels on the shorter side,
-    /// each column as wide as its widest cell, marks as outlines.
+    /// All pictures on one, each with its caption below: small ones enlarged by a whole factor to at least 192 pixels on
+    /// the shorter side, large ones shrunk to at most 384 on the longer, each column as wide as its widest cell, marks as
+    /// outlines.
     pub fn sheet(&self) -> Image {
-        let cells: Vec<Vec<Image>> = self
+        let mut scratch = Scratch::default();
+        let rows: Vec<Vec<Image>> = self
             .rows
             .iter()
-            .map(|row| row.iter().map(|cell| enlarge(&cell.image)).collect())
+            .map(|row| row.iter().map(|cell| fit(&cell.image, &mut scratch)).collect())
             .collect();
-        let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
+        let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
-            .map(|c| {
-                cells.iter().filter_map(|row| row.get(c)).map(|it| it.width).max().unwrap_or(0)
+            .map(|c| rows.iter().filter_map(|row| row.get(c)).map(|it| it.width).max())
+            .map(Option::unwrap_or_default)
+            .collect();
+        let captions: Vec<Vec<Vec<String>>> = self
+            .rows
+            .iter()
+            .map(|row| {
+                row.iter().zip(&widths).map(|(it, w)| wrap(&it.caption, w / ADVANCE)).collect()
             })
             .collect();
-        let heights: Vec<usize> =
-            cells.iter().map(|row| row.iter().map(|it| it.height).max().unwrap_or(0)).collect();
+        let heights: Vec<usize> = rows
+            .iter()
+            .zip(&captions)
+            .map(|(row, captions)| {
+                let cells = row.iter().zip(captions);
+                cells.map(|(it, lines)| it.height + below(lines)).max().unwrap_or(0)
+            })
+            .collect();
         let extent =
             |sizes: &[usize]| MARGIN + sizes.iter().map(|size| size + MARGIN).sum::<usize>();
         let (width, height) = (extent(&widths), extent(&heights));
         let mut sheet = Image { width, height, pixels: BACKGROUND.repeat(width * height) };
-        for (r, row) in cells.iter().enumerate() {
+        for (r, row) in rows.iter().enumerate() {
             for (c, image) in row.iter().enumerate() {
                 let (left, top) = (extent(&widths[..c]), extent(&heights[..r]));
                 if let Some(mark) = self.rows[r][c].mark {
                     let (width, height) = (image.width + 2 * OUTLINE, image.height + 2 * OUTLINE);
                     let pixels = mark.color().repeat(width * height);
-                    paste(
-                        &mut sheet,
-                        &Image { width, height, pixels },
-                        left - OUTLINE,
-                        top - OUTLINE,
-                    );
+                    let frame = Image { width, height, pixels };
+                    paste(&mut sheet, &frame, left - OUTLINE, top - OUTLINE);
                 }
                 paste(&mut sheet, image, left, top);
+                for (line, text) in captions[r][c].iter().enumerate() {
+                    let top = top + image.height + GAP + line * LINE;
+                    write_line(&mut sheet, text, (left, top), INK);
+                }
             }
         }
         sheet
@@ -107,9 +123,18 @@ impl Gallery {
 }
 
 const BACKGROUND: [u8; 3] = [244, 244, 242];
-const MARGIN: usize = 8;
+const INK: [u8; 3] = [38, 38, 42];
+const MARGIN: usize = 12;
 const OUTLINE: usize = 3;
-const SHORTER_SIDE: usize = 96;
+/// Between a picture and its caption.
+const GAP: usize = 8;
+const SHORTER_SIDE: usize = 192;
+const LONGER_SIDE: usize = 384;
+
+/// Height of a caption with the gaps above and below it.
+fn below(lines: &[String]) -> usize {
+    if lines.is_empty() { 0 } else { LINE * lines.len() + 2 * GAP }
+}
 
 impl Mark {
     fn color(self) -> [u8; 3] {
@@ -120,9 +145,19 @@ impl Mark {
     }
 }
 
-/// Repeats each pixel a whole number of times.
-fn enlarge(image: &Image) -> Image {
+/// Brings a picture to a size that can be looked at.
+fn fit(image: &Image, scratch: &mut Scratch) -> Image {
+    let longer = image.width.max(image.height);
+    if longer > LONGER_SIDE {
+        let side = |side: usize| (side * LONGER_SIDE / longer).max(1);
+        let (width, height) = (side(image.width), side(image.height));
+        let mut pixels = vec![0; 3 * width * height];
+        let whole = [0, 0, image.width, image.height];
+        scratch.resize(image, whole, (width, height), Interpolation::Bilinear, &mut pixels);
+        return Image { width, height, pixels };
+    }
     let factor = SHORTER_SIDE.div_ceil(image.width.min(image.height).max(1));
+    let factor = factor.min(LONGER_SIDE / longer.max(1)).max(1);
     let mut pixels = Vec::with_capacity(image.pixels.len() * factor * factor);
     for row in image.pixels.chunks_exact(3 * image.width) {
         let wide: Vec<u8> = row.as_chunks::<3>().0.iter().flat_map(|p| p.repeat(factor)).collect();
@@ -149,47 +184,81 @@ pub fn write_png(picture: &Image, path: &Path) -> Result<()> {
         .map_err(|error| Error::io("write", path)(std::io::Error::other(error)))
 }
 
-/// The first `count` images that can be read, each beside its views with the sampled values as captions: what a pipeline
-/// does to this data.
+/// An image and what a pipeline makes of it.
+#[derive(Clone, Debug)]
+pub struct SampledImage {
+    /// Its name in the data set.
+    pub path: String,
+    /// The image as it is.
+    pub image: Image,
+    /// What was sampled for each view, and the view.
+    pub views: Vec<(Drawn, Image)>,
+}
+
+/// Samples the views of the first epoch for the first `count` images that can be read.
 ///
 /// # Errors
 /// Those of the data set other than damage.
-pub fn views_gallery(
+pub fn sample_images(
     dataset: &dyn Dataset,
     pipeline: &Pipeline,
     seed: u64,
     count: usize,
-) -> Result<Gallery> {
+) -> Result<Vec<SampledImage>> {
     let mut scratch = Scratch::default();
-    let mut rows = Vec::with_capacity(count);
+    let mut found = Vec::with_capacity(count);
     for index in 0..dataset.len() {
-        if rows.len() == count {
+        if found.len() == count {
             break;
         }
         let image = match dataset.image(index) {
             Err(Error::Data(_)) => continue,
             image => image?,
         };
-        let size = (image.width, image.height);
-        let caption = format!("{}, {}x{}", dataset.path(index), size.0, size.1);
-        let mut row = vec![Cell { image: image.clone(), caption, mark: None }];
-        for view in 0..pipeline.views() {
+        let views = (0..pipeline.views()).map(|view| {
+            let size = (image.width, image.height);
             let drawn = pipeline.sample(seed, 0, index as u32, 0, view as u8, size);
             let side = pipeline.size_px(view);
             let mut pixels = vec![0; 3 * side * side];
             drawn.apply(&image, &mut scratch, &mut pixels);
-            let view = Image { width: side, height: side, pixels };
-            row.push(Cell { image: view, caption: drawn.to_string(), mark: None });
-        }
-        rows.push(row);
+            (drawn, Image { width: side, height: side, pixels })
+        });
+        let views = views.collect();
+        found.push(SampledImage { path: dataset.path(index), image, views });
     }
-    Ok(Gallery {
-        title: "Augmented views".to_owned(),
-        caption:
-            "Each image as it is, then the views of the first epoch with their sampled values."
-                .to_owned(),
-        rows,
-    })
+    Ok(found)
+}
+
+impl From<Vec<SampledImage>> for Gallery {
+    /// Each image beside its views, with the sampled values as captions.
+    fn from(images: Vec<SampledImage>) -> Self {
+        let row = |SampledImage { path, image, views }: SampledImage| {
+            let caption = format!("{path}, {}x{}", image.width, image.height);
+            let views = views.into_iter().map(|(drawn, image)| (image, drawn.to_string()));
+            let cells = std::iter::once((image, caption)).chain(views);
+            cells.map(|(image, caption)| Cell { image, caption, mark: None }).collect()
+        };
+        Self {
+            title: "Augmented views".to_owned(),
+            caption:
+                "Each image as it is, then the views of the first epoch with their sampled values."
+                    .to_owned(),
+            rows: images.into_iter().map(row).collect(),
+        }
+    }
+}
+
+/// [`sample_images`] as a gallery: what a pipeline does to this data.
+///
+/// # Errors
+/// As [`sample_images`].
+pub fn views_gallery(
+    dataset: &dyn Dataset,
+    pipeline: &Pipeline,
+    seed: u64,
+    count: usize,
+) -> Result<Gallery> {
+    sample_images(dataset, pipeline, seed, count).map(Gallery::from)
 }
 
 #[cfg(test)]
@@ -240,19 +309,30 @@ mod tests {
     }
 
     #[test]
-    fn the_sheet_shows_every_cell_enlarged_and_outlined() {
-        let sheet = gallery().sheet();
-        // Columns of 200 (the widest) and 96, rows of 96 and 100, margins of 8.
-        assert_eq!((sheet.width, sheet.height), (8 + 200 + 8 + 96 + 8, 8 + 96 + 8 + 100 + 8));
+    fn the_sheet_shows_every_cell_at_a_fitting_size_outlined_and_with_its_caption() {
+        let mut gallery = gallery();
+        gallery.rows[1][0].image = plain(800, 400, [7, 8, 9]);
+        gallery.rows[1][0].caption.clear();
+        let sheet = gallery.sheet();
+        // Columns of 384 (the widest) and 192, rows of 192 with a line of text and of 192 without, margins of 12.
+        let text = LINE + 2 * GAP;
+        assert_eq!(
+            (sheet.width, sheet.height),
+            (12 + 384 + 12 + 192 + 12, 12 + 192 + text + 12 + 192 + 12)
+        );
         let at = |x: usize, y: usize| &sheet.pixels[3 * (y * sheet.width + x)..][..3];
         assert_eq!(at(0, 0), BACKGROUND);
-        assert_eq!(at(8, 8), [1, 2, 3]);
-        assert_eq!(at(8 + 119, 8 + 95), [1, 2, 3]);
-        assert_eq!(at(8 + 120, 8), BACKGROUND);
-        assert_eq!(at(216, 8), [4, 5, 6]);
-        assert_eq!(at(213, 5), Mark::Agrees.color());
-        assert_eq!(at(207, 112), [7, 8, 9]);
-        assert_eq!(at(208, 112), Mark::Differs.color());
+        assert_eq!(at(12, 12), [1, 2, 3]);
+        assert_eq!(at(12 + 239, 12 + 191), [1, 2, 3]);
+        assert_eq!(at(12 + 240, 12), BACKGROUND);
+        assert_eq!(at(408, 12), [4, 5, 6]);
+        assert_eq!(at(405, 9), Mark::Agrees.color());
+        let second = 12 + 192 + text + 12;
+        assert_eq!(at(395, second + 191), [7, 8, 9]);
+        assert_eq!(at(396, second), Mark::Differs.color());
+        // The `a` below the first picture: nothing above the height of a small letter, then ink.
+        let ink = |y: usize| (12..24).filter(|x| at(*x, y) == INK).count();
+        assert_eq!([0, 3, 4, 12, 14].map(|row| ink(12 + 192 + GAP + row)), [0, 0, 6, 8, 0]);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub enum Operation {
     Sobel,
     /// An operation of Pillow on bytes.
     Pillow(PillowOperation),
+    /// A part of the view at the view's size.
+    Recrop(Crop),
     /// Patches laid out; the last operation, it makes the view's size another than the crop's.
     Jigsaw(Patches),
 }
@@ -178,7 +180,11 @@ impl Pipeline {
                         let mut common = Stream::open(seed, Purpose::Augment, scope);
                         image = substream(&mut common, Purpose::Augment, place);
                     }
-                    crop = Some(it.sample(&mut image, (width, height)));
+                    match crop {
+                        None => crop = Some(it.sample(&mut image, (width, height))),
+                        Some(_) => operations
+                            .push(Operation::Recrop(it.sample(&mut image, (size_px, size_px)))),
+                    }
                 }
                 Step::Resize(resize) => crop = Some(resize.whole(width, height)),
                 Step::Flip(it) => {
@@ -332,6 +338,27 @@ impl Drawn {
                 Operation::Noise(noise) => noise.apply(planes, &mut scratch.values),
                 Operation::Sobel => sobel(planes, size, &mut scratch.values),
                 Operation::Pillow(operation) => operation.apply(planes, size, &mut scratch.bytes),
+                Operation::Recrop(crop) => {
+                    let Filter::Tensorflow(version) = crop.interpolation.filter() else {
+                        panic!("a crop of a view is resized by TensorFlow's filters");
+                    };
+                    scratch.values.clear();
+                    for plane in &planes {
+                        scratch.values.extend_from_slice(plane);
+                    }
+                    let part = |c: usize| &scratch.values[c * size * size..][..size * size];
+                    let source = [part(0), part(1), part(2)];
+                    let (place, buffer) = (crop.place(), &mut scratch.resampler);
+                    resample::resize_planes(
+                        source,
+                        size,
+                        place,
+                        (size, size),
+                        version,
+                        buffer,
+                        planes,
+                    );
+                }
                 Operation::Jigsaw(_) => unreachable!("a jigsaw is the last operation"),
             }
         }
@@ -383,6 +410,9 @@ impl fmt::Display for Drawn {
                 Operation::Noise(noise) => write!(f, ", noise {:.2}", noise.std)?,
                 Operation::Sobel => f.write_str(", edges")?,
                 Operation::Pillow(operation) => write!(f, ", {operation}")?,
+                Operation::Recrop(Crop { left, top, width, height, .. }) => {
+                    write!(f, ", crop again {width}x{height} at ({left}, {top})")?;
+                }
                 Operation::Jigsaw(patches) => {
                     write!(f, ", jigsaw {0}x{0} of {1} px", patches.grid(), patches.patch_px)?;
                 }
@@ -485,6 +515,30 @@ mod tests {
             }
             crops.dedup();
             assert_eq!(crops.len(), 20);
+        }
+    }
+
+    #[test]
+    fn a_second_crop_takes_a_part_of_the_view() {
+        let sharp = "size_px = 24, interpolation = \"tensorflow_bicubic\" }";
+        let step = CROP.replace("size_px = 8 }", sharp);
+        let once = pipeline(&step);
+        let twice = pipeline(&format!("{step}, {step}"));
+        let (image, mut scratch) = (noise(40, 30), Scratch::default());
+        for index in 0..20 {
+            let drawn = once.sample(1, 0, index, 0, 0, (40, 30));
+            let mut view = Image { width: 24, height: 24, pixels: vec![0; 3 * 24 * 24] };
+            drawn.apply(&image, &mut scratch, &mut view.pixels);
+            let again = twice.sample(1, 0, index, 0, 0, (40, 30));
+            assert_eq!(again.crop, drawn.crop);
+            let [Operation::Recrop(part)] = &again.operations[..] else { panic!("{again}") };
+            assert!(part.left + part.width <= 24 && part.top + part.height <= 24);
+            let (mut found, mut expected) = (vec![0; 3 * 24 * 24], vec![0; 3 * 24 * 24]);
+            again.apply(&image, &mut scratch, &mut found);
+            let filter = Interpolation::TensorflowBicubic;
+            scratch.resize(&view, part.place(), (24, 24), filter, &mut expected);
+            // The view was rounded in between here.
+            assert!(found.iter().zip(&expected).all(|(a, b)| a.abs_diff(*b) <= 1));
         }
     }
 

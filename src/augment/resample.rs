@@ -43,6 +43,42 @@ pub(super) fn resize(
     buffer: &mut Buffer,
     out: [&mut [f32]; 3],
 ) {
+    let read = |y: usize, line: &mut [f32]| {
+        let start = 3 * ((top + y) * image.width + left);
+        widen(&image.pixels[start..start + 3 * width], line);
+    };
+    run(read, (width, height), size, version, buffer, out);
+}
+
+/// The same for square planes of side `side`.
+pub(super) fn resize_planes(
+    [red, green, blue]: [&[f32]; 3],
+    side: usize,
+    [left, top, width, height]: [usize; 4],
+    size: (usize, usize),
+    version: Version,
+    buffer: &mut Buffer,
+    out: [&mut [f32]; 3],
+) {
+    let read = |y: usize, line: &mut [f32]| {
+        let row = (top + y) * side + left..(top + y) * side + left + width;
+        let values = red[row.clone()].iter().zip(&green[row.clone()]).zip(&blue[row]);
+        for (pixel, ((red, green), blue)) in line.as_chunks_mut::<3>().0.iter_mut().zip(values) {
+            *pixel = [*red, *green, *blue];
+        }
+    };
+    run(read, (width, height), size, version, buffer, out);
+}
+
+/// Resizes (width, height) pixels whose row y `read` writes, channels interleaved, to the front of a line.
+fn run(
+    read: impl Fn(usize, &mut [f32]),
+    (width, height): (usize, usize),
+    size: (usize, usize),
+    version: Version,
+    buffer: &mut Buffer,
+    [red, green, blue]: [&mut [f32]; 3],
+) {
     let Buffer { line, rows } = buffer;
     // Windows of four pixels and one value more, so that a pixel can be read as four lanes.
     line.clear();
@@ -51,7 +87,6 @@ pub(super) fn resize(
     rows.resize(4 * 3 * size.0, 0.0);
     let mut held = [usize::MAX; 4];
     let columns = taps(width, size.0, version);
-    let [red, green, blue] = out;
     let targets = red
         .chunks_exact_mut(size.0)
         .zip(green.chunks_exact_mut(size.0))
@@ -59,8 +94,7 @@ pub(super) fn resize(
     for (at, ((red, green), blue)) in taps(height, size.1, version).iter().zip(targets) {
         for y in at.first..height.min(at.first + 4) {
             if held[y % 4] != y {
-                let start = 3 * ((top + y) * image.width + left);
-                widen(&image.pixels[start..start + 3 * width], line);
+                read(y, line);
                 let target = &mut rows[y % 4 * 3 * size.0..][..3 * size.0];
                 along(line, &columns, target);
                 held[y % 4] = y;
@@ -116,7 +150,7 @@ fn keys(phase: f32, version: Version) -> [f32; 4] {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn widen(pixels: &[u8], line: &mut [f32]) {
     for (value, byte) in line.iter_mut().zip(pixels) {
-        *value = f32::from(*byte);
+        *value = f32::from(*byte) / 255.0;
     }
 }
 
@@ -138,13 +172,13 @@ fn along(line: &[f32], columns: &[Taps], out: &mut [f32]) {
     }
 }
 
-/// Weighs four rows of 0 to 255 and brings the sum to \[0, 1\].
+/// Weighs four rows and clips the sum to \[0, 1\].
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn across(rows: [&[f32]; 4], weights: [f32; 4], out: &mut [f32]) {
     let [a, b, c, d] = weights;
     let [first, second, third, fourth] = rows;
     for ((((out, p), q), r), s) in out.iter_mut().zip(first).zip(second).zip(third).zip(fourth) {
-        *out = ((a * p + b * q + c * r + d * s) * (1.0 / 255.0)).clamp(0.0, 1.0);
+        *out = (a * p + b * q + c * r + d * s).clamp(0.0, 1.0);
     }
 }
 
@@ -225,5 +259,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn planes_are_resized_like_bytes() {
+        let side = 13;
+        let pixels: Vec<u8> = (0..3 * side * side).map(|i| (i * i % 251) as u8).collect();
+        let image = Image { width: side, height: side, pixels };
+        let plane = |c: usize| image.pixels[c..].iter().step_by(3).map(|v| f32::from(*v) / 255.0);
+        let source: [Vec<f32>; 3] = [0, 1, 2].map(|c| plane(c).collect());
+        let place = [2, 1, 10, 11];
+        let mut buffer = Buffer::default();
+        let mut results = [(); 2].map(|()| [0, 1, 2].map(|_| vec![0.0; 20 * 20]));
+        let [bytes, planes] = results.each_mut().map(|it| it.each_mut().map(|it| &mut it[..]));
+        resize(&image, place, (20, 20), Version::Two, &mut buffer, bytes);
+        let source = source.each_ref().map(|it| &it[..]);
+        resize_planes(source, side, place, (20, 20), Version::Two, &mut buffer, planes);
+        assert_eq!(results[0], results[1]);
     }
 }

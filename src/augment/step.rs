@@ -18,7 +18,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum Step {
-    /// A random part of the image at a fixed size.
+    /// A random part of the image at a fixed size; of the view if it is not the first step.
     RandomResizedCrop(RandomResizedCrop),
     /// The whole image at a fixed size.
     Resize(Resize),
@@ -105,13 +105,18 @@ impl ViewRecipe {
         for (index, step) in self.steps.iter().enumerate() {
             let place = Place(format!("{view}.steps[{index}]"));
             match step {
-                Step::RandomResizedCrop(_) | Step::Resize(_) if index > 0 => {
+                Step::Resize(_) if index > 0 => {
                     return Err(Error::Recipe(format!(
                         "`{}` gives a size again; only the first step may",
                         place.0
                     )));
                 }
-                Step::RandomResizedCrop(crop) => crop.check(&place)?,
+                Step::RandomResizedCrop(crop) => {
+                    crop.check(&place)?;
+                    if index > 0 {
+                        crop.check_again(&place, self.crop_px())?;
+                    }
+                }
                 Step::Resize(resize) => place.size(resize.size_px)?,
                 Step::Flip(flip) => place.probability(flip.probability)?,
                 Step::ColorJitter(jitter) => jitter.check(&place)?,
@@ -304,6 +309,16 @@ mod tests {
                 "{ name = \"grayscale\" }",
                 "{ name = \"resize\", size_px = 8 }",
                 "only the first step may",
+            ),
+            (
+                "{ name = \"flip\" }",
+                "{ name = \"random_resized_crop\", size_px = 24 }",
+                "`view[3].steps[1].size_px` must be that of the first crop, `32`, found `24`",
+            ),
+            (
+                "{ name = \"flip\" }",
+                "{ name = \"random_resized_crop\", size_px = 32 }",
+                "`view[3].steps[1].interpolation` must be one of TensorFlow's",
             ),
             (
                 "{ name = \"flip\" }",

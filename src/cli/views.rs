@@ -3,17 +3,24 @@
 use super::Answer;
 use super::pretrain::selection;
 use anyhow::Result;
-use diptych::augment::{Pipeline, views_gallery, write_png};
-use diptych::data;
+use diptych::augment::{
+    Gallery, Pipeline, SampledImage, ViewRecipe, named, sample_images, write_png,
+};
+use diptych::data::{self, Selection};
 use diptych::error::Error;
+use diptych::overrides;
 use diptych::recipe::Recipe;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  diptych views cifar10/simclr --data cifar10/ --out views.png")]
+#[command(
+    after_help = "Examples:\n  diptych views cifar10/simclr --data cifar10/ --out views.png\n  \
+                  diptych views swav_mc@112 --data synthetic:scenes"
+)]
 pub(super) struct Arguments {
-    /// A recipe file or a built-in name
+    /// A recipe file, a built-in recipe, or a published set of views (`byol`, `mocov2@96`)
     recipe: String,
     /// Settings to change, `key=value`
     overrides: Vec<String>,
@@ -28,31 +35,94 @@ pub(super) struct Arguments {
     images: usize,
 }
 
+/// What is shown, of which images.
+struct Wanted {
+    seed: u64,
+    view: Vec<ViewRecipe>,
+    source: Option<String>,
+    selection: Selection,
+}
+
+/// What `key=value` may change of a set of views.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    seed: u64,
+    view: Vec<ViewRecipe>,
+}
+
+impl Wanted {
+    fn load(name: &str, changes: &[String]) -> Result<Self> {
+        // Recipes are files or have a slash in their names, sets of views do not.
+        if Path::new(name).is_file() || name.contains('/') {
+            let recipe = Recipe::load(name, changes)?;
+            let selection = selection(&recipe);
+            let Recipe { seed, view, data, .. } = recipe;
+            return Ok(Self { seed, view, source: data.source, selection });
+        }
+        let settings = Settings { seed: 0, view: named(name)? };
+        let Settings { seed, view } = overrides::apply(&settings, changes, &[])?;
+        Ok(Self { seed, view, source: None, selection: Selection::default() })
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
-    let recipe = Recipe::load(&arguments.recipe, &arguments.overrides)?;
-    let location =
-        arguments.data.clone().or_else(|| recipe.data.source.clone()).ok_or_else(|| {
-            Error::Recipe(
-                "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
-            )
-        })?;
-    let dataset = data::open(&location)?.for_training(&selection(&recipe))?;
-    let pipeline = Pipeline::new(&recipe.view)?;
-    let gallery = views_gallery(dataset.as_ref(), &pipeline, recipe.seed, arguments.images)?;
-    write_png(&gallery.sheet(), &arguments.out)?;
-    let rows: Vec<Vec<&str>> = gallery
-        .rows
-        .iter()
-        .map(|row| row.iter().map(|cell| cell.caption.as_str()).collect())
-        .collect();
-    let lines: Vec<String> = rows
-        .iter()
-        .map(|row| {
-            let views = row.iter().enumerate().skip(1);
-            let views: Vec<String> = views.map(|(n, text)| format!("  view {n}: {text}")).collect();
-            format!("{}\n{}", row.first().unwrap_or(&""), views.join("\n"))
-        })
-        .collect();
+    let Wanted { seed, view, source, selection } =
+        Wanted::load(&arguments.recipe, &arguments.overrides)?;
+    let location = arguments.data.clone().or(source).ok_or_else(|| {
+        Error::Recipe(
+            "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
+        )
+    })?;
+    let dataset = data::open(&location)?.for_training(&selection)?;
+    let pipeline = Pipeline::new(&view)?;
+    let images = sample_images(dataset.as_ref(), &pipeline, seed, arguments.images)?;
+    let lines: Vec<String> = images.iter().map(describe).collect();
     let text = format!("{}\n{}", lines.join("\n"), arguments.out.display());
-    Ok(Answer { text, json: json!({ "picture": arguments.out, "images": rows }) })
+    let json = json!({ "picture": arguments.out, "images": images.iter().map(values).collect::<Vec<_>>() });
+    write_png(&Gallery::from(images).sheet(), &arguments.out)?;
+    Ok(Answer { text, json })
+}
+
+fn describe(SampledImage { path, image, views }: &SampledImage) -> String {
+    let views = views.iter().enumerate();
+    let views = views.map(|(n, (drawn, _))| format!("\n  view {}: {drawn}", n + 1));
+    format!("{path}, {}x{}{}", image.width, image.height, views.collect::<String>())
+}
+
+fn values(SampledImage { path, image, views }: &SampledImage) -> serde_json::Value {
+    let views = views.iter().map(|(drawn, view)| {
+        json!({ "size_px": view.width, "text": drawn.to_string(), "sampled": drawn })
+    });
+    json!({
+        "path": path,
+        "width": image.width,
+        "height": image.height,
+        "views": views.collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_views_takes_overrides_like_a_recipe() {
+        let changes = ["seed=3".to_owned(), "view.1.count=2".to_owned()];
+        let wanted = Wanted::load("byol@96", &changes).unwrap();
+        assert_eq!((wanted.seed, wanted.source), (3, None));
+        assert_eq!(
+            wanted.view.iter().map(|it| (it.count, it.size_px())).collect::<Vec<_>>(),
+            [(1, 96), (2, 96)]
+        );
+        let message = |name: &str, change: &str| {
+            Wanted::load(name, &[change.to_owned()]).err().unwrap().to_string()
+        };
+        let found = message("byol", "view.1.cont=2");
+        assert!(found.contains("view.1.count"), "{found}");
+        let found = message("cifar10/simclir", "seed=1");
+        assert!(found.contains("cifar10/simclr"), "{found}");
+        let found = message("byoll", "seed=1");
+        assert!(found.contains("`byol`"), "{found}");
+    }
 }
