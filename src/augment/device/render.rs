@@ -4,7 +4,7 @@ use super::{operations, pillow};
 use crate::augment::crop::{Crop, Filter, Interpolation};
 use crate::augment::jigsaw::Patches;
 use crate::augment::pipeline::{Drawn, Operation};
-use crate::augment::resample;
+use crate::augment::resample::{self, Version};
 use tch::{Device, Kind, Tensor};
 
 /// Values worked on at a time; bounds the memory of a batch of any size.
@@ -79,6 +79,9 @@ fn alike(one: &Operation, other: &Operation) -> bool {
         }
         (Operation::Rotate(one), Operation::Rotate(other)) => one == other,
         (Operation::Pillow(one), Operation::Pillow(other)) => pillow::alike(*one, *other),
+        (Operation::Recrop(one), Operation::Recrop(other)) => {
+            one.interpolation == other.interpolation
+        }
         _ => discriminant(one) == discriminant(other),
     }
 }
@@ -106,9 +109,24 @@ fn apply(group: &[&Operation], values: &Tensor) -> Tensor {
         Operation::Noise(_) => operations::noise(&held!(Noise), values),
         Operation::Sobel => operations::sobel(values),
         Operation::Pillow(_) => pillow::change(&held!(Pillow), values),
+        Operation::Recrop(_) => recropped(group, values),
         // It acts on the finished bytes.
         Operation::Jigsaw(_) => values.shallow_clone(),
     }
+}
+
+fn recropped(group: &[&Operation], values: &Tensor) -> Tensor {
+    let crops: Vec<&Crop> = group
+        .iter()
+        .map(|operation| match operation {
+            Operation::Recrop(crop) => crop,
+            _ => unreachable!("a group holds alike operations"),
+        })
+        .collect();
+    let Filter::Tensorflow(version) = crops[0].interpolation.filter() else {
+        panic!("a crop of a view is resized by TensorFlow's filters");
+    };
+    tensorflow_resized(values, &crops, version)
 }
 
 /// Changes some of the images and leaves the others alone.
@@ -117,7 +135,8 @@ fn on(mut values: Tensor, places: &[i64], change: impl FnOnce(&Tensor) -> Tensor
         return values;
     }
     if places.len() as i64 == values.size()[0] {
-        return change(&values);
+        // One plane may stand for all three channels, which could not be written to afterwards.
+        return change(&values).contiguous();
     }
     let places = Tensor::from_slice(places).to_device(values.device());
     let changed = change(&values.index_select(0, &places));
@@ -134,14 +153,15 @@ fn positions(drawn: &[Drawn], holds: impl Fn(&Drawn) -> bool) -> Vec<i64> {
 /// powers of two, which no order of summing and no reduced precision of f32 products can change. In the order of the host:
 /// the columns first for bilinear, the rows first for the others.
 fn resized(images: &Tensor, crops: &[&Crop]) -> Tensor {
-    let (size, device) = (crops[0].size_px, images.device());
-    let (height, width) = (images.size()[1] as usize, images.size()[2] as usize);
-    let rows: Vec<[usize; 2]> = crops.iter().map(|crop| [crop.top, crop.height]).collect();
-    let columns: Vec<[usize; 2]> = crops.iter().map(|crop| [crop.left, crop.width]).collect();
-    let values = images.to_kind(Kind::Double);
     let interpolation = crops[0].interpolation;
     match interpolation.filter() {
         Filter::Pillow(_) => {
+            let (size, device) = (crops[0].size_px, images.device());
+            let (height, width) = (images.size()[1] as usize, images.size()[2] as usize);
+            let rows: Vec<[usize; 2]> = crops.iter().map(|crop| [crop.top, crop.height]).collect();
+            let columns: Vec<[usize; 2]> =
+                crops.iter().map(|crop| [crop.left, crop.width]).collect();
+            let values = images.to_kind(Kind::Double);
             let cubic = interpolation == Interpolation::Bicubic;
             let weights =
                 |spans: &[[usize; 2]], length| pillow_weights(spans, size, length, cubic, device);
@@ -157,15 +177,52 @@ fn resized(images: &Tensor, crops: &[&Crop]) -> Tensor {
             values.permute([0, 3, 1, 2]).to_kind(Kind::Float).contiguous() / 255.0
         }
         Filter::Tensorflow(version) => {
-            let weights = |spans: &[[usize; 2]], length| {
-                tensorflow_weights(spans, size, length, version, device)
-            };
-            let wide = weigh(&weights(&columns, width), &values.transpose(1, 2));
-            let values = weigh(&weights(&rows, height), &wide.transpose(1, 2));
-            let values = values.permute([0, 3, 1, 2]).to_kind(Kind::Float).contiguous();
-            (values * (1.0 / 255.0)).clamp(0.0, 1.0)
+            let values = images.permute([0, 3, 1, 2]).to_kind(Kind::Float) / 255.0;
+            tensorflow_resized(&values, crops, version)
         }
     }
+}
+
+/// Resizes a box of each of `values`, `[m, 3, H, W]` in \[0, 1\], as TensorFlow does, the rows first. The four neighbours
+/// are summed in the order of the host.
+fn tensorflow_resized(values: &Tensor, crops: &[&Crop], version: Version) -> Tensor {
+    let columns = |crop: &Crop| [crop.left, crop.width];
+    let wide = tensorflow_axis(values, 3, crops, columns, version);
+    let rows = |crop: &Crop| [crop.top, crop.height];
+    tensorflow_axis(&wide, 2, crops, rows, version).clamp(0.0, 1.0)
+}
+
+/// Resizes the part `[start, extent]` of an axis.
+fn tensorflow_axis(
+    values: &Tensor,
+    axis: usize,
+    crops: &[&Crop],
+    span: fn(&Crop) -> [usize; 2],
+    version: Version,
+) -> Tensor {
+    let size = crops[0].size_px;
+    let taps: Vec<_> = crops
+        .iter()
+        .flat_map(|crop| {
+            let [start, extent] = span(crop);
+            let taps = resample::taps(extent, size, version).into_iter();
+            taps.map(move |taps| (taps, start, start + extent - 1))
+        })
+        .collect();
+    let mut shape = [-1, 1, 1, 1];
+    shape[axis] = size as i64;
+    let mut whole = values.size();
+    whole[axis] = size as i64;
+    let neighbour = |k: usize| {
+        // Fewer than four pixels leave the last weights 0.
+        let places: Vec<i64> =
+            taps.iter().map(|(it, start, last)| (start + it.first + k).min(*last) as i64).collect();
+        let weights: Vec<f32> = taps.iter().map(|(it, ..)| it.weights[k]).collect();
+        let places = Tensor::from_slice(&places).view(shape).to_device(values.device());
+        let weights = Tensor::from_slice(&weights).view(shape).to_device(values.device());
+        values.gather(axis as i64, &places.expand(&whole, true), false) * weights
+    };
+    neighbour(0) + neighbour(1) + neighbour(2) + neighbour(3)
 }
 
 /// `[m, s, a]` weights times `[m, a, b, 3]`, summed over a: `[m, s, b, 3]`.
@@ -207,27 +264,6 @@ fn pillow_weights(
     let largest = weights.amax([1, 2].as_slice(), true);
     let unit = ((largest.reciprocal() * 32_767.5).log2().ceil() - 1.0).clamp_max(21.0).exp2();
     (weights * &unit).round() / unit
-}
-
-/// The same for TensorFlow's bicubic.
-fn tensorflow_weights(
-    spans: &[[usize; 2]],
-    size: usize,
-    length: usize,
-    version: resample::Version,
-    device: Device,
-) -> Tensor {
-    let mut weights = vec![0.0; spans.len() * size * length];
-    for ([start, extent], rows) in spans.iter().zip(weights.chunks_exact_mut(size * length)) {
-        let taps = resample::taps(*extent, size, version);
-        for (taps, row) in taps.iter().zip(rows.chunks_exact_mut(length)) {
-            // Fewer than four pixels leave the last weights 0.
-            let row = &mut row[start + taps.first..start + extent];
-            row.iter_mut().zip(taps.weights).for_each(|(value, weight)| *value = f64::from(weight));
-        }
-    }
-    let shape = [spans.len() as i64, size as i64, length as i64];
-    Tensor::from_slice(&weights).view(shape).to_device(device)
 }
 
 /// Lays patches of `images`, `[m, 3, size, size]`, out; all jigsaws have one form.

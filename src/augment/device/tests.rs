@@ -208,15 +208,19 @@ fn lists_that_differ_in_length_and_order_stay_with_their_images() {
     let size = (23, 19);
     let crops = crops(size, 16, Interpolation::Bilinear);
     let all: Vec<_> = operations().into_iter().filter(|(name, _)| *name != "jigsaw").collect();
-    let mixed = |at: usize| {
+    let mixed = |first: &Option<Operation>, at: usize| {
         let mut stream = Stream::open(4, Purpose::Test, Scope::Item(at as u64));
-        let count = stream.below(4);
-        (0..count).map(|_| (all[stream.below(all.len() as u64) as usize].1)(at)).collect()
+        let mut draw = || (all[stream.below(all.len() as u64) as usize].1)(at);
+        let rest: Vec<Operation> = (0..at % 4).map(|_| draw()).collect();
+        first.iter().cloned().chain(rest).collect()
     };
+    let grey = Operation::Color(Adjustment::Grayscale);
     for device in devices() {
-        let drawn = drawn(&crops, mixed);
-        let (largest, differing) = compare(&drawn, size, device);
-        // A value that is rounded apart may be stretched by what follows.
-        assert!(largest <= 4 && differing < 1e-3, "{largest} {differing}");
+        for first in [None, Some(Operation::Sobel), Some(grey.clone())] {
+            let drawn = drawn(&crops, |at| mixed(&first, at));
+            let (largest, differing) = compare(&drawn, size, device);
+            // A value that is rounded apart may be stretched by what follows.
+            assert!(largest <= 4 && differing < 1e-3, "{first:?}: {largest} {differing}");
+        }
     }
 }
