@@ -27,6 +27,7 @@ pub const BUILT_IN: &[(&str, &str)] = &[
 /// Settings of how, not what, is computed: they may change when a run goes on.
 const HOW: &[&str] = &[
     "data.source",
+    "data.executor",
     "data.threads",
     "data.prefetch",
     "data.micro_batch_size",
@@ -52,7 +53,7 @@ const HOW: &[&str] = &[
 
 /// Changing one of these changes the last bits of the weights.
 const BITS: &[&str] =
-    &["data.micro_batch_size", "train.device", "train.threads", "train.tile_rows"];
+    &["data.executor", "data.micro_batch_size", "train.device", "train.threads", "train.tile_rows"];
 
 /// A whole pre-training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,12 +137,27 @@ pub struct DataConfig {
     /// Share of damaged images above which the run stops.
     #[serde(default = "one_percent")]
     pub max_damaged: f64,
+    /// Where views are made: `host` (threads of the processor) or `device` (for images of one size, which then lie in the
+    /// device's memory). A rare pixel differs by 1 of 255.
+    #[serde(default)]
+    pub executor: Executor,
     /// Loader threads; 0 takes every core.
     #[serde(default)]
     pub threads: usize,
     /// Batches made ahead.
     #[serde(default = "two")]
     pub prefetch: usize,
+}
+
+/// Where views are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Executor {
+    /// On threads of the processor.
+    #[default]
+    Host,
+    /// On the device that trains.
+    Device,
 }
 
 fn one_percent() -> f64 {

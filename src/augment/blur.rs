@@ -158,8 +158,8 @@ impl Kernel {
         }
     }
 
-    /// Blurs one square plane of values in \[0, 1\] in place; `buffer` is only memory.
-    pub(super) fn apply(&self, plane: &mut [f32], size_px: usize, buffer: &mut Buffer) {
+    /// What the blur does along either axis.
+    pub(super) fn filter(&self) -> Filter {
         match *self {
             Self::Kernel { sigma_px, radius_px, border } => {
                 let outside = match border {
@@ -167,16 +167,25 @@ impl Kernel {
                     Border::Reflect => Outside::Reflect,
                 };
                 let taps = gaussian(f64::from(sigma_px), radius_px);
-                Filter { taps, passes: 1, whole: false, outside }.apply(plane, size_px, buffer);
+                Filter { taps, passes: 1, whole: false, outside }
             }
             Self::Pillow { sigma_px } => {
                 let taps = pillow_box(f64::from(sigma_px));
-                let (passes, outside) = (PILLOW_PASSES, Outside::Repeat);
-                to_bytes(plane);
-                Filter { taps, passes, whole: true, outside }.apply(plane, size_px, buffer);
-                for value in plane {
-                    *value /= 255.0;
-                }
+                Filter { taps, passes: PILLOW_PASSES, whole: true, outside: Outside::Repeat }
+            }
+        }
+    }
+
+    /// Blurs one square plane of values in \[0, 1\] in place; `buffer` is only memory.
+    pub(super) fn apply(&self, plane: &mut [f32], size_px: usize, buffer: &mut Buffer) {
+        let filter = self.filter();
+        if filter.whole {
+            to_bytes(plane);
+        }
+        filter.apply(plane, size_px, buffer);
+        if filter.whole {
+            for value in plane {
+                *value /= 255.0;
             }
         }
     }
@@ -213,8 +222,8 @@ pub(super) struct Buffer {
     rows: Vec<f32>,
 }
 
-#[derive(Clone, Copy)]
-enum Outside {
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Outside {
     Zero,
     Reflect,
     Repeat,
@@ -222,7 +231,7 @@ enum Outside {
 
 impl Outside {
     /// The pixel that stands for position `index` of 0..size, or none for black.
-    fn source(self, index: isize, size: usize) -> Option<usize> {
+    pub(super) fn source(self, index: isize, size: usize) -> Option<usize> {
         let last = size as isize - 1;
         match self {
             _ if (0..=last).contains(&index) => Some(index as usize),
@@ -240,14 +249,14 @@ impl Outside {
 const LANES: usize = 32;
 
 /// A symmetric kernel that acts along the rows, then along the columns.
-struct Filter {
+pub(super) struct Filter {
     /// Its centre and one side.
-    taps: Vec<f32>,
+    pub(super) taps: Vec<f32>,
     /// How often it acts along either.
-    passes: usize,
-    /// Whether every pass rounds to whole numbers.
-    whole: bool,
-    outside: Outside,
+    pub(super) passes: usize,
+    /// Whether it acts on bytes and every pass rounds to whole numbers.
+    pub(super) whole: bool,
+    pub(super) outside: Outside,
 }
 
 impl Filter {

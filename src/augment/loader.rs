@@ -180,13 +180,55 @@ struct Work {
     recycled: Receiver<Vec<Vec<u8>>>,
     /// One for each thread of the pool.
     scratch: Vec<Mutex<Scratch>>,
-    /// Distinct damaged images met so far, with path and reason.
-    damaged: BTreeMap<usize, (String, String)>,
+    damaged: Damaged,
     max_damaged: f64,
 }
 
 /// Images tried in the place of a damaged one.
-const SUBSTITUTES: usize = 100;
+pub(super) const SUBSTITUTES: usize = 100;
+
+/// Path and reason of the distinct damaged images met so far, by index.
+pub(super) type Damaged = BTreeMap<usize, (String, String)>;
+
+/// Draws what stands in for an image in its place of an epoch.
+pub(super) fn substitutes(seed: u64, epoch: u32, index: usize) -> Stream {
+    let scope = Scope::Image { epoch, index: index as u32, view: 0 };
+    Stream::open(seed, Purpose::Substitute, scope)
+}
+
+/// Decodes an image that has pixels.
+pub(super) fn decode(dataset: &dyn Dataset, index: usize) -> Result<Image> {
+    let image = dataset.image(index)?;
+    if image.width == 0 || image.height == 0 {
+        let path = dataset.path(index);
+        return Err(Error::Data(format!("image without pixels: {path}")));
+    }
+    Ok(image)
+}
+
+/// Gives up when too many of the images are damaged, or none was found for a place.
+pub(super) fn tolerate(
+    damaged: &Damaged,
+    images: usize,
+    max_damaged: f64,
+    no_substitute: bool,
+) -> Result<()> {
+    let found = damaged.len();
+    if !no_substitute && found as f64 <= max_damaged * images as f64 {
+        return Ok(());
+    }
+    let mut list: Vec<String> =
+        damaged.values().take(10).map(|(path, reason)| format!("\n  {path}: {reason}")).collect();
+    if found > list.len() {
+        list.push(format!("\n  and {} more", found - list.len()));
+    }
+    let enough = ((found as f64 / images as f64) * 1e4).ceil() / 1e4;
+    Err(Error::Data(format!(
+        "{found} of {images} images are damaged, more than `data.max_damaged={max_damaged}` allows; mend or remove them, \
+         or set `data.max_damaged={enough}` or above:{}",
+        list.concat()
+    )))
+}
 
 /// What became of one place in a batch.
 struct Outcome {
@@ -226,7 +268,8 @@ impl Work {
                 self.damaged.insert(index, (path.clone(), reason.clone()));
                 damaged.push(Damage { index, path, reason, substitute });
             }
-            self.tolerate(outcome.shown.is_none())?;
+            let (images, lost) = (self.order.images(), outcome.shown.is_none());
+            tolerate(&self.damaged, images, self.max_damaged, lost)?;
         }
         Ok(HostBatch { step, epoch, indices, views, damaged })
     }
@@ -238,11 +281,10 @@ impl Work {
         if self.stop.load(Ordering::Relaxed) {
             return Outcome { shown: Some(index), damaged };
         }
-        let scope = Scope::Image { epoch, index: index as u32, view: 0 };
-        let mut stream = Stream::open(self.seed, Purpose::Substitute, scope);
+        let mut stream = substitutes(self.seed, epoch, index);
         let mut shown = index;
         let image = loop {
-            match self.decode(shown) {
+            match decode(self.dataset.as_ref(), shown) {
                 Ok(image) => break image,
                 Err(error) => damaged.push((shown, error.to_string())),
             }
@@ -262,39 +304,6 @@ impl Work {
             );
         }
         Outcome { shown: Some(shown), damaged }
-    }
-
-    fn decode(&self, index: usize) -> Result<Image> {
-        let image = self.dataset.image(index)?;
-        if image.width == 0 || image.height == 0 {
-            let path = self.dataset.path(index);
-            return Err(Error::Data(format!("image without pixels: {path}")));
-        }
-        Ok(image)
-    }
-
-    /// Gives up when too many images are damaged, or none was found for a place.
-    fn tolerate(&self, no_substitute: bool) -> Result<()> {
-        let (found, images) = (self.damaged.len(), self.order.images());
-        if !no_substitute && found as f64 <= self.max_damaged * images as f64 {
-            return Ok(());
-        }
-        let mut list: Vec<String> = self
-            .damaged
-            .values()
-            .take(10)
-            .map(|(path, reason)| format!("\n  {path}: {reason}"))
-            .collect();
-        if found > list.len() {
-            list.push(format!("\n  and {} more", found - list.len()));
-        }
-        let enough = ((found as f64 / images as f64) * 1e4).ceil() / 1e4;
-        Err(Error::Data(format!(
-            "{found} of {images} images are damaged, more than `data.max_damaged={}` allows; mend or remove them, or \
-             set `data.max_damaged={enough}` or above:{}",
-            self.max_damaged,
-            list.concat()
-        )))
     }
 }
 

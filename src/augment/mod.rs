@@ -1,8 +1,9 @@
 //! From images to views: the second stage of the flow.
 //!
 //! A recipe lists [`Step`]s per kind of view ([`ViewRecipe`]). A [`Pipeline`] *samples* them for one view of one image,
-//! which gives a small value ([`Drawn`]), and the value is *applied* to the image, which is deterministic. The
-//! [`Loader`] does both for whole batches on threads, [`to_device`] turns a batch into a tensor.
+//! which gives a small value ([`Drawn`]), and the value is *applied* to the image, which is deterministic. Two executors
+//! do both for whole batches: the [`Loader`] on threads of the host, whose bytes then move to the device, and the
+//! [`DeviceLoader`] on the device, with batched tensor arithmetic. [`Views`] gives the tensors of either's batch.
 //!
 //! One arithmetic holds everywhere: crop, resize as Pillow or TensorFlow does, then f32 in \[0, 1\] with the formulas of
 //! torchvision's or TensorFlow's float tensors, rounded once to 8 bits at the end; normalising is the first operation on
@@ -40,7 +41,7 @@ mod golden_tensorflow;
 pub use blur::{Blur, BlurKind, Border, Kernel, SigmaPer};
 pub use color::{Adjustment, ColorJitter, Grayscale, JitterKind};
 pub use crop::{Crop, CropKind, Interpolation, RandomResizedCrop, Resize};
-pub use device::to_device;
+pub use device::{Batch, Batches, DeviceBatch, DeviceLoader, Views, normalize, to_device};
 pub use erase::{Cutout, Patch, RandomErasing};
 pub use gallery::{Cell, Gallery, Mark, SampledImage, sample_images, views_gallery, write_png};
 pub use jigsaw::{Jigsaw, Patches};

@@ -17,9 +17,9 @@ pub(super) enum Version {
 
 /// One result along an axis: the weights of four neighbours from `first` on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Taps {
-    first: usize,
-    weights: [f32; 4],
+pub(super) struct Taps {
+    pub(super) first: usize,
+    pub(super) weights: [f32; 4],
 }
 
 /// Working memory of a resize.
@@ -108,7 +108,7 @@ fn run(
 }
 
 /// The weights along an axis of `source` pixels that gets `target`; the arithmetic is TensorFlow's, in f32.
-fn taps(source: usize, target: usize, version: Version) -> Vec<Taps> {
+pub(super) fn taps(source: usize, target: usize, version: Version) -> Vec<Taps> {
     let scale = source as f32 / target as f32;
     let last = source as isize - 1;
     let place = |x: usize| {

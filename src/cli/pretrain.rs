@@ -4,14 +4,16 @@ use super::Answer;
 use super::memory::{again, again_after_crash, with_less_memory};
 use super::monitor::{KnnMonitor, Pages, ProgressBar, open_source};
 use anyhow::Result;
-use diptych::augment::{Loader, LoaderConfig, Order, Pipeline, Preprocess, views_gallery};
+use diptych::augment::{
+    Batches, DeviceLoader, Loader, LoaderConfig, Order, Pipeline, Preprocess, views_gallery,
+};
 use diptych::data::{self, Dataset, Selection, Source};
 use diptych::error::Error;
 use diptych::evaluate::weights::Weights;
 use diptych::machine;
 use diptych::method::Method;
 use diptych::model::BackboneConfig;
-use diptych::recipe::{Recipe, differences};
+use diptych::recipe::{Executor, Recipe, differences};
 use diptych::report;
 use diptych::train::engine::guard;
 use diptych::train::journal::{Event, Journal};
@@ -348,19 +350,23 @@ fn attempt(
             .save(&folder.join("pictures"), "views")?;
     }
     let batches = |first_step: u64| {
-        Loader::start(
-            Arc::clone(&plan.dataset),
-            Arc::clone(&plan.pipeline),
-            plan.order.clone(),
-            &LoaderConfig {
-                seed: recipe.seed,
-                steps: first_step..plan.steps,
-                threads: recipe.data.threads,
-                background: layout.device == Device::Cpu,
-                prefetch: recipe.data.prefetch,
-                max_damaged: recipe.data.max_damaged,
-            },
-        )
+        let config = LoaderConfig {
+            seed: recipe.seed,
+            steps: first_step..plan.steps,
+            threads: recipe.data.threads,
+            background: layout.device == Device::Cpu,
+            prefetch: recipe.data.prefetch,
+            max_damaged: recipe.data.max_damaged,
+        };
+        let (pipeline, order) = (Arc::clone(&plan.pipeline), plan.order.clone());
+        match recipe.data.executor {
+            Executor::Host => Loader::start(Arc::clone(&plan.dataset), pipeline, order, &config)
+                .map(Batches::Host),
+            Executor::Device => guard("moving the images to the device", || {
+                DeviceLoader::start(plan.dataset.as_ref(), pipeline, order, &config, layout.device)
+                    .map(Batches::Device)
+            }),
+        }
     };
     let job = Job {
         trained,

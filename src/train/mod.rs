@@ -12,7 +12,7 @@ pub mod sentinel;
 pub mod step;
 pub mod stop;
 
-use crate::augment::{HostBatch, Loader};
+use crate::augment::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::method::{Method, Objective};
@@ -116,7 +116,7 @@ pub struct Job<'a> {
     /// Gives the learning rate of each step.
     pub schedule: Schedule,
     /// Gives the batches from a step on.
-    pub batches: &'a dyn Fn(u64) -> Result<Loader>,
+    pub batches: &'a dyn Fn(u64) -> Result<Batches>,
     /// How a batch is cut.
     pub layout: Layout,
     /// The `[train]` table.
@@ -176,7 +176,7 @@ struct Trainer<'a, 'o> {
     job: Job<'a>,
     run: &'a RunFolder,
     observers: &'a mut [&'o mut dyn Observer],
-    loader: Loader,
+    loader: Batches,
     metrics: Metrics,
     clock: Clock,
     watch: Watch,
@@ -233,19 +233,21 @@ impl<'a, 'o> Trainer<'a, 'o> {
             if stop.asked() {
                 return Err(interrupted());
             }
-            let batch = self.loader.next().ok_or_else(|| {
-                Error::Run(format!("the loader ended before step {}", self.step))
-            })??;
+            let what = format!("step {step}");
+            // Views that are made on the device are made here.
+            let batch = engine::guard(&what, || self.loader.next().transpose())?
+                .ok_or_else(|| Error::Run(format!("the loader ended before step {step}")))?;
             self.note_damage(&batch)?;
             if self.job.journal.skips(self.step) {
                 self.loader.recycle(batch);
                 self.finish_step(None)?;
                 continue;
             }
-            let (what, layout) = (format!("step {}", self.step), &self.job.layout);
+            let layout = &self.job.layout;
             let method = self.job.trained.method.as_ref();
             let mut buffers = leaves_out.then(|| Buffers::of(method));
-            let outcome = engine::guard(&what, || step::gradient(method, &batch, layout, stop))?;
+            let outcome =
+                engine::guard(&what, || step::gradient(method, batch.views(), layout, stop))?;
             let Some(outcome) = outcome else { return Err(interrupted()) };
             let learning_rate = self.job.schedule.at(self.step);
             let gradient_norm = optim::gradient_norm(method.parameters());
@@ -273,7 +275,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
             let probe_top1 = engine::guard(&what, || {
                 trained.optimizer.step(learning_rate);
                 let probe = trained.probe.as_mut();
-                Ok(probe.and_then(|probe| probe.step(&rows, &batch.indices)))
+                Ok(probe.and_then(|probe| probe.step(&rows, batch.indices())))
             })?;
             drop(rows);
             self.loader.recycle(batch);
@@ -283,8 +285,8 @@ impl<'a, 'o> Trainer<'a, 'o> {
         Ok(())
     }
 
-    fn note_damage(&mut self, batch: &HostBatch) -> Result<()> {
-        for damage in &batch.damaged {
+    fn note_damage(&mut self, batch: &Batch) -> Result<()> {
+        for damage in batch.damaged() {
             let (path, reason) = (&damage.path, &damage.reason);
             let stand_in = damage.substitute;
             self.run.log(&format!("damaged: {path}: {reason}; image {stand_in} stands in"))?;

@@ -5,7 +5,7 @@
 //! each micro-batch is embedded again, with its graph, to carry that gradient back. Views and statistics are the same in
 //! both passes; running statistics move in the second.
 
-use crate::augment::{HostBatch, to_device};
+use crate::augment::{Views, normalize};
 use crate::error::{Error, Result};
 use crate::method::{Method, Objective, Step};
 use crate::model::{Role, Statistics};
@@ -69,27 +69,21 @@ pub struct Outcome {
 /// Those of [`Method::objective`].
 pub fn gradient(
     method: &dyn Method,
-    batch: &HostBatch,
+    batch: &dyn Views,
     layout: &Layout,
     stop: &Stop,
 ) -> Result<Option<Outcome>> {
-    let step = Step { index: batch.step, tile_rows: layout.tile_rows };
+    let step = Step { index: batch.step(), tile_rows: layout.tile_rows };
     let (batch_size, micro) = (layout.batch, layout.micro_batch);
     let groups = (micro / layout.group) as i64;
     let all_groups = (batch_size / layout.group) as i64;
     method.parameters().zero_grad();
     let embed = |start: usize, statistics| {
-        let views: Result<Vec<Tensor>> = batch
-            .views
-            .iter()
-            .zip(&layout.views)
-            .map(|(pixels, view)| {
-                let image = 3 * view.size_px * view.size_px;
-                let part = &pixels[start * image..(start + micro) * image];
-                let size = [micro, view.size_px, view.size_px];
-                to_device(part, size, view.mean, view.std, layout.device, layout.kind)
-            })
-            .collect();
+        let view = |(index, view): (usize, &ViewInput)| {
+            let bytes = batch.bytes(index, view.size_px, start, micro, layout.device)?;
+            Ok(normalize(&bytes, view.mean, view.std, layout.kind))
+        };
+        let views: Result<Vec<Tensor>> = layout.views.iter().enumerate().map(view).collect();
         Ok::<_, Error>(method.embed(&views?, groups, statistics))
     };
 

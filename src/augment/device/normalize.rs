@@ -3,11 +3,28 @@
 use crate::error::{Error, Result};
 use tch::{Device, Kind, Tensor};
 
-/// Moves `n` views of `h` rows and `w` columns, `[n, h, w, 3]` bytes, to a device and normalises them:
-/// (value / 255 − mean) / std per channel.
+/// Bytes `[n, h, w, 3]` as a tensor on a device.
+pub(super) fn upload(bytes: &[u8], [n, h, w]: [usize; 3], device: Device) -> Tensor {
+    Tensor::from_slice(bytes).view([n as i64, h as i64, w as i64, 3]).to_device(device)
+}
+
+/// Normalises bytes `[n, h, w, 3]`: (value / 255 − mean) / std per channel.
 ///
-/// Returns `[n, 3, h, w]` of the given floating kind, laid out channels-last. Bytes travel, so a transfer is a quarter of
-/// that of f32. Only the thread that computes may call this.
+/// Returns `[n, 3, h, w]` of the given floating kind, laid out channels-last, on the same device.
+pub fn normalize(bytes: &Tensor, mean: [f64; 3], std: [f64; 3], kind: Kind) -> Tensor {
+    let mut pixels = bytes.permute([0, 3, 1, 2]).to_kind(kind);
+    let channel = |values: [f64; 3]| {
+        Tensor::from_slice(&values).view([1, 3, 1, 1]).to_kind(kind).to_device(bytes.device())
+    };
+    if (mean, std) == ([0.0; 3], [1.0; 3]) {
+        return pixels.g_div_scalar_(255.0);
+    }
+    let _ = pixels.g_sub_(&channel(mean.map(|mean| 255.0 * mean)));
+    pixels.g_div_(&channel(std.map(|std| 255.0 * std)))
+}
+
+/// Moves `n` views of `h` rows and `w` columns, `[n, h, w, 3]` bytes, to a device and normalises them there; see
+/// [`normalize`]. Bytes travel, so a transfer is a quarter of that of f32.
 ///
 /// # Errors
 /// [`Error::Shape`] if `views` has another length than `n · h · w · 3`.
@@ -26,16 +43,7 @@ pub fn to_device(
             views.len()
         )));
     }
-    let bytes = Tensor::from_slice(views).view([n as i64, h as i64, w as i64, 3]);
-    let mut pixels = bytes.to_device(device).permute([0, 3, 1, 2]).to_kind(kind);
-    let channel = |values: [f64; 3]| {
-        Tensor::from_slice(&values).view([1, 3, 1, 1]).to_kind(kind).to_device(device)
-    };
-    if (mean, std) == ([0.0; 3], [1.0; 3]) {
-        return Ok(pixels.g_div_scalar_(255.0));
-    }
-    let _ = pixels.g_sub_(&channel(mean.map(|mean| 255.0 * mean)));
-    Ok(pixels.g_div_(&channel(std.map(|std| 255.0 * std))))
+    Ok(normalize(&upload(views, [n, h, w], device), mean, std, kind))
 }
 
 #[cfg(test)]
