@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod engine;
+pub mod events;
 pub mod optim;
 pub mod run;
 pub mod schedule;
