@@ -95,10 +95,9 @@ impl Events {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, step: u64, values: &[(String, f64)]) -> Result<()> {
-        let value = values.iter().map(|(name, value)| Scalar {
-            tag: name.clone(),
-            simple_value: Some(*value as f32),
-        });
+        let value = values
+            .iter()
+            .map(|(name, value)| Scalar { tag: name.clone(), simple_value: Some(*value as f32) });
         let event = Event {
             wall_time: seconds(),
             step: step as i64,

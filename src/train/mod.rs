@@ -16,6 +16,7 @@ use crate::machine;
 use crate::method::{Method, Objective};
 use config::NonFinite;
 pub use config::{Config, MonitorConfig};
+use events::Events;
 use optim::Optimizer;
 use run::{Metrics, RunFolder, Status};
 use schedule::Schedule;
@@ -123,9 +124,11 @@ pub fn train(
     observers: &mut [&mut dyn Observer],
 ) -> Result<Status> {
     let (metrics, earlier_seconds) = Metrics::open(run, job.first_step)?;
+    let events = Events::open(run.path(), job.first_step)?;
     let earlier = run::read_status(run.path()).unwrap_or_default();
     let clock = Clock::new(job.layout.batch * job.layout.views.len(), earlier_seconds);
-    let mut trainer = Trainer { run, metrics, clock, step: job.first_step, status: earlier };
+    let mut trainer =
+        Trainer { run, metrics, events, clock, step: job.first_step, status: earlier };
     trainer.status.steps = job.steps;
     let result = trainer.steps(&mut job, stop, observers);
     match &result {
@@ -147,6 +150,7 @@ pub fn train(
 struct Trainer<'a> {
     run: &'a RunFolder,
     metrics: Metrics,
+    events: Events,
     clock: Clock,
     step: u64,
     status: Status,
@@ -245,6 +249,7 @@ impl Trainer<'_> {
                 }
             }
             self.metrics.write(self.step, self.epoch(job), self.clock.seconds(), &values)?;
+            self.events.write(self.step, &values)?;
         }
         let every = config.checkpoint_every_steps;
         if epoch_ends || (every > 0 && self.step.is_multiple_of(every)) {
