@@ -8,6 +8,8 @@ mod monitor;
 mod pretrain;
 mod recipes;
 mod report;
+mod runs;
+mod table;
 mod views;
 
 use anyhow::Result;
@@ -44,6 +46,9 @@ enum Command {
     /// The recipes that come with the program
     #[command(subcommand)]
     Recipes(recipes::Command),
+    /// What is in a folder of runs
+    #[command(subcommand)]
+    Runs(runs::Command),
     /// Write report.html of a run
     Report(report::Arguments),
     /// What this machine offers: processor, memory, devices, libtorch
@@ -104,6 +109,7 @@ fn run(command: &Command) -> Result<Answer> {
         Command::Views(arguments) => views::run(arguments),
         Command::Data(command) => data::run(command),
         Command::Recipes(command) => recipes::run(command),
+        Command::Runs(command) => runs::run(command),
         Command::Report(arguments) => report::run(arguments),
         Command::Doctor => Ok(doctor::run()),
     }

@@ -9,7 +9,7 @@ use super::format::{
 };
 use super::gallery::{Gallery, Mark};
 use super::metrics::Curve;
-use super::run::{Evaluation, Run, Status, number};
+use super::run::{Evaluation, Event, Run, State, Status, number};
 use crate::error::{Error, Result};
 
 #[derive(Template)]
@@ -27,6 +27,8 @@ struct Page<'a> {
     /// How far it is as a fraction, while it runs.
     fraction: Option<f64>,
     notes: &'a [String],
+    /// What happened on the way: title and events.
+    events: Vec<(&'static str, Happened<'a>)>,
     tiles: Vec<Tile>,
     figures: Vec<Figure<'a>>,
     galleries: &'a [Gallery],
@@ -84,27 +86,37 @@ struct Bar {
     marks: Vec<(String, f64)>,
 }
 
+/// Events of one kind, and how many more there are.
+struct Happened<'a> {
+    shown: &'a [Event],
+    more: usize,
+}
+
+/// How many events of a kind are shown.
+const EVENTS: usize = 50;
+
 /// The page about one run.
-pub(super) fn page(run: &Run) -> Result<String> {
-    let blank = Status::default();
-    let status = run.status.as_ref().unwrap_or(&blank);
-    let (progress, fraction) = progress(status);
+pub(super) fn page(run: &Run, galleries: &[Gallery], log: &str) -> Result<String> {
+    let status = &run.status;
+    let (progress, fraction) = progress(run);
+    let state = run.state.as_ref().map_or("no status yet".to_owned(), State::to_string);
     let page = Page {
         css: include_str!("report.css"),
         js: include_str!("report.js"),
         name: &run.name,
         facts: facts(&run.recipe),
-        state: status.state.as_deref().unwrap_or("no status yet"),
+        state: &state,
         progress,
         fraction,
         notes: &run.notes,
+        events: events(status),
         tiles: tiles(run, status),
         figures: figures(run),
-        galleries: &run.galleries,
+        galleries,
         evaluations: run.evaluations.iter().map(row).collect(),
         recipe: &run.recipe_text,
         tables: tables(run, status),
-        log: &run.log,
+        log,
         size: chart::SIZE,
     };
     page.render().map_err(|error| Error::Run(format!("the report could not be made: {error}")))
@@ -155,8 +167,20 @@ fn facts(recipe: &toml::Table) -> Vec<(&'static str, String)> {
     all.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }
 
+/// What happened to the run and what its sentinels saw, if anything; of many the last.
+fn events(status: &Status) -> Vec<(&'static str, Happened<'_>)> {
+    let kinds = [("Warnings", &status.warnings), ("What happened on the way", &status.history)];
+    let some = kinds.into_iter().filter(|(_, events)| !events.is_empty());
+    some.map(|(title, events)| {
+        let more = events.len().saturating_sub(EVENTS);
+        (title, Happened { shown: &events[more..], more })
+    })
+    .collect()
+}
+
 /// How far the run is, in words and, while it runs, as a fraction.
-fn progress(status: &Status) -> (String, Option<f64>) {
+pub(super) fn progress(run: &Run) -> (String, Option<f64>) {
+    let status = &run.status;
     let mut words = Vec::new();
     match (status.step, status.steps) {
         (Some(step), Some(steps)) => {
@@ -168,7 +192,7 @@ fn progress(status: &Status) -> (String, Option<f64>) {
     if let Some(epoch) = status.epoch {
         words.push(format!("epoch {}", significant(epoch)));
     }
-    let running = status.state.as_deref() == Some("running");
+    let running = run.state == Some(State::Running);
     let fraction =
         status.step.zip(status.steps).map(|(step, steps)| (step / steps).clamp(0.0, 1.0));
     (words.join(", "), fraction.filter(|fraction| running && fraction.is_finite()))

@@ -9,14 +9,23 @@ mod format;
 mod gallery;
 mod html;
 mod metrics;
+pub mod ranking;
 mod run;
+pub mod runs;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
+pub use format::{duration, measured, significant};
+
 use crate::error::Result;
 use crate::files::replace_text;
+use run::Run;
+pub use run::{Event, State};
+
+/// How many of the last lines of `log.txt` the page shows.
+const LOG_LINES: usize = 40;
 
 /// Writes `report.html` into the folder of a run and returns its path.
 ///
@@ -27,8 +36,19 @@ use crate::files::replace_text;
 /// # Errors
 /// [`crate::error::Error::Run`] if the folder holds no recipe or one that is not TOML, [`crate::error::Error::Io`] if the page cannot be written.
 pub fn write(run: &Path) -> Result<PathBuf> {
-    let page = html::page(&run::Run::read(run)?)?;
     let path = run.join("report.html");
-    replace_text(&path, &page)?;
+    write_to(run, &path)?;
     Ok(path)
+}
+
+/// [`write()`] to a file of one's choice.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_to(run: &Path, path: &Path) -> Result<()> {
+    let mut read = Run::read(run)?;
+    let galleries = run::read_galleries(run, &mut read.notes);
+    let log = run::log_lines(run, &mut read.notes);
+    let log = log[log.len().saturating_sub(LOG_LINES)..].join("\n");
+    replace_text(path, &html::page(&read, &galleries, &log)?)
 }
