@@ -99,14 +99,18 @@ fn epoch(run: &Summary) -> Option<String> {
     run.epoch.map(|epoch| format!("{epoch:.1}").trim_end_matches(".0").to_owned())
 }
 
+/// `44.13 to 46.08 %`.
+fn interval(metric: &str, interval_95: Option<[f64; 2]>) -> Option<String> {
+    let [low, high] = interval_95.map(|edges| edges.map(|edge| value(metric, edge)))?;
+    Some(format!("{} to {high}", low.trim_end_matches(" %")))
+}
+
 /// `knn/top1 45.10 % (44.13 to 46.08)`.
 fn judged(evaluation: &Judged) -> String {
     let metric = &evaluation.metric;
     let number = evaluation.value.map_or("not finite".to_owned(), |number| value(metric, number));
-    let interval = evaluation.interval_95.map_or(String::new(), |[low, high]| {
-        let low = value(metric, low);
-        format!(" ({} to {})", low.trim_end_matches(" %"), value(metric, high))
-    });
+    let interval = interval(metric, evaluation.interval_95);
+    let interval = interval.map_or(String::new(), |interval| format!(" ({interval})"));
     let stale = if evaluation.older_than_checkpoint { ", before the last checkpoint" } else { "" };
     format!("{}/{metric} {number}{interval}{stale}", evaluation.protocol)
 }
@@ -172,15 +176,13 @@ fn order(ranking: &Ranking) -> String {
     let direction = if ranking.lower_is_better { "lowest" } else { "highest" };
     let mut rows = Vec::new();
     for (place, run) in ranking.ranked.iter().enumerate() {
-        let interval = run.interval_95.map_or(String::new(), |[low, high]| {
-            format!("95 %: {} to {}", value(&ranking.metric, low), value(&ranking.metric, high))
-        });
+        let interval = interval(&ranking.metric, run.interval_95);
         let step = run.step.map(|step| format!("step {step}"));
         rows.push(vec![
             format!("{}.", place + 1),
             run.name.clone(),
             value(&ranking.metric, run.value),
-            interval,
+            interval.map_or(String::new(), |interval| format!("95 %: {interval}")),
             run.state.as_ref().map_or("never started".to_owned(), ToString::to_string),
             run.file.clone().or(step).unwrap_or_default(),
         ]);

@@ -79,11 +79,11 @@ struct Row<'a> {
 }
 
 /// A value, its interval and the baselines on a scale from 0 to 100 percent.
-struct Bar {
-    value: f64,
-    low: f64,
-    high: f64,
-    marks: Vec<(String, f64)>,
+pub(super) struct Bar {
+    pub(super) value: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
+    pub(super) marks: Vec<(String, f64)>,
 }
 
 /// Events of one kind, and how many more there are.
@@ -102,7 +102,7 @@ pub(super) fn page(run: &Run, galleries: &[Gallery], log: &str) -> Result<String
     let state = run.state.as_ref().map_or("no status yet".to_owned(), State::to_string);
     let page = Page {
         css: include_str!("report.css"),
-        js: include_str!("report.js"),
+        js: concat!(include_str!("page.js"), include_str!("report.js")),
         name: &run.name,
         facts: facts(&run.recipe),
         state: &state,
@@ -314,12 +314,12 @@ fn figure(curve: &Curve, steps: (f64, f64)) -> Figure<'_> {
     }
 }
 
-fn value(evaluation: &Evaluation) -> Option<String> {
+pub(super) fn value(evaluation: &Evaluation) -> Option<String> {
     evaluation.value.map(|value| measured(&evaluation.metric, value))
 }
 
 /// The 95 % interval in the unit of the metric; empty if it was not written.
-fn interval(evaluation: &Evaluation) -> String {
+pub(super) fn interval(evaluation: &Evaluation) -> String {
     match evaluation.interval_95 {
         Some([low, high]) if is_fraction(&evaluation.metric) => {
             format!("{:.2} to {}", 100.0 * low, percent(high))
@@ -393,7 +393,7 @@ fn row(evaluation: &Evaluation) -> Row<'_> {
 }
 
 /// The bar of an accuracy; none for other metrics and for values outside 0 to 1.
-fn bar(evaluation: &Evaluation) -> Option<Bar> {
+pub(super) fn bar(evaluation: &Evaluation) -> Option<Bar> {
     let inside = |value: &f64| (0.0..=1.0).contains(value);
     let value = evaluation.value.filter(inside).filter(|_| is_fraction(&evaluation.metric))?;
     let [low, high] = evaluation.interval_95.unwrap_or([value, value]);

@@ -1,14 +1,17 @@
-//! One page about one run, made from its folder alone.
+//! Pages about one run or several, made from their folders alone.
 //!
 //! [`write()`] reads what training and evaluation left behind and writes `report.html` beside it: one file with style, script,
 //! charts and pictures inside, which asks nothing of the network and shows no number that is not in the files.
-//! Reading (`run`) and showing (`html`) are apart: a page over several runs reads more folders and shows them side by side.
+//! [`compare()`] does the same over several runs. Reading (`run`, `metrics`) and showing (`html`, `comparison`) are apart;
+//! [`runs`] and [`ranking`] read folders of runs for those who want numbers, not pages.
 
 mod chart;
+mod comparison;
 mod format;
 mod gallery;
 mod html;
 mod metrics;
+mod overlay;
 pub mod ranking;
 mod run;
 pub mod runs;
@@ -51,4 +54,16 @@ pub fn write_to(run: &Path, path: &Path) -> Result<()> {
     let log = run::log_lines(run, &mut read.notes);
     let log = log[log.len().saturating_sub(LOG_LINES)..].join("\n");
     replace_text(path, &html::page(&read, &galleries, &log)?)
+}
+
+/// Writes one page about several runs to `path` and returns what of them could not be read, one sentence each, which
+/// the page shows too.
+///
+/// # Errors
+/// [`crate::error::Error::Run`] if none of them can be read or they are too many for one picture,
+/// [`crate::error::Error::Io`] if the page cannot be written.
+pub fn compare(runs: &[PathBuf], path: &Path) -> Result<Vec<String>> {
+    let (page, notes) = comparison::page(runs)?;
+    replace_text(path, &page)?;
+    Ok(notes)
 }

@@ -227,7 +227,7 @@ fn summary(name: String, path: &Path, run: &Run, monitor: Option<&str>) -> Summa
 }
 
 /// What was logged under the name; without one, [`MONITOR`] or else the first accuracy that is not of the training itself.
-fn monitored(metrics: &Metrics, name: Option<&str>) -> Option<Monitor> {
+pub(super) fn monitored(metrics: &Metrics, name: Option<&str>) -> Option<Monitor> {
     let curve = match name {
         Some(name) => metrics.curve(name),
         None => metrics.curve(MONITOR).or_else(|| {
@@ -250,16 +250,20 @@ pub(super) fn written(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).ok()?.modified().ok()
 }
 
+/// Whether the run's last checkpoint was written after this file of it.
+pub(super) fn older_than_checkpoint(run: &Path, file: &str) -> bool {
+    let times = written(&run.join(file)).zip(written(&run.join("checkpoints/last.safetensors")));
+    times.is_some_and(|(record, checkpoint)| record < checkpoint)
+}
+
 fn judged(run: &Path, evaluation: &Evaluation) -> Judged {
-    let checkpoint = written(&run.join("checkpoints/last.safetensors"));
-    let older = written(&run.join(&evaluation.file)).zip(checkpoint);
     Judged {
         file: evaluation.file.clone(),
         protocol: evaluation.protocol.clone(),
         metric: evaluation.metric.clone(),
         value: evaluation.value,
         interval_95: evaluation.interval_95,
-        older_than_checkpoint: older.is_some_and(|(record, checkpoint)| record < checkpoint),
+        older_than_checkpoint: older_than_checkpoint(run, &evaluation.file),
     }
 }
 
