@@ -34,3 +34,11 @@ pub fn keep_freed_memory() {
         unsafe { libc::mallopt(setting, value) };
     }
 }
+
+/// Version of the C library the program runs on, `2.36`.
+pub fn glibc_version() -> Option<String> {
+    // SAFETY: the call takes nothing and gives a string that is part of the library: never freed, never changed, ended by
+    // a zero.
+    let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) };
+    version.to_str().ok().map(str::to_owned)
+}

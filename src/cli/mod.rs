@@ -9,6 +9,7 @@ mod pretrain;
 mod recipes;
 mod report;
 mod runs;
+mod storage;
 mod table;
 mod views;
 
@@ -51,9 +52,8 @@ enum Command {
     Runs(runs::Command),
     /// Write report.html of a run
     Report(report::Arguments),
-    /// What this machine offers: processor, memory, devices, libtorch
-    #[command(after_help = "Example:\n  diptych doctor --json")]
-    Doctor,
+    /// What this machine offers, and the batch it can train
+    Doctor(doctor::Arguments),
 }
 
 /// What a command has to say: text for people, an object for programs.
@@ -111,6 +111,6 @@ fn run(command: &Command) -> Result<Answer> {
         Command::Recipes(command) => recipes::run(command),
         Command::Runs(command) => runs::run(command),
         Command::Report(arguments) => report::run(arguments),
-        Command::Doctor => Ok(doctor::run()),
+        Command::Doctor(arguments) => doctor::run(arguments),
     }
 }

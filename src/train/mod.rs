@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod engine;
 pub mod events;
+pub mod memory_plan;
 pub mod optim;
 pub mod run;
 pub mod schedule;
