@@ -1,5 +1,6 @@
 //! The command line: one file per command. Human text goes to stderr, `--json` prints one object to stdout.
 
+mod completions;
 mod data;
 mod doctor;
 mod embed;
@@ -50,10 +51,12 @@ enum Command {
     /// What is in a folder of runs
     #[command(subcommand)]
     Runs(runs::Command),
-    /// Write report.html of a run
+    /// Write the page of a run, or one page over several
     Report(report::Arguments),
     /// What this machine offers, and the batch it can train
     Doctor(doctor::Arguments),
+    /// Print the script with which a shell completes commands and recipes
+    Completions(completions::Arguments),
 }
 
 /// What a command has to say: text for people, an object for programs.
@@ -112,5 +115,6 @@ fn run(command: &Command) -> Result<Answer> {
         Command::Runs(command) => runs::run(command),
         Command::Report(arguments) => report::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments),
     }
 }
