@@ -273,14 +273,11 @@ fn storage(folder: &Path) -> Finding {
 /// The recipes to plan for, by name.
 fn recipes(arguments: &Arguments) -> Result<Vec<(String, Recipe)>> {
     let load = |name: &str| Ok((name.to_owned(), Recipe::load(name, &arguments.overrides)?));
-    match &arguments.recipe {
-        Some(name) => Ok(vec![load(name)?]),
-        None => {
-            let known =
-                COMMON.iter().filter(|name| BUILT_IN.iter().any(|(known, _)| known == *name));
-            known.map(|name| load(name)).collect()
-        }
+    if let Some(name) = &arguments.recipe {
+        return Ok(vec![load(name)?]);
     }
+    let known = COMMON.iter().filter(|name| BUILT_IN.iter().any(|(known, _)| known == *name));
+    known.map(|name| load(name)).collect()
 }
 
 /// The largest micro-batch of a recipe that should fit into the memory left, as a row of the table and as JSON.

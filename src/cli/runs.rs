@@ -153,18 +153,15 @@ fn table(folder: &Path, listing: &Listing) -> String {
             if evaluations.is_empty() { "-".to_owned() } else { evaluations.join("; ") },
         ]);
     }
-    let mut text = if listing.runs.is_empty() {
+    let mut lines = vec![if listing.runs.is_empty() {
         format!("no runs in {}", folder.display())
     } else {
         aligned(&rows, &[2, 3, 4, 5, 6])
-    };
-    for damaged in &listing.damaged {
-        text += &format!("\ndamaged: {}: {}", damaged.name, damaged.reason);
-    }
-    for (run, note) in listing.runs.iter().flat_map(|run| run.notes.iter().map(move |n| (run, n))) {
-        text += &format!("\ndamaged: {}: {note}", run.name);
-    }
-    text
+    }];
+    let whole = listing.damaged.iter().map(|damaged| (&damaged.name, &damaged.reason));
+    let parts = listing.runs.iter().flat_map(|run| run.notes.iter().map(|note| (&run.name, note)));
+    lines.extend(whole.chain(parts).map(|(name, why)| format!("damaged: {name}: {why}")));
+    lines.join("\n")
 }
 
 fn order(ranking: &Ranking) -> String {

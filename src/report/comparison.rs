@@ -199,7 +199,7 @@ fn side_by_side(all: &[Settings]) -> Vec<(String, Vec<Option<String>>)> {
     let find = |settings: &Settings, key: &str| {
         settings.iter().find(|(known, _)| known == key).map(|(_, value)| value.clone())
     };
-    let keys = differing(known(all)).into_iter();
+    let keys = differing(&known(all)).into_iter();
     keys.map(|key| {
         let values = all.iter().map(|settings| find(settings, &key)).collect();
         (key, values)
@@ -207,15 +207,16 @@ fn side_by_side(all: &[Settings]) -> Vec<(String, Vec<Option<String>>)> {
     .collect()
 }
 
-fn known(all: &[Settings]) -> impl Iterator<Item = &[(String, String)]> + Clone {
-    all.iter().map(Vec::as_slice).filter(|settings| !settings.is_empty())
+/// Those of the lists that say anything.
+fn known(all: &[Settings]) -> Vec<&[(String, String)]> {
+    all.iter().map(Vec::as_slice).filter(|settings| !settings.is_empty()).collect()
 }
 
 /// How many keys all who say anything have in common, with their values.
 fn shared(all: &[Settings]) -> usize {
-    let differing = differing(known(all));
+    let differing = differing(&known(all));
     known(all)
-        .next()
+        .first()
         .map_or(0, |first| first.iter().filter(|(key, _)| !differing.contains(key)).count())
 }
 
@@ -326,7 +327,7 @@ fn protocols(runs: &[Compared], names: &[String]) -> Vec<Protocol> {
         let conditions: Vec<Settings> = evaluations.iter().map(|(_, e)| conditions(e)).collect();
         Protocol {
             id: id.to_owned(),
-            differing: differing(conditions.iter().map(Vec::as_slice)).join(", "),
+            differing: differing(&known(&conditions)).join(", "),
             rows: evaluations
                 .into_iter()
                 .map(|(place, e)| judged(place, &names[place], &runs[place].path, e))

@@ -126,6 +126,7 @@ fn read_off(points: &[Point], over: Over) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::metrics::Curve;
     use super::*;
 
     fn line(run: usize, values: &[f64]) -> Line {
@@ -155,5 +156,29 @@ mod tests {
         assert!(draw(&[line(0, &[f64::NAN])], Over::Steps, false).is_none());
         assert!(draw(&[], Over::Steps, false).is_none());
         assert!(draw(&[line(0, &[2.0])], Over::Epochs, true).is_some(), "one value at epoch 0");
+    }
+
+    #[test]
+    fn a_long_curve_is_condensed_to_means_in_its_own_steps_and_epochs() {
+        let curve = |count: usize| {
+            let point = |place: usize| Point {
+                step: 5.0 + place as f64,
+                epoch: 0.1 * place as f64,
+                value: if place < 10 { f64::NAN } else { (place % 2) as f64 },
+            };
+            Curve { name: "a/b".to_owned(), points: (0..count).map(point).collect() }
+        };
+        let (points, condensed) = curve(200).condensed(100);
+        assert_eq!((points.len(), condensed), (200, false), "short enough as it is");
+        let (points, condensed) = curve(1001).condensed(100);
+        assert_eq!((points.len(), condensed), (100, true));
+        assert!(points[0].value.is_nan() && points[0].step < 6.0, "a gap stays a gap");
+        let fifth = points[5];
+        assert!((fifth.value - 0.5).abs() < 1e-9 && (fifth.step - 59.5).abs() < 1e-9, "{fifth:?}");
+        assert!((fifth.epoch - 5.45).abs() < 1e-9, "{fifth:?}");
+        assert!(
+            (points[99].value - 5.0 / 11.0).abs() < 1e-9,
+            "the last step is in the last column"
+        );
     }
 }

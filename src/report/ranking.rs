@@ -166,17 +166,14 @@ pub(super) fn conditions(evaluation: &Evaluation) -> Vec<(String, String)> {
 }
 
 /// The names under which the given lists of settings do not all say the same, sorted.
-pub(super) fn differing<'a>(
-    all: impl IntoIterator<Item = &'a [(String, String)]> + Clone,
-) -> Vec<String> {
-    let mut keys: Vec<&String> = all.clone().into_iter().flatten().map(|(key, _)| key).collect();
+pub(super) fn differing(all: &[&[(String, String)]]) -> Vec<String> {
+    let mut keys: Vec<&String> = all.iter().copied().flatten().map(|(key, _)| key).collect();
     keys.sort();
     keys.dedup();
-    let value = |settings: &'a [(String, String)], key: &String| {
-        settings.iter().find(|(known, _)| known == key).map(|(_, value)| value)
-    };
     let differs = |key: &&String| {
-        let mut values = all.clone().into_iter().map(|settings| value(settings, key));
+        let mut values = all.iter().map(|settings| {
+            settings.iter().find(|(known, _)| known == *key).map(|(_, value)| value)
+        });
         let first = values.next();
         values.any(|other| Some(other) != first)
     };
@@ -186,7 +183,8 @@ pub(super) fn differing<'a>(
 /// What a reader must know before trusting the order.
 fn doubts(ranked: &[Ranked], by: By) -> Vec<String> {
     let mut notes = Vec::new();
-    let differing = differing(ranked.iter().map(|run| run.conditions.as_slice()));
+    let conditions: Vec<_> = ranked.iter().map(|run| run.conditions.as_slice()).collect();
+    let differing = differing(&conditions);
     if !differing.is_empty() {
         notes.push(format!("the numbers were not measured alike: {} differ", differing.join(", ")));
     }
