@@ -1,4 +1,4 @@
-//! THIRD_PARTY.md names everything the program is built from.
+//! `THIRD_PARTY.md` names everything the program is built from.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -23,7 +23,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let mut command = with_recipes(Cli::command());
     let mut script = Vec::new();
     generate(arguments.shell, &mut command, "diptych", &mut script);
-    let text = String::from_utf8(script)?;
+    let mut text = String::from_utf8(script)?;
+    if arguments.shell == Shell::Zsh {
+        // Where bash falls back on files, zsh must be told.
+        let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+        let names = format!("({})", names.join(" "));
+        let files = format!("{{_alternative \"recipes:recipe:{names}\" \"files:file:_files\"}}");
+        text = text.replace(&names, &files);
+    }
     let json = json!({ "shell": arguments.shell.to_string(), "script": text });
     Ok(Answer { text, json })
 }
@@ -57,6 +64,8 @@ mod tests {
         for shell in [Shell::Bash, Shell::Zsh] {
             let script = run(&Arguments { shell }).unwrap().text;
             assert!(script.contains("cifar10/simclr"), "{shell} completes no recipe");
+            let files = script.matches("\"files:file:_files\"").count();
+            assert!(shell == Shell::Bash || files >= 3, "{files} recipes may be files in zsh");
         }
     }
 

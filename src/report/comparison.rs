@@ -19,6 +19,9 @@ use super::runs::{MONITOR, Monitor, monitored, older_than_checkpoint};
 use crate::error::{Error, Result};
 use crate::overrides;
 
+/// A shared beginning of at least so many bytes is left out where there is little room.
+const LONG_BEGINNING: usize = 8;
+
 #[derive(Template)]
 #[template(path = "comparison.html")]
 struct Page {
@@ -42,6 +45,7 @@ struct Page {
 /// A run in the first table.
 struct Row {
     name: String,
+    short: String,
     state: String,
     progress: String,
     loss: Option<String>,
@@ -63,8 +67,8 @@ struct Figure {
     title: String,
     overlay: Option<Overlay>,
     percent: bool,
-    /// For each curve: place of the run, its name, its last value.
-    last: Vec<(usize, String, String)>,
+    /// For each curve: place of the run, its last value.
+    last: Vec<(usize, String)>,
     description: String,
     caveats: Vec<String>,
 }
@@ -177,6 +181,21 @@ fn names(runs: &[Compared]) -> Vec<String> {
     names.iter().zip(runs).map(name).collect()
 }
 
+/// The names for narrow places: a long beginning that all share is left out.
+fn short(names: &[String]) -> Vec<String> {
+    let [first, rest @ ..] = names else { return Vec::new() };
+    let alike = |name: &String| first.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+    let shared = rest.iter().map(alike).min().unwrap_or(0);
+    // Cut where a word ends, so that what is left can be read.
+    let cut = first.as_bytes()[..shared].iter().rposition(|byte| b"-_/ ".contains(byte));
+    match cut {
+        Some(cut) if cut >= LONG_BEGINNING => {
+            names.iter().map(|name| format!("…{}", &name[cut + 1..])).collect()
+        }
+        _ => names.to_vec(),
+    }
+}
+
 type Settings = Vec<(String, String)>;
 
 fn settings(run: &Run) -> Settings {
@@ -229,10 +248,11 @@ fn over(runs: &[Compared]) -> Over {
 fn rows(runs: &[Compared], names: Vec<String>) -> Vec<Row> {
     let rate = |run: &Compared| run.run.status.views_per_second;
     let fastest = runs.iter().filter_map(rate).fold(f64::MIN_POSITIVE, f64::max);
-    runs.iter().zip(names).map(|(compared, name)| row(compared, name, fastest)).collect()
+    let names = short(&names).into_iter().zip(names);
+    runs.iter().zip(names).map(|(compared, names)| row(compared, names, fastest)).collect()
 }
 
-fn row(compared: &Compared, name: String, fastest: f64) -> Row {
+fn row(compared: &Compared, (short, name): (String, String), fastest: f64) -> Row {
     let (run, status) = (&compared.run, &compared.run.status);
     let logged = compared.curves.iter().find(|curve| curve.name == "train/loss");
     let loss = status.final_loss.or_else(|| Some(logged?.last?.value));
@@ -248,6 +268,7 @@ fn row(compared: &Compared, name: String, fastest: f64) -> Row {
     let machine = [environment("processor"), cores, environment("device"), threads];
     Row {
         name,
+        short,
         state: run.state.as_ref().map_or("never started".to_owned(), State::to_string),
         progress: progress(run).0,
         loss: loss.map(significant),
@@ -284,15 +305,15 @@ fn figure(quantity: &str, runs: &[Compared], names: &[String], over: Over) -> Fi
         .collect();
     let lines: Vec<Line> =
         found.iter().map(|(run, curve)| Line { run: *run, points: curve.points.clone() }).collect();
-    let last: Vec<(usize, String, String)> = found
+    let last: Vec<(usize, String)> = found
         .iter()
         .map(|(run, curve)| {
             let value = curve.last.map(|point| measured(quantity, point.value));
-            (*run, names[*run].clone(), value.unwrap_or_else(|| "not finite".to_owned()))
+            (*run, value.unwrap_or_else(|| "not finite".to_owned()))
         })
         .collect();
     let values: Vec<String> =
-        last.iter().map(|(_, name, value)| format!("{name} {value}")).collect();
+        last.iter().map(|(run, value)| format!("{} {value}", names[*run])).collect();
     let gaps: usize = found.iter().map(|(_, curve)| curve.gaps).sum();
     let condensed = found.iter().any(|(_, curve)| curve.condensed);
     let caveats = [

@@ -168,6 +168,11 @@ fn runs_stand_side_by_side_with_what_they_do_not_share() {
         assert!(page.contains(text), "`{text}` is missing");
     }
     assert!(!page.contains("<th scope=\"row\">seed</th>"), "both have the same seed");
+    let (page, _) = comparison(&[("größer-als-0.1", FIRST), ("größer-als-0.5", SECOND)]);
+    assert!(
+        page.contains("<span title=\"größer-als-0.5\">…0.5</span>"),
+        "a long shared beginning is left out"
+    );
 }
 
 #[test]
