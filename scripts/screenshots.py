@@ -132,8 +132,8 @@ def hover(browser):
     before = browser.value(output)
     browser.ask("Input.dispatchMouseEvent", type="mouseMoved", **box)
     after = browser.value(output)
-    if "step" in before or not after.startswith("step "):
-        yield f"pointing at a chart shows `{after}` instead of a step and its value"
+    if after == before or not after.startswith(("step ", "epoch ")):
+        yield f"pointing at a chart shows `{after}` instead of a step or an epoch"
     browser.ask("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
     if browser.value(output) != before:
         yield "a chart goes on showing a value after the pointer left"

@@ -101,3 +101,11 @@ unsafe fn near_memory_limit() -> bool {
     let pages = data.iter().fold(0u64, |sum, digit| 10 * sum + u64::from(digit.wrapping_sub(b'0')));
     limit.rlim_cur != libc::RLIM_INFINITY && pages * page as u64 >= limit.rlim_cur / 4 * 3
 }
+
+/// Version of the C library the program runs on, `2.36`.
+pub fn glibc_version() -> Option<String> {
+    // SAFETY: the call takes nothing and gives a string that is part of the library: never freed, never changed, ended by
+    // a zero.
+    let version = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) };
+    version.to_str().ok().map(str::to_owned)
+}

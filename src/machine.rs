@@ -7,7 +7,7 @@ use std::fs;
 use tch::Device;
 
 /// Bytes that must stay free for the system and for what libtorch does not count.
-const MARGIN: u64 = 512 << 20;
+pub const MARGIN: u64 = 512 << 20;
 
 /// Version of the libtorch this program was built with, `2.11.0+cu130`; empty if it did not say.
 pub const LIBTORCH: &str = env!("DIPTYCH_LIBTORCH");

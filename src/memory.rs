@@ -12,6 +12,15 @@ pub fn available_bytes() -> Option<u64> {
     Some(groups.lines().filter_map(left_in_group).fold(machine, u64::min))
 }
 
+/// The most that a control group of this process grants it; none if it is not limited.
+pub fn group_limit_bytes() -> Option<u64> {
+    let groups = read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // Version 1 writes "no limit" as a number near 2^63.
+    let limits =
+        groups.lines().flat_map(|line| of_groups(line, |folder, limit, _| number(folder, limit)));
+    limits.filter(|limit| *limit < 1 << 60).min()
+}
+
 fn meminfo_available(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -20,21 +29,31 @@ fn meminfo_available(text: &str) -> Option<u64> {
 
 /// What a line of `/proc/self/cgroup` (`0::/a/b`, or `7:memory:/a/b` in version 1) and its ancestors leave.
 fn left_in_group(line: &str) -> Option<u64> {
-    let mut fields = line.splitn(3, ':');
-    let (_, controllers, group) = (fields.next()?, fields.next()?, fields.next()?);
+    of_groups(line, left_in_folder).into_iter().min()
+}
+
+/// What `read` finds in the folder of such a line and in those above it, given the names of limit and usage.
+fn of_groups(line: &str, read: impl Fn(&Path, &str, &str) -> Option<u64>) -> Vec<u64> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
+        return Vec::new();
+    };
     let (mount, limit, usage) = match controllers {
         "" => ("/sys/fs/cgroup", "memory.max", "memory.current"),
         "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-        _ => return None,
+        _ => return Vec::new(),
     };
     let folder = Path::new(mount).join(group.trim_start_matches('/'));
     // Inside a container the path may name a group outside of what is mounted; the mount itself then is ours.
     let known = folder.ancestors().take_while(|folder| folder.starts_with(mount));
-    known.filter_map(|folder| left_in_folder(folder, limit, usage)).min()
+    known.filter_map(|folder| read(folder, limit, usage)).collect()
+}
+
+fn number(folder: &Path, name: &str) -> Option<u64> {
+    read_to_string(folder.join(name)).ok()?.trim().parse().ok()
 }
 
 fn left_in_folder(folder: &Path, limit: &str, usage: &str) -> Option<u64> {
-    let number = |name: &str| read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     let statistics = read_to_string(folder.join("memory.stat")).unwrap_or_default();
     // File cache counts as used, yet the kernel drops it before it refuses memory.
     let cache = statistics
@@ -42,7 +61,7 @@ fn left_in_folder(folder: &Path, limit: &str, usage: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix("inactive_file "))
         .and_then(|value| value.trim().parse::<u64>().ok())
         .unwrap_or(0);
-    Some(number(limit)?.saturating_sub(number(usage)?.saturating_sub(cache)))
+    Some(number(folder, limit)?.saturating_sub(number(folder, usage)?.saturating_sub(cache)))
 }
 
 #[cfg(test)]
@@ -73,5 +92,6 @@ mod tests {
     fn this_machine_has_some_but_not_endless_memory() {
         let available = available_bytes().expect("Linux says");
         assert!((1 << 20..1 << 50).contains(&available), "{available}");
+        assert!(group_limit_bytes().is_none_or(|limit| limit >= available));
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per command. Human text goes to stderr, `--json` prints one object to stdout.
 
+mod completions;
 mod data;
 mod doctor;
 mod embed;
@@ -9,6 +10,9 @@ mod monitor;
 mod pretrain;
 mod recipes;
 mod report;
+mod runs;
+mod storage;
+mod table;
 mod views;
 
 use anyhow::Result;
@@ -45,11 +49,15 @@ enum Command {
     /// The recipes that come with the program
     #[command(subcommand)]
     Recipes(recipes::Command),
-    /// Write report.html of a run
+    /// What is in a folder of runs
+    #[command(subcommand)]
+    Runs(runs::Command),
+    /// Write the page of a run, or one page over several
     Report(report::Arguments),
-    /// What this machine offers: processor, memory, devices, libtorch
-    #[command(after_help = "Example:\n  diptych doctor --json")]
-    Doctor,
+    /// What this machine offers, and the batch it can train
+    Doctor(doctor::Arguments),
+    /// Print the script with which a shell completes commands and recipes
+    Completions(completions::Arguments),
 }
 
 /// What a command has to say: text for people, an object for programs.
@@ -129,7 +137,9 @@ fn run(command: &Command) -> Result<Answer> {
         Command::Views(arguments) => views::run(arguments),
         Command::Data(command) => data::run(command),
         Command::Recipes(command) => recipes::run(command),
+        Command::Runs(command) => runs::run(command),
         Command::Report(arguments) => report::run(arguments),
-        Command::Doctor => Ok(doctor::run()),
+        Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments),
     }
 }

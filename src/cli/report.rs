@@ -1,26 +1,47 @@
-//! `diptych report`: the page of a run.
+//! `diptych report`: the page of a run, or one page over several.
 
 use super::Answer;
 use anyhow::Result;
-use diptych::error::Error;
+use diptych::report::{self, runs};
 use serde_json::json;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  diptych report runs/a")]
+#[command(after_help = "Examples:
+  diptych report runs/a
+  diptych report runs/a runs/b --out a-and-b.html
+  diptych report runs")]
 pub(super) struct Arguments {
-    /// The run folder
-    run: PathBuf,
+    /// Run folders, or a folder that holds some: one run gets its page, several are compared in one
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// The page [default: report.html in the folder of the run, comparison.html here for several]
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
-    if !arguments.run.join("recipe.toml").is_file() {
-        return Err(Error::Run(format!(
-            "`{}` is not a run folder: it has no recipe.toml; `diptych pretrain` makes one",
-            arguments.run.display()
-        ))
-        .into());
+    let mut found = Vec::new();
+    for path in &arguments.runs {
+        let inside = runs::find(path)?;
+        // What holds no run is told by whoever reads it.
+        found.extend(if inside.is_empty() { vec![path.clone()] } else { inside });
     }
-    let page = diptych::report::write(&arguments.run)?;
-    Ok(Answer { text: page.display().to_string(), json: json!({ "report": page }) })
+    let (page, notes) = match (&found[..], &arguments.out) {
+        ([run], None) => (report::write(run)?, Vec::new()),
+        ([run], Some(page)) => {
+            report::write_to(run, page)?;
+            (page.clone(), Vec::new())
+        }
+        (several, page) => {
+            let page = page.clone().unwrap_or_else(|| PathBuf::from("comparison.html"));
+            let notes = report::compare(several, &page)?;
+            (page, notes)
+        }
+    };
+    for note in &notes {
+        eprintln!("warning: {note}");
+    }
+    let json = json!({ "report": page, "runs": found, "notes": notes });
+    Ok(Answer { text: page.display().to_string(), json })
 }

@@ -13,11 +13,11 @@ use super::metrics::{Curve, Point};
 /// The picture's size in its own units, of which a laptop's pixel holds about four: plotters draws on whole units only.
 pub(super) const SIZE: (u32, u32) = (1760, 880);
 /// A curve with more points than twice this many columns is thinned to them.
-const COLUMNS: usize = 400;
+pub(super) const COLUMNS: usize = 400;
 /// Columns over which the mean of a thinned curve is taken.
 const MEANS: usize = 100;
 /// Curves with at most this many points show each of them as a dot.
-const DOTS: usize = 40;
+pub(super) const DOTS: usize = 40;
 const FONT: u32 = 60;
 
 // Not colours but names: each is replaced by a class of the style sheet.
@@ -71,7 +71,7 @@ pub(super) fn draw(curve: &Curve, steps: (f64, f64), percent: bool) -> Option<Ch
 }
 
 /// Room above and below the values; a constant curve gets room too.
-fn padded(low: f64, high: f64) -> (f64, f64) {
+pub(super) fn padded(low: f64, high: f64) -> (f64, f64) {
     let size = low.abs().max(high.abs());
     let span = high - low;
     let room = if span > 1e-9 * size {
@@ -84,7 +84,7 @@ fn padded(low: f64, high: f64) -> (f64, f64) {
     (low - room, high + room)
 }
 
-type Drawn<T> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
+pub(super) type Drawn<T> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
 
 fn draw_on(
     root: &DrawingArea<SVGBackend, Shift>,
@@ -93,25 +93,8 @@ fn draw_on(
     (low, high): (f64, f64),
     percent: bool,
 ) -> Drawn<[i32; 4]> {
-    let mut chart = ChartBuilder::on(root)
-        .margin_top(24)
-        .margin_right(48)
-        .x_label_area_size(84)
-        .y_label_area_size(216)
-        .build_cartesian_2d(first..last, low..high)?;
-    let decimals = decimals(low, high, percent);
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(AXIS)
-        .label_style(("sans-serif", FONT).into_font().color(&LABEL))
-        .x_labels(5)
-        .y_labels(LABELS)
-        .x_label_formatter(&|step| if step.fract() == 0.0 { grouped(*step) } else { String::new() })
-        .y_label_formatter(&|value| tick(*value, decimals, percent))
-        .draw()?;
+    let step = |step: &f64| if step.fract() == 0.0 { grouped(*step) } else { String::new() };
+    let mut chart = frame(root, (first, last), (low, high), &step, percent)?;
     let finite = points.iter().filter(|point| point.value.is_finite()).count();
     for part in points.split(|point| point.value.is_nan()).filter(|part| !part.is_empty()) {
         let line = || part.iter().map(|point| (point.step, point.value));
@@ -129,8 +112,40 @@ fn draw_on(
 
 const LABELS: usize = 5;
 
+type Frame<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// The axes of a chart, ready for its lines; `across` writes what stands below them.
+pub(super) fn frame<'a>(
+    root: &DrawingArea<SVGBackend<'a>, Shift>,
+    (first, last): (f64, f64),
+    (low, high): (f64, f64),
+    across: &dyn Fn(&f64) -> String,
+    percent: bool,
+) -> Drawn<Frame<'a>> {
+    let mut chart = ChartBuilder::on(root)
+        .margin_top(24)
+        .margin_right(48)
+        .x_label_area_size(84)
+        .y_label_area_size(216)
+        .build_cartesian_2d(first..last, low..high)?;
+    let decimals = decimals(low, high, percent);
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(AXIS)
+        .label_style(("sans-serif", FONT).into_font().color(&LABEL))
+        .x_labels(LABELS)
+        .y_labels(LABELS)
+        .x_label_formatter(&across)
+        .y_label_formatter(&|value| tick(*value, decimals, percent))
+        .draw()?;
+    Ok(chart)
+}
+
 /// How many decimals tell the labels of this range apart; none if only powers of ten can.
-fn decimals(low: f64, high: f64, percent: bool) -> Option<usize> {
+pub(super) fn decimals(low: f64, high: f64, percent: bool) -> Option<usize> {
     let unit = if percent { 100.0 } else { 1.0 };
     let ticks = RangedCoordf64::from(low..high).key_points(LightPoints::new(LABELS, LABELS));
     let size = unit * low.abs().max(high.abs());
@@ -144,7 +159,7 @@ fn decimals(low: f64, high: f64, percent: bool) -> Option<usize> {
     if (1e-3..1e5).contains(&size) { (0..=6).find(exact) } else { None }
 }
 
-fn tick(value: f64, decimals: Option<usize>, percent: bool) -> String {
+pub(super) fn tick(value: f64, decimals: Option<usize>, percent: bool) -> String {
     let (value, unit) = if percent { (100.0 * value, "\u{202f}%") } else { (value, "") };
     match decimals {
         Some(0) => grouped(value) + unit,
@@ -172,12 +187,12 @@ fn read_off(points: &[Point]) -> String {
 }
 
 /// Six significant digits, in the shortest form that a script reads as a number.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     format!("{value:.5e}").parse().expect("a number that was just written")
 }
 
 /// Takes the outer element off and puts classes in the place of colours, sizes and fonts.
-fn styled(svg: &str) -> String {
+pub(super) fn styled(svg: &str) -> String {
     let inner = svg.split_once('>').map_or(svg, |(_, inner)| inner);
     let inner = inner.rsplit_once("</svg>").map_or(inner, |(inner, _)| inner);
     let mut styled = inner

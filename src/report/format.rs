@@ -10,7 +10,7 @@ pub(super) fn is_fraction(metric: &str) -> bool {
 }
 
 /// A value of this metric, with its unit.
-pub(super) fn measured(metric: &str, value: f64) -> String {
+pub fn measured(metric: &str, value: f64) -> String {
     if is_fraction(metric) { percent(value) } else { significant(value) }
 }
 
@@ -20,7 +20,7 @@ pub(super) fn percent(fraction: f64) -> String {
 }
 
 /// A number with up to five significant digits, without trailing zeros; integers are kept whole and grouped.
-pub(super) fn significant(value: f64) -> String {
+pub fn significant(value: f64) -> String {
     let size = value.abs();
     if value.fract() == 0.0 && size < 1e15 {
         return grouped(value);
@@ -64,7 +64,7 @@ pub(super) fn counted(count: usize, thing: &str) -> String {
 }
 
 /// A time span in its two largest units: `8 min 32 s`, and seconds with one decimal below ten.
-pub(super) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     let (days, hours, minutes) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60);
     if days > 0 {

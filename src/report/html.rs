@@ -9,7 +9,7 @@ use super::format::{
 };
 use super::gallery::{Gallery, Mark};
 use super::metrics::Curve;
-use super::run::{Evaluation, Run, Status, number};
+use super::run::{Evaluation, Event, Run, State, Status, number};
 use crate::error::{Error, Result};
 
 #[derive(Template)]
@@ -27,6 +27,8 @@ struct Page<'a> {
     /// How far it is as a fraction, while it runs.
     fraction: Option<f64>,
     notes: &'a [String],
+    /// What happened on the way: title and events.
+    events: Vec<(&'static str, Happened<'a>)>,
     tiles: Vec<Tile>,
     figures: Vec<Figure<'a>>,
     galleries: &'a [Gallery],
@@ -77,34 +79,44 @@ struct Row<'a> {
 }
 
 /// A value, its interval and the baselines on a scale from 0 to 100 percent.
-struct Bar {
-    value: f64,
-    low: f64,
-    high: f64,
-    marks: Vec<(String, f64)>,
+pub(super) struct Bar {
+    pub(super) value: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
+    pub(super) marks: Vec<(String, f64)>,
 }
 
+/// Events of one kind, and how many more there are.
+struct Happened<'a> {
+    shown: &'a [Event],
+    more: usize,
+}
+
+/// How many events of a kind are shown.
+const EVENTS: usize = 50;
+
 /// The page about one run.
-pub(super) fn page(run: &Run) -> Result<String> {
-    let blank = Status::default();
-    let status = run.status.as_ref().unwrap_or(&blank);
-    let (progress, fraction) = progress(status);
+pub(super) fn page(run: &Run, galleries: &[Gallery], log: &str) -> Result<String> {
+    let status = &run.status;
+    let (progress, fraction) = progress(run);
+    let state = run.state.as_ref().map_or("no status yet".to_owned(), State::to_string);
     let page = Page {
         css: include_str!("report.css"),
-        js: include_str!("report.js"),
+        js: concat!(include_str!("page.js"), include_str!("report.js")),
         name: &run.name,
         facts: facts(&run.recipe),
-        state: status.state.as_deref().unwrap_or("no status yet"),
+        state: &state,
         progress,
         fraction,
         notes: &run.notes,
+        events: events(status),
         tiles: tiles(run, status),
         figures: figures(run),
-        galleries: &run.galleries,
+        galleries,
         evaluations: run.evaluations.iter().map(row).collect(),
         recipe: &run.recipe_text,
         tables: tables(run, status),
-        log: &run.log,
+        log,
         size: chart::SIZE,
     };
     page.render().map_err(|error| Error::Run(format!("the report could not be made: {error}")))
@@ -155,8 +167,20 @@ fn facts(recipe: &toml::Table) -> Vec<(&'static str, String)> {
     all.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }
 
+/// What happened to the run and what its sentinels saw, if anything; of many the last.
+fn events(status: &Status) -> Vec<(&'static str, Happened<'_>)> {
+    let kinds = [("Warnings", &status.warnings), ("What happened on the way", &status.history)];
+    let some = kinds.into_iter().filter(|(_, events)| !events.is_empty());
+    some.map(|(title, events)| {
+        let more = events.len().saturating_sub(EVENTS);
+        (title, Happened { shown: &events[more..], more })
+    })
+    .collect()
+}
+
 /// How far the run is, in words and, while it runs, as a fraction.
-fn progress(status: &Status) -> (String, Option<f64>) {
+pub(super) fn progress(run: &Run) -> (String, Option<f64>) {
+    let status = &run.status;
     let mut words = Vec::new();
     match (status.step, status.steps) {
         (Some(step), Some(steps)) => {
@@ -168,7 +192,7 @@ fn progress(status: &Status) -> (String, Option<f64>) {
     if let Some(epoch) = status.epoch {
         words.push(format!("epoch {}", significant(epoch)));
     }
-    let running = status.state.as_deref() == Some("running");
+    let running = run.state == Some(State::Running);
     let fraction =
         status.step.zip(status.steps).map(|(step, steps)| (step / steps).clamp(0.0, 1.0));
     (words.join(", "), fraction.filter(|fraction| running && fraction.is_finite()))
@@ -290,12 +314,12 @@ fn figure(curve: &Curve, steps: (f64, f64)) -> Figure<'_> {
     }
 }
 
-fn value(evaluation: &Evaluation) -> Option<String> {
+pub(super) fn value(evaluation: &Evaluation) -> Option<String> {
     evaluation.value.map(|value| measured(&evaluation.metric, value))
 }
 
 /// The 95 % interval in the unit of the metric; empty if it was not written.
-fn interval(evaluation: &Evaluation) -> String {
+pub(super) fn interval(evaluation: &Evaluation) -> String {
     match evaluation.interval_95 {
         Some([low, high]) if is_fraction(&evaluation.metric) => {
             format!("{:.2} to {}", 100.0 * low, percent(high))
@@ -369,7 +393,7 @@ fn row(evaluation: &Evaluation) -> Row<'_> {
 }
 
 /// The bar of an accuracy; none for other metrics and for values outside 0 to 1.
-fn bar(evaluation: &Evaluation) -> Option<Bar> {
+pub(super) fn bar(evaluation: &Evaluation) -> Option<Bar> {
     let inside = |value: &f64| (0.0..=1.0).contains(value);
     let value = evaluation.value.filter(inside).filter(|_| is_fraction(&evaluation.metric))?;
     let [low, high] = evaluation.interval_95.unwrap_or([value, value]);

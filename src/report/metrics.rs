@@ -150,6 +150,27 @@ impl Curve {
         kept
     }
 
+    /// The curve as the means of its finite values in `columns` columns of its own steps, if it has more points than twice
+    /// as many; true if it was.
+    pub(super) fn condensed(&self, columns: usize) -> (Vec<Point>, bool) {
+        let ([first, .., last], true) = (self.points.as_slice(), self.points.len() > 2 * columns)
+        else {
+            return (self.points.clone(), false);
+        };
+        let mean = |bucket: &[Point]| {
+            let finite: Vec<&Point> = bucket.iter().filter(|p| p.value.is_finite()).collect();
+            let mean = |of: fn(&Point) -> f64| {
+                finite.iter().map(|point| of(point)).sum::<f64>() / finite.len() as f64
+            };
+            // Of a column without values nothing is known but where it lies.
+            let value = mean(|point| point.value);
+            let step = if finite.is_empty() { bucket[0].step } else { mean(|point| point.step) };
+            let epoch = if finite.is_empty() { bucket[0].epoch } else { mean(|point| point.epoch) };
+            Point { step, epoch, value }
+        };
+        (buckets(&self.points, (first.step, last.step), columns).map(mean).collect(), true)
+    }
+
     /// The mean of the finite values in each of `columns` columns, at the mean of their steps.
     pub(super) fn means(&self, steps: (f64, f64), columns: usize) -> Vec<(f64, f64)> {
         let mean = |bucket: &[Point]| {

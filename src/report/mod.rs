@@ -1,22 +1,34 @@
-//! One page about one run, made from its folder alone.
+//! Pages about one run or several, made from their folders alone.
 //!
 //! [`write()`] reads what training and evaluation left behind and writes `report.html` beside it: one file with style, script,
 //! charts and pictures inside, which asks nothing of the network and shows no number that is not in the files.
-//! Reading (`run`) and showing (`html`) are apart: a page over several runs reads more folders and shows them side by side.
+//! [`compare()`] does the same over several runs. Reading (`run`, `metrics`) and showing (`html`, `comparison`) are apart;
+//! [`runs`] and [`ranking`] read folders of runs for those who want numbers, not pages.
 
 mod chart;
+mod comparison;
 mod format;
 mod gallery;
 mod html;
 mod metrics;
+mod overlay;
+pub mod ranking;
 mod run;
+pub mod runs;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
+pub use format::{duration, measured, significant};
+
 use crate::error::Result;
 use crate::files::replace_text;
+use run::Run;
+pub use run::{Event, State};
+
+/// How many of the last lines of `log.txt` the page shows.
+const LOG_LINES: usize = 40;
 
 /// Writes `report.html` into the folder of a run and returns its path.
 ///
@@ -27,8 +39,31 @@ use crate::files::replace_text;
 /// # Errors
 /// [`crate::error::Error::Run`] if the folder holds no recipe or one that is not TOML, [`crate::error::Error::Io`] if the page cannot be written.
 pub fn write(run: &Path) -> Result<PathBuf> {
-    let page = html::page(&run::Run::read(run)?)?;
     let path = run.join("report.html");
-    replace_text(&path, &page)?;
+    write_to(run, &path)?;
     Ok(path)
+}
+
+/// [`write()`] to a file of one's choice.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_to(run: &Path, path: &Path) -> Result<()> {
+    let mut read = Run::read(run)?;
+    let galleries = run::read_galleries(run, &mut read.notes);
+    let log = run::log_lines(run, &mut read.notes);
+    let log = log[log.len().saturating_sub(LOG_LINES)..].join("\n");
+    replace_text(path, &html::page(&read, &galleries, &log)?)
+}
+
+/// Writes one page about several runs to `path` and returns what of them could not be read, one sentence each, which
+/// the page shows too.
+///
+/// # Errors
+/// [`crate::error::Error::Run`] if none of them can be read or they are too many for one picture,
+/// [`crate::error::Error::Io`] if the page cannot be written.
+pub fn compare(runs: &[PathBuf], path: &Path) -> Result<Vec<String>> {
+    let (page, notes) = comparison::page(runs)?;
+    replace_text(path, &page)?;
+    Ok(notes)
 }

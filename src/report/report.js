@@ -1,5 +1,3 @@
-"use strict";
-
 // Reads values off a curve: the point nearest in steps to the pointer, or the next one with the arrow keys.
 function readable(plot) {
   const [left, right, top, bottom] = plot.dataset.area.split(" ").map(Number);
@@ -66,12 +64,6 @@ function readable(plot) {
 }
 
 for (const plot of document.querySelectorAll(".plot")) readable(plot);
-
-document.getElementById("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-});
 
 for (const button of document.querySelectorAll(".copy")) {
   button.addEventListener("click", async () => {

@@ -1,39 +1,99 @@
 //! Reads the folder of a run into plain values: what is missing stays empty, what is damaged leaves a note.
 
-use std::fs::{self, File};
+use std::fmt;
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::gallery::Gallery;
 use super::metrics::Metrics;
 use crate::error::{Error, Result};
 
-/// How many of the last lines of `log.txt` are shown.
-const LOG_LINES: usize = 40;
-/// How many of the last bytes of `log.txt` are read for them.
+/// How many of the last bytes of `log.txt` are read.
 const LOG_BYTES: u64 = 64 * 1024;
 
-/// Everything the report knows about a run.
+/// What a run says about itself. Its pictures and its log are read by themselves: they are large, and only one page
+/// shows them.
 pub(super) struct Run {
     /// The name of the folder.
     pub(super) name: String,
+    /// Where it stands; none if it never wrote so.
+    pub(super) state: Option<State>,
     pub(super) recipe: toml::Table,
     pub(super) recipe_text: String,
     pub(super) environment: Map<String, Value>,
-    pub(super) status: Option<Status>,
+    pub(super) status: Status,
     pub(super) metrics: Metrics,
     /// Sorted by file name.
     pub(super) evaluations: Vec<Evaluation>,
-    /// Sorted by file name.
-    pub(super) galleries: Vec<Gallery>,
-    /// The last lines of `log.txt`.
-    pub(super) log: String,
     /// What could not be read, one sentence each.
     pub(super) notes: Vec<String>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A process is working on it.
+    Running,
+    /// It was stopped, by a signal, an error or a kill; the same command goes on.
+    Stopped,
+    /// It is done.
+    Finished,
+    /// A word this version does not know.
+    Other(String),
+}
+
+impl State {
+    /// What `status.json` says, held to whether a process has the run's lock: one that was killed could not write that it
+    /// stopped.
+    fn of(run: &Path, written: String) -> Self {
+        match written.as_str() {
+            "running" if is_locked(run) => Self::Running,
+            "running" | "stopped" => Self::Stopped,
+            "finished" => Self::Finished,
+            _ => Self::Other(written),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Finished => "finished",
+            Self::Other(word) => word,
+        })
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Whether a process holds the run, [`crate::train::run::RunFolder`]. The question takes a shared lock for an instant.
+fn is_locked(run: &Path) -> bool {
+    let Ok(lock) = File::open(run.join("lock")) else { return false };
+    matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// Something that happened at a step: a micro-batch halved, steps skipped, what a sentinel saw.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// Optimizer steps taken before it.
+    pub step: u64,
+    /// Who says so; empty for the run itself.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// One sentence.
+    pub text: String,
 }
 
 /// `status.json`: how far the run is, and its totals.
@@ -49,6 +109,10 @@ pub(super) struct Status {
     pub(super) views_per_second: Option<f64>,
     pub(super) wall_seconds: Option<f64>,
     pub(super) peak_memory_mb: Option<f64>,
+    /// What changed the run on its way.
+    pub(super) history: Vec<Event>,
+    /// What its sentinels saw.
+    pub(super) warnings: Vec<Event>,
     /// What else was written.
     #[serde(flatten)]
     pub(super) rest: Map<String, Value>,
@@ -121,22 +185,25 @@ impl Run {
     pub(super) fn read(run: &Path) -> Result<Self> {
         let mut notes = Vec::new();
         let (recipe_text, recipe) = read_recipe(run)?;
+        let status: Option<Status> = read_json(run, "status.json", &mut notes);
+        let written = status.as_ref().and_then(|status| status.state.clone());
+        let state = written.map(|written| State::of(run, written));
         Ok(Self {
             name: name_of(run),
+            state,
             recipe,
             recipe_text,
             environment: read_json(run, "environment.json", &mut notes).unwrap_or_default(),
-            status: read_json(run, "status.json", &mut notes),
+            status: status.unwrap_or_default(),
             metrics: Metrics::read(run, &mut notes),
             evaluations: read_evaluations(run, &mut notes),
-            galleries: read_galleries(run, &mut notes),
-            log: read_log(run, &mut notes),
             notes,
         })
     }
 }
 
-fn name_of(run: &Path) -> String {
+/// The last part of its path.
+pub(super) fn name_of(run: &Path) -> String {
     let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
     full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
 }
@@ -198,28 +265,25 @@ fn read_evaluations(run: &Path, notes: &mut Vec<String>) -> Vec<Evaluation> {
         .collect()
 }
 
-fn read_galleries(run: &Path, notes: &mut Vec<String>) -> Vec<Gallery> {
+/// The galleries of `pictures/`, sorted by file name.
+pub(super) fn read_galleries(run: &Path, notes: &mut Vec<String>) -> Vec<Gallery> {
     let files = json_files(run, "pictures");
     files.iter().filter_map(|file| Gallery::read(run, file, notes)).collect()
 }
 
-/// The last lines of the log, or nothing.
-fn read_log(run: &Path, notes: &mut Vec<String>) -> String {
-    let path = run.join("log.txt");
-    match read_end(&path) {
-        Ok(text) => {
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+/// The lines of the end of `log.txt`, or none.
+pub(super) fn log_lines(run: &Path, notes: &mut Vec<String>) -> Vec<String> {
+    match read_end(&run.join("log.txt")) {
+        Ok(text) => text.lines().map(str::to_owned).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             notes.push(format!("log.txt could not be read: {error}."));
-            String::new()
+            Vec::new()
         }
     }
 }
 
-fn read_end(path: &PathBuf) -> std::io::Result<String> {
+fn read_end(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let start = file.metadata()?.len().saturating_sub(LOG_BYTES);
     file.seek(SeekFrom::Start(start))?;

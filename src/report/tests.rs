@@ -1,5 +1,7 @@
 //! Promises of the page, held to folders made by hand.
 
+mod several;
+
 use std::fs;
 use std::path::Path;
 
@@ -355,4 +357,24 @@ fn the_page_is_replaced_whole() {
     fs::create_dir(&path).unwrap();
     assert!(matches!(write(&run), Err(Error::Io { .. })));
     assert_eq!(names(&run), ["recipe.toml", "report.html"]);
+}
+
+#[test]
+fn what_happened_and_what_sentinels_saw_is_in_sight() {
+    let status = r#"{"state":"finished","history":[{"step":3,"text":"micro-batch halved to 8 <i>"}],
+        "warnings":[{"step":5,"name":"collapse","text":"the deviation is far below"}]}"#;
+    let page = page_of("warned", &[("recipe.toml", ""), ("status.json", status)]);
+    assert!(
+        page.contains("<h2>Warnings</h2>") && page.contains("<h2>What happened on the way</h2>")
+    );
+    assert!(page.contains("step 5, collapse</span> the deviation is far below"));
+    assert!(page.contains("step 3</span> micro-batch halved to 8 &#60;i&#62;"));
+    let quiet =
+        page_of("quiet", &[("recipe.toml", ""), ("status.json", "{\"state\":\"finished\"}")]);
+    assert!(!quiet.contains("<h2>Warnings</h2>") && !quiet.contains("What happened on the way"));
+    let warning = r#"{"step":1,"name":"a","text":"again"}"#;
+    let many = format!("{{\"warnings\":[{}{warning}]}}", format!("{warning},").repeat(59));
+    let page = page_of("many", &[("recipe.toml", ""), ("status.json", &many)]);
+    assert_eq!(page.matches("</span> again").count(), 50);
+    assert!(page.contains("The last 50; 10 earlier ones are in status.json."));
 }

@@ -3,7 +3,9 @@
 pub mod checkpoint;
 pub mod config;
 pub mod engine;
+pub mod events;
 pub mod journal;
+pub mod memory_plan;
 pub mod optim;
 pub mod probe;
 pub mod run;
@@ -17,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::method::{Method, Objective};
 pub use config::{Config, MonitorConfig};
+use events::Events;
 use journal::{Event, Journal};
 use optim::Optimizer;
 use probe::Probe;
@@ -178,6 +181,7 @@ struct Trainer<'a, 'o> {
     observers: &'a mut [&'o mut dyn Observer],
     loader: Batches,
     metrics: Metrics,
+    events: Events,
     clock: Clock,
     watch: Watch,
     step: u64,
@@ -199,6 +203,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
         observers: &'a mut [&'o mut dyn Observer],
     ) -> Result<Self> {
         let (metrics, earlier_seconds) = Metrics::open(run, job.first_step)?;
+        let events = Events::open(run.path(), job.first_step)?;
         let mut status = run::read_status(run.path()).unwrap_or_default();
         status.steps = job.steps;
         status.history.clone_from(&job.journal.events);
@@ -213,7 +218,8 @@ impl<'a, 'o> Trainer<'a, 'o> {
         );
         let loader = (job.batches)(job.first_step)?;
         let step = job.first_step;
-        let mut trainer = Self { job, run, observers, loader, metrics, clock, watch, step, status };
+        let mut trainer =
+            Self { job, run, observers, loader, metrics, events, clock, watch, step, status };
         trainer.write_status("running")?;
         if trainer.step == 0 && trainer.job.config.sentinels.rolls_back() {
             trainer.checkpoint()?;
@@ -351,6 +357,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
         self.step = back;
         self.loader = (self.job.batches)(back)?;
         self.metrics = Metrics::open(self.run, back)?.0;
+        self.events = Events::open(self.run.path(), back)?;
         self.run.log(&text)?;
         for warning in warnings.iter().chain([&text]) {
             self.tell(warning);
@@ -410,6 +417,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
                 }
             }
             self.metrics.write(self.step, self.epoch(), self.clock.seconds(), &values)?;
+            self.events.write(self.step, &values)?;
         }
         let every = config.checkpoint_every_steps;
         if epoch_ends || (every > 0 && self.step.is_multiple_of(every)) {
