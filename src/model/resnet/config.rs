@@ -217,9 +217,11 @@ impl BackboneConfig {
         if images * last >= 2 {
             return Ok(());
         }
+        let pools = matches!(self.stem, Stem::ImageNet | Stem::ResNetD) && self.sk_ratio == 0.0;
+        let other_stem = if pools { ", or take `backbone.stem = \"cifar\"`" } else { "" };
         Err(Error::Recipe(format!(
             "batch norm needs at least 2 values per channel: a group of {images} at {side} px leaves {}; \
-             raise `backbone.norm_group` and `data.micro_batch_size`",
+             raise `backbone.norm_group` and `data.micro_batch_size`{other_stem}",
             images * last
         )))
     }

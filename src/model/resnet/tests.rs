@@ -368,6 +368,7 @@ fn what_leaves_batch_norm_one_value_is_refused() {
     assert_eq!(refused(&imagenet, 32, 2), None);
     let message = refused(&imagenet, 32, 1).unwrap();
     assert!(message.contains("a group of 1 at 32 px leaves 1;"), "{message}");
+    assert!(message.ends_with("or take `backbone.stem = \"cifar\"`"), "{message}");
     assert_eq!(refused(&config(Architecture::ResNet18, 1.0, Stem::Cifar), 32, 1), None);
     assert!(refused(&selective(Architecture::ResNet50, 1.0), 224, 1).is_some());
     assert_eq!(refused(&selective(Architecture::ResNet50, 1.0), 224, 2), None);
