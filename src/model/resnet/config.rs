@@ -190,10 +190,11 @@ impl BackboneConfig {
             )));
         }
         if self.sk_ratio > 0.0 && self.name.expansion() == 1 {
+            let name = format!("{:?}", self.name).to_lowercase();
             return Err(Error::Recipe(format!(
-                "`backbone.sk_ratio` = {} needs bottleneck blocks, which {:?} has not: take `resnet50` or deeper, or \
-                 `sk_ratio = 0`",
-                self.sk_ratio, self.name
+                "`backbone.sk_ratio` = {} needs bottleneck blocks, which `{name}` has not: take `resnet50` or deeper, \
+                 or `sk_ratio = 0`",
+                self.sk_ratio
             )));
         }
         if self.sk_ratio > 0.0 && self.stem == Stem::ImageNet {

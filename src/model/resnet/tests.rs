@@ -387,7 +387,12 @@ fn settings_that_do_not_go_together_are_refused() {
         BackboneConfig { sk_ratio, ..config(name, 1.0, stem) }.check().map_err(|e| e.to_string())
     };
     for (name, stem, ratio, part) in [
-        (Architecture::ResNet18, Stem::ResNetD, 0.0625, "needs bottleneck blocks"),
+        (
+            Architecture::ResNet18,
+            Stem::ResNetD,
+            0.0625,
+            "needs bottleneck blocks, which `resnet18` has",
+        ),
         (Architecture::ResNet50, Stem::ImageNet, 0.0625, "`backbone.stem = \"resnet_d\"`"),
         (Architecture::ResNet50, Stem::ResNetD, -0.5, "must be in [0, 1]"),
         (Architecture::ResNet50, Stem::ResNetD, f64::NAN, "must be in [0, 1]"),
