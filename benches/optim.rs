@@ -38,7 +38,7 @@ fn resnet18() -> Parameters {
 fn main() {
     let mut criterion = Criterion::default().sample_size(20).configure_from_args();
     let parameters = resnet18();
-    for name in ["sgd", "lars"] {
+    for name in ["sgd", "lars", "adam", "adamw"] {
         let config: OptimizerConfig =
             toml::from_str(&format!("name = '{name}'\nlearning_rate = 0.1\nweight_decay = 1e-6"))
                 .expect("a valid table");

@@ -195,10 +195,11 @@ impl BackboneConfig {
             )));
         }
         if self.sk_ratio > 0.0 && self.name.expansion() == 1 {
+            let name = format!("{:?}", self.name).to_lowercase();
             return Err(Error::Recipe(format!(
-                "`backbone.sk_ratio` = {} needs bottleneck blocks, which {:?} has not: take `resnet50` or deeper, or \
-                 `sk_ratio = 0`",
-                self.sk_ratio, self.name
+                "`backbone.sk_ratio` = {} needs bottleneck blocks, which `{name}` has not: take `resnet50` or deeper, \
+                 or `sk_ratio = 0`",
+                self.sk_ratio
             )));
         }
         if self.sk_ratio > 0.0 && self.stem == Stem::ImageNet {
@@ -222,9 +223,11 @@ impl BackboneConfig {
         if images * last >= 2 {
             return Ok(());
         }
+        let pools = matches!(self.stem, Stem::ImageNet | Stem::ResNetD) && self.sk_ratio == 0.0;
+        let other_stem = if pools { ", or take `backbone.stem = \"cifar\"`" } else { "" };
         Err(Error::Recipe(format!(
             "batch norm needs at least 2 values per channel: a group of {images} at {side} px leaves {}; \
-             raise `backbone.norm_group` and `data.micro_batch_size`",
+             raise `backbone.norm_group` and `data.micro_batch_size`{other_stem}",
             images * last
         )))
     }

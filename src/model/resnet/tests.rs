@@ -368,6 +368,7 @@ fn what_leaves_batch_norm_one_value_is_refused() {
     assert_eq!(refused(&imagenet, 32, 2), None);
     let message = refused(&imagenet, 32, 1).unwrap();
     assert!(message.contains("a group of 1 at 32 px leaves 1;"), "{message}");
+    assert!(message.ends_with("or take `backbone.stem = \"cifar\"`"), "{message}");
     assert_eq!(refused(&config(Architecture::ResNet18, 1.0, Stem::Cifar), 32, 1), None);
     assert!(refused(&selective(Architecture::ResNet50, 1.0), 224, 1).is_some());
     assert_eq!(refused(&selective(Architecture::ResNet50, 1.0), 224, 2), None);
@@ -386,7 +387,12 @@ fn settings_that_do_not_go_together_are_refused() {
         BackboneConfig { sk_ratio, ..config(name, 1.0, stem) }.check().map_err(|e| e.to_string())
     };
     for (name, stem, ratio, part) in [
-        (Architecture::ResNet18, Stem::ResNetD, 0.0625, "needs bottleneck blocks"),
+        (
+            Architecture::ResNet18,
+            Stem::ResNetD,
+            0.0625,
+            "needs bottleneck blocks, which `resnet18` has",
+        ),
         (Architecture::ResNet50, Stem::ImageNet, 0.0625, "`backbone.stem = \"resnet_d\"`"),
         (Architecture::ResNet50, Stem::ResNetD, -0.5, "must be in [0, 1]"),
         (Architecture::ResNet50, Stem::ResNetD, f64::NAN, "must be in [0, 1]"),

@@ -51,6 +51,9 @@ pub struct Sgd {
 
 /// LARS (You et al. 2017, arXiv:1708.03888, Algorithm 1): the step of each parameter is scaled by its own `trust`, a share
 /// η of its length over that of its gradient. Programs agree on the idea and differ in the rest; see [`LarsForm`].
+///
+/// Three settings, if left out of a recipe, follow from the form. A `key=value` override changes a recipe that is already
+/// whole, so one of `form` alone leaves them as they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "LarsSettings")]
 pub struct Lars {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::Role;
+use crate::train::checkpoint;
 use std::collections::HashMap;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/optim.safetensors");
@@ -195,6 +196,36 @@ fn stopping_and_loading_the_state_changes_no_bit() {
             assert_eq!(steady.tensor, resumed.tensor, "{name} {}", steady.name);
         }
     }
+}
+
+#[test]
+fn the_moments_and_the_step_count_survive_a_checkpoint() {
+    let golden = golden();
+    let parameters = network(&golden);
+    let text = "name = 'adam'\nlearning_rate = 1.0\nweight_decay = 0.0";
+    let mut optimizer = Optimizer::new(config(text), &parameters);
+    for step in 0..3 {
+        set_gradients(&parameters, &golden, step);
+        optimizer.step(0.1);
+    }
+    let state: BTreeMap<String, Tensor> = optimizer.state().into_iter().collect();
+    assert_eq!(state.len(), 3 * NAMES.len());
+    let kernel = |what: &str| &state[&format!("optimizer.net.kernel.{what}")];
+    for moment in ["first_moment", "second_moment"] {
+        assert_eq!(kernel(moment).stride(), parameters.all()[0].tensor.stride());
+    }
+    assert_eq!((kernel("steps").kind(), kernel("steps").int64_value(&[])), (Kind::Int64, 3));
+
+    let folder = tempfile::tempdir().unwrap();
+    checkpoint::save(folder.path(), 3, &serde_json::json!({}), &state).unwrap();
+    let found = checkpoint::load(&folder.path().join("last.safetensors")).unwrap();
+    let mut other = Optimizer::new(config(text), &network(&golden));
+    other.load_state(&found.tensors).unwrap();
+    assert_eq!(other.state().into_iter().collect::<BTreeMap<_, _>>(), state);
+    let sgd = "name = 'sgd'\nlearning_rate = 1.0\nweight_decay = 0.0";
+    let mut other = Optimizer::new(config(sgd), &parameters);
+    let message = other.load_state(&found.tensors).unwrap_err().to_string();
+    assert_eq!(message, "no tensor named `optimizer.net.kernel.momentum`");
 }
 
 #[test]
