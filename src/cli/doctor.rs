@@ -292,6 +292,7 @@ fn batch_plan(name: &str, mut recipe: Recipe) -> Result<(Vec<String>, Value)> {
         batch: recipe.data.batch_size,
         group: recipe.backbone.norm_group,
         tile_rows: recipe.train.tile_rows,
+        optimizer_state: recipe.train.optimizer.state_per_parameter(),
         scalar_bytes: if recipe.train.precision == "float64" { 8 } else { 4 },
     };
     let held = machine::held_memory().unwrap_or(0);

@@ -17,6 +17,7 @@ use diptych::recipe::{Executor, Recipe, differences};
 use diptych::report;
 use diptych::train::engine::guard;
 use diptych::train::journal::{Event, Journal};
+use diptych::train::memory_plan::MemoryPlan;
 use diptych::train::optim::Optimizer;
 use diptych::train::probe::Probe;
 use diptych::train::run::{RunFolder, Status, read_status, timestamp};
@@ -119,9 +120,6 @@ struct Plan {
     schedule: Schedule,
 }
 
-/// What the heap holds over what lies in it, since freed memory is kept: 1.5 to 1.9 in runs on CIFAR-10.
-const HEAP_SLACK: f64 = 1.6;
-
 impl Plan {
     fn new(recipe: &Recipe, source: &Source) -> Result<Self> {
         let dataset = source.for_training(&selection(recipe))?;
@@ -176,28 +174,19 @@ impl Plan {
         })
     }
 
-    /// Bytes the run will hold at most: what the process holds already (program, libtorch, data), then per parameter its
-    /// value, gradient and optimizer state, the maps of a micro-batch with three of the largest in passing, the rows of the
-    /// batch, and a tile of the loss.
+    /// Bytes the run will hold at most: what the process holds already (program, libtorch, data) and its tensors.
     fn predicted_memory(&self, recipe: &Recipe) -> u64 {
         let layout = &self.layout;
-        let bytes = if layout.kind == Kind::Double { 8 } else { 4 };
-        let images = layout.micro_batch as u64;
-        let maps: u64 = layout
-            .views
-            .iter()
-            .map(|view| {
-                let (kept, largest) = recipe.backbone.activation_count(view.size_px as i64);
-                images * (kept + 3 * largest)
-            })
-            .sum();
-        let rows = (layout.batch * layout.views.len()) as u64;
-        let projections = 8 * rows * recipe.backbone.features() as u64;
-        let tile = 3 * layout.tile_rows as u64 * rows;
-        let state = recipe.train.optimizer.state_per_parameter();
-        let parameters = (2 + state) * recipe.backbone.parameter_count();
-        let tensors = bytes * (maps + projections + tile + parameters);
-        machine::held_memory().unwrap_or(0) + (HEAP_SLACK * tensors as f64) as u64
+        let plan = MemoryPlan {
+            backbone: &recipe.backbone,
+            view_sizes_px: &layout.views.iter().map(|view| view.size_px).collect::<Vec<_>>(),
+            batch: layout.batch,
+            group: layout.group,
+            tile_rows: layout.tile_rows,
+            optimizer_state: recipe.train.optimizer.state_per_parameter(),
+            scalar_bytes: if layout.kind == Kind::Double { 8 } else { 4 },
+        };
+        machine::held_memory().unwrap_or(0) + plan.tensor_bytes(layout.micro_batch)
     }
 
     /// The plan for people and programs.

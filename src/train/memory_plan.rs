@@ -18,13 +18,15 @@ pub struct MemoryPlan<'a> {
     pub group: usize,
     /// Rows of a tile of the loss.
     pub tile_rows: i64,
+    /// Scalars the optimizer keeps for each parameter.
+    pub optimizer_state: u64,
     /// Bytes of a scalar: 4, or 8 in double precision.
     pub scalar_bytes: u64,
 }
 
 impl MemoryPlan<'_> {
     /// Bytes the tensors of the run take at most when `micro_batch` images are embedded at a time, beside what the process
-    /// holds already (program, libtorch, data): per parameter its value, gradient and momentum; the maps of a micro-batch
+    /// holds already (program, libtorch, data): per parameter its value, gradient and optimizer state; the maps of a micro-batch
     /// with three of the largest in passing; the rows of the batch; a tile of the loss.
     pub fn tensor_bytes(&self, micro_batch: usize) -> u64 {
         let maps: u64 = self
@@ -38,7 +40,7 @@ impl MemoryPlan<'_> {
         let rows = (self.batch * self.view_sizes_px.len()) as u64;
         let projections = 8 * rows * self.backbone.features() as u64;
         let tile = 3 * self.tile_rows as u64 * rows;
-        let parameters = 3 * self.backbone.parameter_count();
+        let parameters = (2 + self.optimizer_state) * self.backbone.parameter_count();
         let scalars = maps + projections + tile + parameters;
         (HEAP_SLACK * (self.scalar_bytes * scalars) as f64) as u64
     }
@@ -70,6 +72,7 @@ mod tests {
             batch: 96,
             group,
             tile_rows: 64,
+            optimizer_state: 1,
             scalar_bytes: 4,
         }
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::Role;
 use crate::train::checkpoint;
+use crate::train::journal::Journal;
 use std::collections::HashMap;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/optim.safetensors");
@@ -217,7 +218,8 @@ fn the_moments_and_the_step_count_survive_a_checkpoint() {
     assert_eq!((kernel("steps").kind(), kernel("steps").int64_value(&[])), (Kind::Int64, 3));
 
     let folder = tempfile::tempdir().unwrap();
-    checkpoint::save(folder.path(), 3, &serde_json::json!({}), &state).unwrap();
+    checkpoint::save(folder.path(), 3, (&serde_json::json!({}), &Journal::default()), &state)
+        .unwrap();
     let found = checkpoint::load(&folder.path().join("last.safetensors")).unwrap();
     let mut other = Optimizer::new(config(text), &network(&golden));
     other.load_state(&found.tensors).unwrap();
