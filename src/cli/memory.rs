@@ -4,6 +4,7 @@
 //! segmentation fault), so nothing goes on in the same process: it is replaced by a fresh one, which goes on from the last
 //! checkpoint.
 
+use super::tell;
 use anyhow::Result;
 use diptych::error::Error;
 use diptych::ffi::succeed_after_crash;
@@ -58,12 +59,12 @@ pub(super) fn with_less_memory(
     let event = format!(
         "out of memory with {before} images at a time, went on with {micro_batch} (the batch stays whole, last bits differ)"
     );
-    eprintln!(
+    tell(&format!(
         "warning: {text}; going on from the last checkpoint with {micro_batch} images at a time"
-    );
+    ));
     let folder = RunFolder::open(run)?;
     let mut status = read_status(run).unwrap_or_default();
-    status.state = "stopped".to_owned();
+    "stopped".clone_into(&mut status.state);
     status.history.push(Event { step: status.step, text: event.clone() });
     folder.log(&event)?;
     folder.write_status(&status)?;
@@ -104,7 +105,7 @@ fn largest_batch(text: &str, layout: &Layout, run: &Path) -> Error {
         let _ = std::fs::remove_dir_all(&out);
         fits
     };
-    eprintln!("out of memory; looking for the largest batch that fits");
+    tell("out of memory; looking for the largest batch that fits");
     let halves = (1..).map(|n| layout.group >> n).take_while(|size| *size >= 2);
     let Some(half) = halves.into_iter().find(|size| fits(*size)) else {
         return Error::OutOfMemory(format!(
@@ -112,7 +113,7 @@ fn largest_batch(text: &str, layout: &Layout, run: &Path) -> Error {
         ));
     };
     // Between what fits and twice that, which does not.
-    let above = |quarters: usize| (half + quarters * half / 4) / 2 * 2;
+    let above = |quarters: usize| half + (quarters * half / 4) / 2 * 2;
     let fits = |quarters: usize| above(quarters) > half && fits(above(quarters));
     let largest = match (fits(2), half) {
         (true, _) => above(if fits(3) { 3 } else { 2 }),

@@ -113,10 +113,16 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if cli.json {
-        println!("{}", serde_json::json!({ "error": failure, "exit_code": code }));
+        let object = serde_json::json!({ "error": failure, "exit_code": code });
+        let _ = writeln!(std::io::stdout(), "{object}");
     }
-    eprintln!("error: {failure}");
+    tell(&format!("error: {failure}"));
     ExitCode::from(code)
+}
+
+/// Says something to people. A terminal that went away is no failure of ours: the run goes on.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn print(answer: &Answer, json: bool) {

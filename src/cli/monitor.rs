@@ -1,5 +1,6 @@
 //! What watches a run from the program: progress bar, k-NN monitor, report.
 
+use super::tell;
 use anyhow::Result;
 use diptych::augment::Preprocess;
 use diptych::data::{Dataset, Selection, Source};
@@ -109,7 +110,7 @@ impl ProgressBar {
 
 fn say(bar: &Bar, line: &str) {
     if bar.is_hidden() {
-        eprintln!("{line}");
+        tell(line);
     } else {
         bar.println(line);
     }

@@ -1,8 +1,8 @@
 //! `diptych pretrain`: from a recipe and a data source to a trained, resumable, reported run.
 
-use super::Answer;
 use super::memory::{again, again_after_crash, with_less_memory};
 use super::monitor::{KnnMonitor, Pages, ProgressBar, open_source};
+use super::{Answer, tell};
 use anyhow::Result;
 use diptych::augment::{
     Batches, DeviceLoader, Loader, LoaderConfig, Order, Pipeline, Preprocess, views_gallery,
@@ -36,6 +36,7 @@ use tch::{Device, Kind};
   diptych pretrain folder/simclr --data photos/ --out runs/photos --dry-run
 
 Running the same command again goes on where the run stopped.")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub(super) struct Arguments {
     /// A recipe file or a built-in name (`diptych recipes list`)
     recipe: String,
@@ -257,7 +258,7 @@ fn train_run(
     if read_status(out).is_some_and(|status| status.state == "running") {
         let text = "the last process of this run ended without a word: killed, or the machine went down; if the kernel \
                     killed it for want of memory (`dmesg` says so), set a smaller `data.micro_batch_size`";
-        eprintln!("warning: {text}");
+        tell(&format!("warning: {text}"));
         folder.log(text)?;
     }
     tch::set_num_threads(recipe.train.threads as i32);
@@ -268,7 +269,7 @@ fn train_run(
         again_after_crash();
     }
     for change in changes {
-        eprintln!("changed: {change}");
+        tell(&format!("changed: {change}"));
         folder.log(&format!("changed: {change}"))?;
     }
     let status = attempt(recipe, source, plan, &folder, &stop).map_err(|error| {
@@ -296,7 +297,7 @@ fn attempt(
     let layout = &plan.layout;
     let found = guard("reading the checkpoint", || {
         checkpoint::load_latest(&folder.join("checkpoints"), &mut |warning| {
-            eprintln!("warning: {warning}");
+            tell(&format!("warning: {warning}"));
             // A log that cannot be written shows at the next line, which must be.
             let _ = folder.log(&format!("warning: {warning}"));
         })
@@ -332,7 +333,7 @@ fn attempt(
         0 => format!("started: {} steps", plan.steps),
         step => format!("going on at step {step} of {}", plan.steps),
     };
-    eprintln!("{started} in {}", folder.path().display());
+    tell(&format!("{started} in {}", folder.path().display()));
     folder.log(&started)?;
     if !folder.join("pictures/views.json").exists() {
         views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
@@ -496,7 +497,7 @@ fn set_aside(out: &Path) -> Result<()> {
     }
     let free = name(number);
     std::fs::rename(out, &free).map_err(Error::io("rename", out))?;
-    eprintln!("the earlier run is now {}", free.display());
+    tell(&format!("the earlier run is now {}", free.display()));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `diptych report`: the page of a run, or one page over several.
 
-use super::Answer;
+use super::{Answer, tell};
 use anyhow::Result;
 use diptych::report::{self, runs};
 use serde_json::json;
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         }
     };
     for note in &notes {
-        eprintln!("warning: {note}");
+        tell(&format!("warning: {note}"));
     }
     let json = json!({ "report": page, "runs": found, "notes": notes });
     Ok(Answer { text: page.display().to_string(), json })
