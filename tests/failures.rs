@@ -129,16 +129,16 @@ fn a_roll_back_goes_to_the_checkpoint_three_times_and_is_remembered() {
     let journal = &header(&out)["journal"];
     assert_eq!(journal["roll_backs"], 3);
     assert_eq!(journal["events"].as_array().unwrap().len(), 3, "{journal}");
-    // A run that recovers goes on, without the steps that led astray.
+    // Steps that heal (here: the learning rate falls after an epoch of six) let the run go on without the others.
     let out = folder.path().join("recovers");
-    let short = ["train.optimizer.learning_rate=3e18", "train.sentinels.non_finite=roll_back"];
-    let (code, text) = run(&out, SCENES, &[&short[..], &["train.epochs=2"]].concat());
+    let falls = "train.schedule={name=\"steps\",milestones_epochs=[1],factor=1e-32}";
+    let (code, text) = run(&out, SCENES, &[&ill[..], &[falls, "train.epochs=2"]].concat());
+    assert_eq!(code, 0, "{text}");
     let journal = &header(&out)["journal"];
-    if code == 0 {
-        assert!(journal["left_out"].as_u64().unwrap() > 0, "{journal}");
-    } else {
-        assert_eq!(code, 4, "{text}");
-    }
+    assert_eq!((&journal["roll_backs"], &journal["left_out"]), (&3.into(), &6.into()), "{journal}");
+    assert_eq!(read(&out, "status.json")["left_out"], 6);
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("went back to step 0"), "the report does not tell");
 }
 
 /// Runs with a limit on memory, in KiB.
@@ -239,4 +239,34 @@ fn a_second_interrupt_leaves_at_once() {
     again.kill().unwrap();
     let (_, text) = told(&again.wait_with_output().unwrap());
     assert!(text.contains("ended without a word"), "{text}");
+}
+
+#[test]
+fn damage_is_counted_over_all_processes_of_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().join("photos with spaces é");
+    fs::create_dir(&photos).unwrap();
+    for index in 0..24 {
+        let picture = image::RgbImage::from_fn(40, 30, |x, y| {
+            image::Rgb([(x * 6) as u8, (y * 8) as u8, (index * 10) as u8])
+        });
+        picture.save(photos.join(format!("{index:02}.png"))).unwrap();
+    }
+    let file = |index: u32| photos.join(format!("{index:02}.png"));
+    let whole = [3, 5].map(|index| fs::read(file(index)).unwrap());
+    let break_one =
+        |index: u32, bytes: &[u8]| fs::write(file(index), vec![0; bytes.len()]).unwrap();
+    let out = folder.path().join("run");
+    let one = ["data.batch_size=8", "data.max_damaged=0.05", "train.checkpoint_every_steps=1"];
+    break_one(3, &whole[0]);
+    let first = [&one[..], &["train.epochs=1"]].concat();
+    let (code, text) = run(&out, photos.to_str().unwrap(), &first);
+    assert_eq!(code, 0, "{text}");
+    fs::write(file(3), &whole[0]).unwrap();
+    break_one(5, &whole[1]);
+    let more = [&one[..], &["train.epochs=2", "--extend"]].concat();
+    let (code, text) = run(&out, photos.to_str().unwrap(), &more);
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("2 images have turned out damaged since the run was started"), "{text}");
+    assert_eq!(read(&out, "status.json")["damaged"].as_array().unwrap().len(), 2);
 }

@@ -367,6 +367,7 @@ fn attempt(
         first_step,
         steps: plan.steps,
         steps_per_epoch: plan.order.steps_per_epoch(),
+        max_damaged: (recipe.data.max_damaged * plan.dataset.len() as f64) as usize,
         model: json!({
             // A checkpoint knows no paths.
             "backbone": BackboneConfig { weights: None, ..recipe.backbone.clone() },

@@ -130,6 +130,8 @@ pub struct Job<'a> {
     pub steps: u64,
     /// Steps of an epoch.
     pub steps_per_epoch: u64,
+    /// Most images that may turn out damaged in the whole run, over all processes.
+    pub max_damaged: usize,
     /// What a checkpoint says about the model.
     pub model: serde_json::Value,
     /// What happened before `first_step`.
@@ -299,6 +301,14 @@ impl<'a, 'o> Trainer<'a, 'o> {
             if !self.status.damaged.contains(path) {
                 self.status.damaged.push(path.clone());
             }
+        }
+        // The loader counts what this process met, which it can tell better.
+        let (found, most) = (self.status.damaged.len(), self.job.max_damaged);
+        if found > most {
+            return Err(Error::Data(format!(
+                "{found} images have turned out damaged since the run was started, more than the {most} that \
+                 `data.max_damaged` allows; log.txt lists them, `diptych data check` finds all"
+            )));
         }
         Ok(())
     }
