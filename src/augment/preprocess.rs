@@ -1,7 +1,8 @@
 //! How an image is brought to a network's input when nothing is drawn: at evaluation time.
 
-use super::crop::Interpolation;
+use super::crop::{CropKind, Interpolation};
 use super::pipeline::Scratch;
+use super::step::{Step, ViewRecipe};
 use crate::data::Image;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -131,9 +132,18 @@ impl Preprocess {
         Ok(Self { id: id.to_owned(), sizing, interpolation, mean, std })
     }
 
-    /// The preprocessing that fits a network trained on views of `size_px` pixels: up to 96 pixels (small images)
-    /// `resize-S`, above (photographs) `center-S`.
-    pub fn for_training_size(size_px: usize, mean: [f64; 3], std: [f64; 3]) -> Self {
+    /// The preprocessing that fits a network trained on these views: up to 96 pixels (small images) `resize-S`, above
+    /// (photographs) `center-S`, or `simclr` where the crop is that of SimCLR's code at its 224 pixels.
+    pub fn for_training(view: &ViewRecipe) -> Self {
+        let (mean, std) = view.normalization();
+        let size_px = view.size_px();
+        if let Some(Step::RandomResizedCrop(crop)) = view.steps.first()
+            && crop.kind == CropKind::Tensorflow
+            && let Ok(simclr) = Self::named("simclr")
+            && simclr.size_px() == size_px
+        {
+            return simclr.normalized(mean, std);
+        }
         let (name, sizing) = if size_px <= 96 {
             ("resize", Sizing::Exact { size_px })
         } else {
@@ -222,10 +232,13 @@ mod tests {
 
     #[test]
     fn the_size_of_training_decides() {
-        let (mean, std) = CIFAR;
-        let small = Preprocess::for_training_size(96, mean, std);
-        assert_eq!(small, Preprocess::named("resize-96").unwrap().normalized(mean, std));
-        let large = Preprocess::for_training_size(224, IMAGENET.0, IMAGENET.1);
+        let view = |name: &str| crate::augment::named(name).unwrap().remove(0);
+        let small = Preprocess::for_training(&view("cld_cifar@96"));
+        assert_eq!(small, Preprocess::named("resize-96").unwrap().normalized(CIFAR.0, CIFAR.1));
+        assert_eq!(Preprocess::for_training(&view("simclr_in")).id, "simclr");
+        assert_eq!(Preprocess::for_training(&view("simclr_in@160")).id, "center-160");
+        let large = Preprocess::for_training(&view("mocov2"));
+        assert_eq!((large.mean, large.std), IMAGENET);
         assert_eq!(large.id, "center-224");
         assert_eq!(large.sizing, Preprocess::named("imagenet").unwrap().sizing);
         assert_eq!(large.sizing, Sizing::ShorterSide { resize_px: 256, crop_px: 224 });

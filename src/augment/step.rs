@@ -154,6 +154,14 @@ impl ViewRecipe {
         self.steps[index + 1..].iter().all(|step| matches!(step, Step::Normalize(_)))
     }
 
+    /// Mean and standard deviation of the channels in \[0, 1\]; 0 and 1 if the recipe does not normalise.
+    pub fn normalization(&self) -> ([f64; 3], [f64; 3]) {
+        match self.steps.last() {
+            Some(Step::Normalize(normalize)) => (normalize.mean, normalize.std),
+            _ => ([0.0; 3], [1.0; 3]),
+        }
+    }
+
     /// Side of the view as the network takes it, in pixels (0 before [`ViewRecipe::check`] has found a size-giving step).
     pub fn size_px(&self) -> usize {
         let jigsaw = self.steps.iter().find_map(|step| match step {

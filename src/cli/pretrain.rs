@@ -145,8 +145,7 @@ impl Plan {
         for view in &views {
             recipe.backbone.check_images(view.size_px, recipe.backbone.norm_group)?;
         }
-        let preprocess =
-            Preprocess::for_training_size(views[0].size_px, views[0].mean, views[0].std);
+        let preprocess = Preprocess::for_training(&recipe.view[0]);
         let steps_per_epoch = order.steps_per_epoch();
         let config = &recipe.train;
         let steps = config.max_steps.unwrap_or(u64::from(config.epochs) * steps_per_epoch);
