@@ -270,3 +270,111 @@ fn damage_is_counted_over_all_processes_of_a_run() {
     assert!(text.contains("2 images have turned out damaged since the run was started"), "{text}");
     assert_eq!(read(&out, "status.json")["damaged"].as_array().unwrap().len(), 2);
 }
+
+/// A finished run of one epoch of six steps, ready to be extended.
+fn finished(out: &Path) {
+    let (code, text) = run(out, SCENES, &["train.epochs=1", "train.checkpoint_every_steps=1"]);
+    assert_eq!(code, 0, "{text}");
+}
+
+fn extend(out: &Path) -> (i32, String) {
+    run(out, SCENES, &["train.epochs=2", "train.checkpoint_every_steps=1", "--extend"])
+}
+
+#[test]
+fn a_clock_that_jumps_decides_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    finished(&out);
+    let date = |name: &str, seconds: u64| {
+        let file = fs::File::options().write(true).open(out.join(name)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+    };
+    // As if the clock had been set back by decades, and forward for the older checkpoint.
+    date("checkpoints/last.safetensors", 0);
+    date("checkpoints/previous.safetensors", 4_000_000_000);
+    date("metrics.jsonl", 4_000_000_000);
+    date("status.json", 0);
+    let (code, text) = extend(&out);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("going on at step 6 of 12"), "{text}");
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=12).collect::<Vec<_>>());
+    let seconds: Vec<f64> = lines.iter().map(|l| l["wall_seconds"].as_f64().unwrap()).collect();
+    assert!(seconds.is_sorted() && seconds[11] < 600.0, "{seconds:?}");
+}
+
+#[test]
+fn a_damaged_checkpoint_gives_way_to_the_one_before_and_two_damaged_ones_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    finished(&out);
+    let damage = |name: &str| {
+        let file = out.join("checkpoints").join(name);
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(file, bytes).unwrap();
+    };
+    damage("last.safetensors");
+    let (code, text) = extend(&out);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("is damaged: its checksum should be"), "{text}");
+    assert!(text.contains("going on at step 5 of 12"), "{text}");
+    damage("last.safetensors");
+    damage("previous.safetensors");
+    let (code, text) = run(&out, SCENES, &["train.epochs=3", "--extend"]);
+    assert_eq!(code, 6, "{text}");
+    assert!(text.contains("last.safetensors") && text.contains("previous.safetensors"), "{text}");
+    assert!(text.contains("--fresh"), "{text}");
+    let (code, text) = told(&program().args(["evaluate", "knn"]).arg(&out).output().unwrap());
+    assert_eq!(code, 6, "{text}");
+}
+
+#[test]
+fn what_a_newer_program_wrote_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    finished(&out);
+    let replace = |name: &str, from: &str, to: &str| {
+        let bytes = fs::read(out.join(name)).unwrap();
+        let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+        let newer = [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat();
+        fs::write(out.join(name), newer).unwrap();
+        bytes
+    };
+    let cases = [
+        ("checkpoints/last.safetensors", r#"\"format\":1"#, r#"\"format\":9"#, 6),
+        ("recipe.toml", "format = 1", "format = 9", 2),
+        ("status.json", "\"format\": 1", "\"format\": 9", 1),
+    ];
+    for (name, from, to, expected) in cases {
+        let before = replace(name, from, to);
+        let (code, text) = extend(&out);
+        assert_eq!(code, expected, "{name}: {text}");
+        assert!(text.contains("has format 9, this program reads up to 1"), "{name}: {text}");
+        fs::write(out.join(name), before).unwrap();
+    }
+}
+
+#[test]
+fn links_that_go_round_are_followed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().join("photos");
+    fs::create_dir_all(photos.join("inner")).unwrap();
+    for index in 0..4 {
+        let picture = image::RgbImage::from_pixel(8, 8, image::Rgb([index * 60; 3]));
+        picture.save(photos.join(format!("inner/{index}.png"))).unwrap();
+    }
+    fs::copy(photos.join("inner/0.png"), photos.join("top.png")).unwrap();
+    std::os::unix::fs::symlink(&photos, photos.join("inner/round")).unwrap();
+    std::os::unix::fs::symlink("self", photos.join("self")).unwrap();
+    let shown = program().args(["data", "show", "--json"]).arg(&photos).output().unwrap();
+    let (code, text) = told(&shown);
+    assert_eq!(code, 0, "{text}");
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["splits"][0]["images"], 5, "{shown}");
+}

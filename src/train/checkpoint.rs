@@ -18,6 +18,9 @@ use tch::{Kind, Tensor};
 /// Version of the checkpoint format; a newer one in a file is an error.
 pub const FORMAT: u32 = 1;
 
+/// The way out of a file of a newer format.
+const NEWER: &str = "use a newer diptych";
+
 /// The one metadata key, since a map of several is written in random order.
 const KEY: &str = "diptych";
 
@@ -116,7 +119,7 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
         .map_err(|error| damaged(format!("has an unreadable header: {error}")))?;
     if header.format > FORMAT {
         return Err(damaged(format!(
-            "has format {}, this program reads up to {FORMAT}; use a newer diptych",
+            "has format {}, this program reads up to {FORMAT}; {NEWER}",
             header.format
         )));
     }
@@ -139,7 +142,7 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 /// Loads `last`, or, when that is damaged, `previous` with a warning that says so. `None` when there is no checkpoint.
 ///
 /// # Errors
-/// [`Error::Weights`] naming both when neither can be used.
+/// [`Error::Weights`] naming both when neither can be used, or when `last` is of a newer format.
 pub fn load_latest(folder: &Path, warn: &mut dyn FnMut(String)) -> Result<Option<Checkpoint>> {
     let last = folder.join("last.safetensors");
     let previous = folder.join("previous.safetensors");
@@ -148,6 +151,8 @@ pub fn load_latest(folder: &Path, warn: &mut dyn FnMut(String)) -> Result<Option
     }
     match load(&last) {
         Ok(checkpoint) => Ok(Some(checkpoint)),
+        // Going on from the one before would overwrite the work of a newer program.
+        Err(newer) if newer.to_string().contains(NEWER) => Err(newer),
         Err(first) => match load(&previous) {
             Ok(checkpoint) => {
                 warn(format!("{first}; going on from `{}`", previous.display()));
