@@ -317,7 +317,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
     fn answer(&mut self, alarm: &Alarm) -> Result<bool> {
         let Alarm { name, step, policy, first, text } = alarm;
         if *first {
-            self.run.log(&format!("sentinel {name}: {text}"))?;
+            self.run.log(&format!("sentinel {name}, step {step}: {text}"))?;
             let warning = Warning { step: *step, name: (*name).to_owned(), text: text.clone() };
             if self.status.warnings.len() < WARNINGS && !self.status.warnings.contains(&warning) {
                 self.status.warnings.push(warning);
@@ -326,7 +326,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
         let roll_backs = self.job.journal.roll_backs;
         let stop = |text: &str| {
             let text = format!(
-                "{text}; the last checkpoint is whole; `train.sentinels.{name}` says what happens then (warn, stop, roll_back)"
+                "step {step}: {text}; the last checkpoint is whole; `train.sentinels.{name}` says what happens then (warn, stop, roll_back)"
             );
             Err(if *name == "non_finite" { Error::NonFinite(text) } else { Error::Collapsed(text) })
         };
@@ -338,7 +338,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
             Policy::RollBack => self.roll_back(name, *step).map(|()| true),
             Policy::Warn | Policy::Off => {
                 if *first {
-                    self.tell(&format!("{name}: {text}"));
+                    self.tell(&format!("{name}, step {step}: {text}"));
                 }
                 Ok(false)
             }

@@ -195,7 +195,7 @@ impl Watch {
                 first,
                 policy: self.config.non_finite,
                 text: format!(
-                    "step {step}: loss {loss} and gradient norm {norm} at learning rate {learning_rate:.4e}; {cause}"
+                    "loss {loss} and gradient norm {norm} at learning rate {learning_rate:.4e}; {cause}"
                 ),
             });
         }
@@ -206,7 +206,7 @@ impl Watch {
         alarm("stuck", step, self.config.stuck, raised, || {
             let Constant { value, formula } = constant;
             format!(
-                "step {step}: for {STUCK_STEPS} steps the loss has been at {loss:.4}, which is {formula} = {value:.4}, the \
+                "for {STUCK_STEPS} steps the loss has been at {loss:.4}, which is {formula} = {value:.4}, the \
                  loss of a network that tells nothing apart; the learning rate is too high (collapsed) or too low, the \
                  temperature is wrong, or the views have nothing in common"
             )
@@ -237,7 +237,7 @@ impl Watch {
             count(&mut counts.collapse, flat, LOOKS),
             || {
                 format!(
-                    "step {step}: the projections of all images are nearly one vector (standard deviation {:.3} of 1/√d, \
+                    "the projections of all images are nearly one vector (standard deviation {:.3} of 1/√d, \
                  {SPREAD} is the bound): the network has collapsed; the learning rate is too high, or what keeps the \
                  method from collapsing (negatives, batch norm, stop-gradient, predictor) is missing",
                     spread.deviation
@@ -249,7 +249,7 @@ impl Watch {
         let low = spread.effective_rank < lowest && !flat;
         let rank = alarm("rank", step, config.rank, count(&mut counts.rank, low, LOOKS), || {
             format!(
-                "step {step}: the projections use {:.1} of {} dimensions (effective rank, {lowest:.1} is the bound): \
+                "the projections use {:.1} of {} dimensions (effective rank, {lowest:.1} is the bound): \
                  dimensional collapse; the temperature is too high, augmentation too strong, or weight decay too large",
                 spread.effective_rank, spread.possible_rank
             )
@@ -263,7 +263,7 @@ impl Watch {
             count(&mut counts.prototypes, dead, LOOKS),
             || {
                 format!(
-                    "step {step}: {:.1} % of the prototypes are used: the assignment has degenerated; raise epsilon, freeze the \
+                    "{:.1} % of the prototypes are used: the assignment has degenerated; raise epsilon, freeze the \
                  prototypes for longer at the start, or use fewer of them",
                     100.0 * usage.unwrap_or_default()
                 )
@@ -274,7 +274,7 @@ impl Watch {
         let gap = alarm("gap", step, config.gap, count(&mut counts.gap, level, LOOKS), || {
             let (positive, negative) = pair.unwrap_or_default();
             format!(
-                "step {step}: two views of an image (cosine {positive:.3}) are no closer than views of different images \
+                "two views of an image (cosine {positive:.3}) are no closer than views of different images \
                  ({negative:.3}): nothing is learned; augmentation is too strong, the images are all alike, or the learning rate is \
                  wrong (too high where both are near 1)"
             )
@@ -388,7 +388,7 @@ mod tests {
         let mut watch = watch(1_000);
         let alarm = watch.step(3, f64::NAN, 1.0, 0.5).unwrap();
         assert_eq!((alarm.name, alarm.policy), ("non_finite", Policy::Stop));
-        assert!(alarm.text.contains("step 3") && alarm.text.contains("learning rate too high"));
+        assert!(alarm.step == 3 && alarm.text.contains("learning rate too high"));
         let alarm = watch.step(3, 1.0, f64::INFINITY, 0.5).unwrap();
         assert!(alarm.text.contains("on the way back"), "{}", alarm.text);
         assert!(watch.step(4, 1.0, 1.0, 0.5).is_none());
