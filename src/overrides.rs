@@ -24,7 +24,7 @@ where
             Error::Recipe(if unknown_key(message).is_some() {
                 no_such_key(text, &known, optional)
             } else {
-                format!("`{text}`: {message}")
+                wrong_type(text, message).unwrap_or_else(|| format!("`{text}`: {message}"))
             })
         })?;
     }
@@ -75,6 +75,21 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 /// The key that serde does not know, out of its message.
 pub fn unknown_key(message: &str) -> Option<&str> {
     message.split("unknown field `").nth(1)?.split('`').next()
+}
+
+/// What serde says of a value that does not fit, in words for people.
+fn wrong_type(text: &str, message: &str) -> Option<String> {
+    let (key, found) = text.split_once('=')?;
+    let (problem, expected) = message.split_once(", expected ")?;
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, at least 0",
+        "i64" => "a whole number",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        _ => return None,
+    };
+    let kind = problem.starts_with("invalid type") || problem.starts_with("invalid value");
+    kind.then(|| format!("`{}` must be {expected}, found `{}`", key.trim(), found.trim()))
 }
 
 /// The settings as a table with one key changed.
@@ -181,9 +196,12 @@ mod tests {
 
     #[test]
     fn a_wrong_type_says_what_is_expected() {
-        let text = message("train.epochs=many");
-        assert!(text.starts_with("`train.epochs=many`: invalid type: string \"many\""), "{text}");
-        assert!(message("train.epochs=-1").contains("-1"));
+        let whole = "`train.epochs` must be a whole number, at least 0, found ";
+        for found in ["many", "-1", "2.5", "true"] {
+            assert_eq!(message(&format!("train.epochs={found}")), format!("{whole}`{found}`"));
+        }
+        assert_eq!(message("train.rate=fast"), "`train.rate` must be a number, found `fast`");
+        assert!(message("name=3").starts_with("`name=3`: invalid type: integer `3`"));
         assert!(message("train.epochs").contains("write key=value"));
     }
 }

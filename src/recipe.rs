@@ -180,10 +180,12 @@ impl Recipe {
         } else if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             (*text).to_owned()
         } else {
-            let near = nearest(name, BUILT_IN.iter().map(|(name, _)| *name));
+            let names = || BUILT_IN.iter().map(|(name, _)| *name);
+            let same_method = || names().find(|known| known.rsplit('/').next() == Some(name));
+            let near = nearest(name, names()).or_else(same_method);
+            let near = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
             return Err(Error::Recipe(format!(
-                "`{name}` is neither a recipe file nor a built-in recipe{}; `diptych recipes list` shows them",
-                near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default()
+                "`{name}` is neither a recipe file nor a built-in recipe; {near}`diptych recipes list` shows them all"
             )));
         };
         Self::parse(&text, name, overrides)

@@ -118,7 +118,7 @@ fn a_wrong_key_type_or_range_is_exit_2_and_names_the_key() {
     let cases = [
         ("train.epoch=3", "did you mean `train.epochs`"),
         ("method.temprature=0.5", "did you mean `method.temperature`"),
-        ("train.epochs=many", "invalid type"),
+        ("train.epochs=many", "`train.epochs` must be a whole number, at least 0, found `many`"),
         ("method.temperature=-1", "`method.temperature` must be above 0, found `-1`"),
         ("data.batch_size=1", "`data.batch_size` must be at least 2"),
         ("data.micro_batch_size=7", "`data.micro_batch_size` must be a divisor"),

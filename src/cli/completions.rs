@@ -24,6 +24,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let mut script = Vec::new();
     generate(arguments.shell, &mut command, "diptych", &mut script);
     let mut text = String::from_utf8(script)?;
+    for option in hidden(&command) {
+        text = without(&text, option, arguments.shell);
+    }
     if arguments.shell == Shell::Zsh {
         // Where bash falls back on files, zsh must be told.
         let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
@@ -33,6 +36,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     }
     let json = json!({ "shell": arguments.shell.to_string(), "script": text });
     Ok(Answer { text, json })
+}
+
+/// Long names of the options that help does not show.
+fn hidden(command: &clap::Command) -> Vec<&str> {
+    let here = command.get_arguments().filter(|argument| argument.is_hide_set());
+    let here = here.filter_map(clap::Arg::get_long);
+    here.chain(command.get_subcommands().flat_map(hidden)).collect()
+}
+
+/// A script that does not offer an option: bash has a list of words, the others a line for each.
+fn without(script: &str, option: &str, shell: Shell) -> String {
+    let words = [format!("--{option}"), format!("-l {option} ")];
+    let offers = |line: &&str| shell != Shell::Bash && words.iter().any(|word| line.contains(word));
+    let lines: Vec<&str> = script.lines().filter(|line| !offers(line)).collect();
+    lines.join("\n").replace(&format!(" --{option} "), " ") + "\n"
 }
 
 /// The command line with the built-in recipes in the place of every recipe. Only for the scripts: a recipe may be a file
@@ -57,6 +75,7 @@ mod tests {
     fn every_shell_is_told_every_command_and_where_recipes_go() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell, Shell::Elvish] {
             let script = run(&Arguments { shell }).unwrap().text;
+            assert!(script.contains("fresh") && !script.contains("trial"), "{shell}: {script}");
             for command in Cli::command().get_subcommands() {
                 assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
             }

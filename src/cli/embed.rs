@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub(super) struct Arguments {
     /// A run folder, a checkpoint, or a safetensors file with torchvision's names
     model: PathBuf,
-    /// Images, labelled or not; what the run was trained on if left out
+    /// Images, labelled or not [default: what the run was trained on]
     #[arg(long)]
     data: Option<String>,
     /// Which split; every source has `all` or lists its own
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// The file to write: .safetensors, .npy, .csv or .parquet
     #[arg(long)]
     out: PathBuf,
-    /// How images are prepared; what the model file carries if left out
+    /// How images are prepared: imagenet, cifar, resize-S, center-S, ... [default: what the model file carries]
     #[arg(long)]
     preprocess: Option<String>,
     /// Which layer: h (the features), or stem, block1 ... block4, averaged over the map

@@ -27,19 +27,19 @@ use std::time::Instant;
 Settings (`key=value`): seed, threads, device, data.limit, data.holdout, data.classes; knn.k, knn.temperature; linear.epochs.")]
 pub(super) struct Arguments {
     /// How to judge
-    #[arg(value_enum)]
+    #[arg(value_enum, value_name = "PROTOCOL")]
     kind: Kind,
     /// A run folder, a checkpoint, or a safetensors file with torchvision's names
     model: PathBuf,
     /// Settings to change, `key=value`
     overrides: Vec<String>,
-    /// Labelled images; what the run was trained on if left out
+    /// Labelled images [default: what the run was trained on]
     #[arg(long)]
     data: Option<String>,
-    /// The exact protocol: knn, knn-1, knn-npid; linear-features, adam-features
+    /// Which variant: knn, knn-1 or knn-npid; linear-features or adam-features [default: the first]
     #[arg(long)]
     protocol: Option<String>,
-    /// How images are prepared; what the model file carries if left out
+    /// How images are prepared: imagenet, cifar, resize-S, center-S, ... [default: what the model file carries]
     #[arg(long)]
     preprocess: Option<String>,
     /// Which layer: h (the features), or stem, block1 ... block4, averaged over the map
@@ -48,7 +48,7 @@ pub(super) struct Arguments {
     /// Measure raw pixels and untrained weights the same way
     #[arg(long)]
     baselines: bool,
-    /// Where the record goes; the run's evaluations/ folder if left out
+    /// The folder for the record [default: evaluations/ in the run]
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -215,6 +215,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let protocol = protocol.with(&settings);
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let source = open_source(&location, &settings.data.classes)?;
+    if source.classes.is_empty() {
+        return Err(Error::Data(format!(
+            "`{location}` has no labels, which every protocol needs; without them there is `diptych embed`, and the nearest \
+             neighbours in the run's report.html"
+        ))
+        .into());
+    }
     tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
     let weights = Weights::load(&arguments.model, device)?;
@@ -290,7 +297,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     if let Some(run) = &weights.run {
         let examples = gallery(&queries, &references, 8, 8, false)?;
         let (queries, references) = (parts[1].dataset.as_ref(), parts[0].dataset.as_ref());
-        neighbours_gallery(&examples, queries, references, &source.classes)?
+        neighbours_gallery(&examples, queries, references, &source.classes, false)?
             .save(&run.join("pictures"), "neighbours")?;
         report::write(run)?;
     }

@@ -16,6 +16,7 @@ mod table;
 mod views;
 
 use anyhow::Result;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use diptych::error::Error;
 use std::io::Write;
@@ -85,7 +86,10 @@ impl std::error::Error for Finding {}
 /// Parses, dispatches, prints. Exit codes are those of `Error::exit_code`; clap's own usage errors are 2 as well.
 pub(crate) fn main() -> ExitCode {
     diptych::ffi::keep_freed_memory();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(error),
+    };
     // libtorch's panics become errors where they are caught; a bug of ours is told below. Neither needs a backtrace.
     panic::set_hook(Box::new(|_| ()));
     let outcome = panic::catch_unwind(|| run(&cli.command));
@@ -116,8 +120,25 @@ pub(crate) fn main() -> ExitCode {
         let object = serde_json::json!({ "error": failure, "exit_code": code });
         let _ = writeln!(std::io::stdout(), "{object}");
     }
-    tell(&format!("error: {failure}"));
+    // What was asked for by a signal is no error.
+    tell(&if code == STOPPED { failure } else { format!("error: {failure}") });
     ExitCode::from(code)
+}
+
+/// Exit code of a run that was stopped by a signal and can go on.
+const STOPPED: u8 = 75;
+
+/// Clap's error. An option that is none may be meant as a setting (`--epochs 4`), of which clap knows nothing.
+fn wrong_usage(mut error: clap::Error) -> ExitCode {
+    let unknown = matches!(error.kind(), ErrorKind::UnknownArgument)
+        && error.get(ContextKind::SuggestedArg).is_none();
+    if unknown {
+        error.remove(ContextKind::Suggested);
+        let hint = "settings of a recipe are given as key=value: `train.epochs=4`".into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint]));
+    }
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// Says something to people. A terminal that went away is no failure of ours: the run goes on.

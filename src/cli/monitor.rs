@@ -187,7 +187,7 @@ impl KnnMonitor {
         references: (&Features, &dyn Dataset),
     ) -> DiptychResult<()> {
         let examples = gallery(queries.0, references.0, 8, 8, self.same)?;
-        neighbours_gallery(&examples, queries.1, references.1, &self.classes)?
+        neighbours_gallery(&examples, queries.1, references.1, &self.classes, self.same)?
             .save(&self.pictures, "neighbours")
     }
 }

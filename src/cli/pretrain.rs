@@ -125,6 +125,14 @@ impl Plan {
     fn new(recipe: &Recipe, source: &Source) -> Result<Self> {
         let dataset = source.for_training(&selection(recipe))?;
         let batch_size = recipe.data.batch_size;
+        if dataset.len() < 2 {
+            return Err(Error::Data(format!(
+                "`{}` gives {} image to train on; at least 2 are needed",
+                source.location,
+                dataset.len()
+            ))
+            .into());
+        }
         if dataset.len() < batch_size {
             return Err(Error::Recipe(format!(
                 "`data.batch_size` must be at most the number of images ({}), found `{batch_size}`; \
@@ -217,8 +225,12 @@ impl Plan {
             rates.iter().map(|(step, rate)| format!("{step}: {rate:.3e}")).collect();
         let sizes: Vec<String> =
             self.layout.views.iter().map(|view| format!("{0}x{0}", view.size_px)).collect();
+        let left_out = match self.dataset.len() % self.layout.batch {
+            0 => String::new(),
+            rest => format!(" (each epoch leaves out {rest} others, so that all batches are whole)"),
+        };
         let text = format!(
-            "images          {}\nviews           {} per image ({} px)\nbatch           {} images, {} at a time, \
+            "images          {}{left_out}\nviews           {} per image ({} px)\nbatch           {} images, {} at a time, \
              statistics over {}\nsteps           {} ({} per epoch, {} of warm-up)\nlearning rates  {}\n\
              backbone        {} parameters, {} features\ndevice          {}\npeak memory     about {memory} MB",
             self.dataset.len(),
@@ -273,7 +285,10 @@ fn train_run(
     }
     let status = attempt(recipe, source, plan, &folder, &stop).map_err(|error| {
         // Where the disk is full these fail too; the error at hand says more.
-        let _ = folder.log(&format!("stopped: {error}"));
+        let _ = match &error {
+            Error::Interrupted(text) => folder.log(text),
+            other => folder.log(&format!("stopped: {other}")),
+        };
         let _ = report::write(folder.path());
         match error {
             Error::OutOfMemory(text) if !trial => again(&text),
@@ -452,10 +467,10 @@ fn compare(
     extend: bool,
 ) -> Result<Vec<String>> {
     let mut found = differences(earlier, recipe);
+    let longer = |line: &String| {
+        ["train.epochs:", "train.max_steps:"].iter().any(|key| line.starts_with(key))
+    };
     if extend {
-        let longer = |line: &String| {
-            ["train.epochs:", "train.max_steps:"].iter().any(|key| line.starts_with(key))
-        };
         let (longer, other) = found.what.into_iter().partition(longer);
         (found.what, found.how) = (other, [found.how, longer].concat());
     }
@@ -470,8 +485,9 @@ fn compare(
         ));
     }
     if !found.what.is_empty() {
+        let way = if found.what.iter().all(longer) { "--extend to make it longer, " } else { "" };
         return Err(Error::Recipe(format!(
-            "run folder `{}` holds a run that computes something else; use another --out, or --fresh to start again \
+            "run folder `{}` holds a run that computes something else; use {way}another --out, or --fresh to start again \
              (the old run is kept):\n  {}",
             out.display(),
             found.what.join("\n  ")

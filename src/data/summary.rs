@@ -133,16 +133,18 @@ impl fmt::Display for Summary {
                     write!(f, ", {least} to {most} per class")?;
                 }
             }
-            if split.unlabelled > 0 {
+            if split.unlabelled > 0 && !self.classes.is_empty() {
                 write!(f, ", {} without a label", split.unlabelled)?;
             }
             if let Some(sample) = &split.sample {
-                write!(f, ", {} wide, {} high", span(sample.width), span(sample.height))?;
+                if split.images > sample.images {
+                    write!(f, "; the first {}:", sample.images)?;
+                } else {
+                    write!(f, ";")?;
+                }
+                write!(f, " {} wide, {} high", span(sample.width), span(sample.height))?;
                 if !sample.codecs.is_empty() {
                     write!(f, ", {}", sample.codecs.join(" and "))?;
-                }
-                if split.images > sample.images {
-                    write!(f, " (first {})", sample.images)?;
                 }
             }
             writeln!(f)?;
@@ -191,7 +193,7 @@ mod tests {
         assert_eq!(
             summary.to_string(),
             "here\n  format       numbers\n  fingerprint  f00d\n  classes      7: 0, 1, 2, 3, 4, 5, 6\n  \
-             split        train: 100 images, 14 to 15 per class, 1 px wide, 1 px high (first 64)\n"
+             split        train: 100 images, 14 to 15 per class; the first 64: 1 px wide, 1 px high\n"
         );
         assert_eq!(serde_json::to_value(&summary).unwrap()["splits"][0]["per_class"][2], 14);
     }

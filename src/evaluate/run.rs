@@ -118,7 +118,7 @@ pub fn describe(
     }
 }
 
-/// Draws what [`super::neighbours::gallery`] found: a query, then its nearest references.
+/// Draws what [`super::neighbours::gallery`] found: a query, then its nearest references; `same` as there.
 ///
 /// # Errors
 /// [`crate::error::Error::Data`] if an image has become unreadable since.
@@ -127,6 +127,7 @@ pub fn neighbours_gallery(
     queries: &dyn Dataset,
     references: &dyn Dataset,
     classes: &[String],
+    same: bool,
 ) -> Result<Gallery> {
     let name = |label: Option<u32>| {
         let label = label.map(|label| label as usize);
@@ -147,11 +148,15 @@ pub fn neighbours_gallery(
         }
         rows.push(row);
     }
-    Ok(Gallery {
-        title: "Nearest neighbours".to_owned(),
-        caption: "First column: an image that was not trained on. Behind it the training images whose features are \
-                  most like its own (cosine similarity); green where the class agrees, red where it does not."
-            .to_owned(),
-        rows,
-    })
+    let (asked, found) =
+        if same { ("an image", "other images") } else { ("a query", "references") };
+    let marks = if rows.iter().flatten().any(|cell| cell.mark.is_some()) {
+        "; green where the class agrees, red where it does not"
+    } else {
+        ""
+    };
+    let caption = format!(
+        "First column: {asked}. Behind it the {found} whose features are most like its own (cosine similarity){marks}."
+    );
+    Ok(Gallery { title: "Nearest neighbours".to_owned(), caption, rows })
 }

@@ -10,8 +10,12 @@ use super::run::read_json;
 
 /// Pictures narrower than this are enlarged to it, in CSS pixels.
 const SMALL: u32 = 96;
-/// No picture is shown wider than this, in CSS pixels.
+/// No picture of a short row is shown wider than this, in CSS pixels.
 const WIDE: u32 = 160;
+/// No picture of a row of more than [`SHORT`]: nine of them go beside one another.
+const NARROW: u32 = 96;
+/// Pictures in a short row.
+const SHORT: usize = 5;
 /// Larger files are not put into the page.
 const LARGEST_FILE: u64 = 4 << 20;
 
@@ -68,7 +72,9 @@ impl Gallery {
         let folder = run.join("pictures");
         let mut lost = Vec::new();
         let rows = gallery.rows.into_iter().map(|row| {
-            row.into_iter().map(|entry| picture(&folder, entry, &mut lost)).collect::<Vec<_>>()
+            let widest = if row.len() > SHORT { NARROW } else { WIDE };
+            let row = row.into_iter();
+            row.map(|entry| picture(&folder, entry, widest, &mut lost)).collect::<Vec<_>>()
         });
         let rows = rows.filter(|row| !row.is_empty()).collect();
         if let Some(reason) = lost.first() {
@@ -81,13 +87,13 @@ impl Gallery {
     }
 }
 
-fn picture(folder: &Path, entry: Entry, lost: &mut Vec<String>) -> Picture {
+fn picture(folder: &Path, entry: Entry, widest: u32, lost: &mut Vec<String>) -> Picture {
     let image = load(folder, &entry.image)
         .map_err(|reason| lost.push(format!("`{}` {reason}", entry.image)))
         .ok();
     let (uri, width, height) =
         image.map_or((None, SMALL, SMALL), |(uri, (width, height))| (Some(uri), width, height));
-    let shown = width.clamp(SMALL, WIDE);
+    let shown = width.clamp(SMALL, widest);
     let tall = u64::from(height) * u64::from(shown) / u64::from(width);
     Picture {
         caption: entry.caption.unwrap_or_default(),

@@ -413,9 +413,14 @@ fn tables(run: &Run, status: &Status) -> Vec<(&'static str, Vec<(String, String)
         }
         value => flattened(&serde_json::Map::from_iter([(key.clone(), value.clone())])),
     });
+    // Lists without entries and counts of zero say nothing.
+    let mut told = status.rest.clone();
+    told.retain(|key, value| {
+        key != "format" && *value != serde_json::json!(0) && value.as_array().is_none_or(|list| !list.is_empty())
+    });
     let tables = [
         ("environment.json", environment.flatten().collect()),
-        ("status.json", flattened(&status.rest)),
+        ("status.json", flattened(&told)),
     ];
     tables.into_iter().filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty()).collect()
 }
