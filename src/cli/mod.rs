@@ -1,5 +1,6 @@
 //! The command line: one file per command. Human text goes to stderr, `--json` prints one object to stdout.
 
+mod attempt;
 mod completions;
 mod data;
 mod doctor;
@@ -7,6 +8,7 @@ mod embed;
 mod evaluate;
 mod memory;
 mod monitor;
+mod plan;
 mod pretrain;
 mod recipes;
 mod report;

@@ -1,34 +1,21 @@
 //! `diptych pretrain`: from a recipe and a data source to a trained, resumable, reported run.
 
+use super::attempt::attempt;
 use super::memory::{again, again_after_crash, with_less_memory};
-use super::monitor::{KnnMonitor, Pages, ProgressBar, open_source};
+use super::monitor::open_source;
+use super::plan::Plan;
 use super::{Answer, tell};
 use anyhow::Result;
-use diptych::augment::{
-    Batches, DeviceLoader, Loader, LoaderConfig, Order, Pipeline, Preprocess, views_gallery,
-};
-use diptych::data::{self, Dataset, Selection, Source};
+use diptych::data::Source;
 use diptych::error::Error;
-use diptych::evaluate::weights::Weights;
 use diptych::machine;
-use diptych::method::Method;
-use diptych::model::BackboneConfig;
-use diptych::recipe::{Executor, Recipe, differences};
+use diptych::recipe::{Recipe, differences};
 use diptych::report;
-use diptych::train::engine::guard;
-use diptych::train::journal::{Event, Journal};
-use diptych::train::memory_plan::MemoryPlan;
-use diptych::train::optim::Optimizer;
-use diptych::train::probe::Probe;
-use diptych::train::run::{RunFolder, Status, read_status, timestamp};
-use diptych::train::schedule::Schedule;
-use diptych::train::step::{Layout, ViewInput};
+use diptych::train::run::{RunFolder, Status, read_status};
 use diptych::train::stop::Stop;
-use diptych::train::{self, Job, Observer, Trained, checkpoint};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tch::{Device, Kind};
+use tch::Device;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -107,155 +94,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     train_run(&recipe, &source, &plan, &out, &changes.unwrap_or_default(), arguments.trial)
 }
 
-/// What follows from a recipe and a data source before anything is built.
-struct Plan {
-    dataset: Arc<dyn Dataset>,
-    pipeline: Arc<Pipeline>,
-    order: Order,
-    layout: Layout,
-    preprocess: Preprocess,
-    /// Labels of the training images, if each has one.
-    labels: Option<Vec<u32>>,
-    steps: u64,
-    peak_learning_rate: f64,
-    schedule: Schedule,
-}
-
-impl Plan {
-    fn new(recipe: &Recipe, source: &Source) -> Result<Self> {
-        let dataset = source.for_training(&selection(recipe))?;
-        let batch_size = recipe.data.batch_size;
-        if dataset.len() < 2 {
-            return Err(Error::Data(format!(
-                "`{}` gives {} image to train on; at least 2 are needed",
-                source.location,
-                dataset.len()
-            ))
-            .into());
-        }
-        if dataset.len() < batch_size {
-            return Err(Error::Recipe(format!(
-                "`data.batch_size` must be at most the number of images ({}), found `{batch_size}`; \
-                 set `data.batch_size={}`",
-                dataset.len(),
-                dataset.len()
-            ))
-            .into());
-        }
-        let pipeline = Pipeline::new(&recipe.view)?;
-        let order = Order::new(recipe.seed, dataset.len(), batch_size)?;
-        let views: Vec<ViewInput> = (0..pipeline.views())
-            .map(|view| {
-                let (mean, std) = pipeline.normalization(view);
-                ViewInput { size_px: pipeline.size_px(view), mean, std }
-            })
-            .collect();
-        for view in &views {
-            recipe.backbone.check_images(view.size_px, recipe.backbone.norm_group)?;
-        }
-        let preprocess = Preprocess::for_training(&recipe.view[0]);
-        let steps_per_epoch = order.steps_per_epoch();
-        let config = &recipe.train;
-        let steps = config.max_steps.unwrap_or(u64::from(config.epochs) * steps_per_epoch);
-        let peak_learning_rate = config.optimizer.peak_learning_rate(batch_size);
-        let schedule =
-            Schedule::new(config.schedule.clone(), peak_learning_rate, steps_per_epoch, steps);
-        let layout = Layout {
-            views,
-            batch: batch_size,
-            micro_batch: recipe.data.micro_batch_size,
-            group: recipe.backbone.norm_group,
-            tile_rows: config.tile_rows,
-            device: machine::device(&config.device)?,
-            kind: if config.precision == "float64" { Kind::Double } else { Kind::Float },
-        };
-        Ok(Self {
-            labels: data::labels(dataset.as_ref()).filter(|_| source.classes.len() > 1),
-            dataset,
-            pipeline: Arc::new(pipeline),
-            order,
-            layout,
-            preprocess,
-            steps,
-            peak_learning_rate,
-            schedule,
-        })
-    }
-
-    /// Bytes the run will hold at most: what the process holds already (program, libtorch, data) and its tensors.
-    fn predicted_memory(&self, recipe: &Recipe) -> u64 {
-        let layout = &self.layout;
-        let plan = MemoryPlan {
-            backbone: &recipe.backbone,
-            view_sizes_px: &layout.views.iter().map(|view| view.size_px).collect::<Vec<_>>(),
-            batch: layout.batch,
-            group: layout.group,
-            tile_rows: layout.tile_rows,
-            optimizer_state: recipe.train.optimizer.state_per_parameter(),
-            scalar_bytes: if layout.kind == Kind::Double { 8 } else { 4 },
-        };
-        machine::held_memory().unwrap_or(0) + plan.tensor_bytes(layout.micro_batch)
-    }
-
-    /// The plan for people and programs.
-    fn describe(&self, recipe: &Recipe) -> Answer {
-        let steps_per_epoch = self.order.steps_per_epoch();
-        let memory = self.predicted_memory(recipe) >> 20;
-        let at = |step: u64| self.schedule.at(step.min(self.steps - 1));
-        let rates: Vec<(u64, f64)> =
-            (0..=4).map(|part| part * self.steps / 4).map(|s| (s, at(s))).collect();
-        let json = json!({
-            "images": self.dataset.len(),
-            "views": self.layout.views.len(),
-            "view_sizes_px": self.layout.views.iter().map(|view| view.size_px).collect::<Vec<_>>(),
-            "batch_size": self.layout.batch,
-            "micro_batch_size": self.layout.micro_batch,
-            "norm_group": self.layout.group,
-            "steps_per_epoch": steps_per_epoch,
-            "steps": self.steps,
-            "warmup_steps": self.schedule.warmup_steps(),
-            "peak_learning_rate": self.peak_learning_rate,
-            "learning_rates": rates.iter().map(|(s, r)| json!([s, r])).collect::<Vec<_>>(),
-            "backbone_parameters": recipe.backbone.parameter_count(),
-            "features": recipe.backbone.features(),
-            "device": recipe.train.device,
-            "predicted_peak_memory_mb": memory,
-        });
-        let rates: Vec<String> =
-            rates.iter().map(|(step, rate)| format!("{step}: {rate:.3e}")).collect();
-        let sizes: Vec<String> =
-            self.layout.views.iter().map(|view| format!("{0}x{0}", view.size_px)).collect();
-        let left_out = match self.dataset.len() % self.layout.batch {
-            0 => String::new(),
-            rest => format!(" (each epoch leaves out {rest} others, so that all batches are whole)"),
-        };
-        let text = format!(
-            "images          {}{left_out}\nviews           {} per image ({} px)\nbatch           {} images, {} at a time, \
-             statistics over {}\nsteps           {} ({} per epoch, {} of warm-up)\nlearning rates  {}\n\
-             backbone        {} parameters, {} features\ndevice          {}\npeak memory     about {memory} MB",
-            self.dataset.len(),
-            self.layout.views.len(),
-            sizes.join(", "),
-            self.layout.batch,
-            self.layout.micro_batch,
-            self.layout.group,
-            self.steps,
-            steps_per_epoch,
-            self.schedule.warmup_steps(),
-            rates.join(", "),
-            recipe.backbone.parameter_count(),
-            recipe.backbone.features(),
-            recipe.train.device,
-        );
-        Answer { text, json }
-    }
-}
-
-/// Which images of each split a recipe uses.
-pub(super) fn selection(recipe: &Recipe) -> Selection {
-    Selection { limit: recipe.data.limit, holdout: recipe.data.holdout, seed: recipe.seed }
-}
-
 fn train_run(
     recipe: &Recipe,
     source: &Source,
@@ -298,116 +136,6 @@ fn train_run(
     folder.log("finished")?;
     report::write(folder.path())?;
     Ok(answer(out, &status, "finished"))
-}
-
-/// Builds everything, takes the state of the last checkpoint, and trains.
-fn attempt(
-    recipe: &Recipe,
-    source: &Source,
-    plan: &Plan,
-    folder: &RunFolder,
-    stop: &Stop,
-) -> diptych::error::Result<Status> {
-    let layout = &plan.layout;
-    let found = guard("reading the checkpoint", || {
-        checkpoint::load_latest(&folder.join("checkpoints"), &mut |warning| {
-            tell(&format!("warning: {warning}"));
-            // A log that cannot be written shows at the next line, which must be.
-            let _ = folder.log(&format!("warning: {warning}"));
-        })
-    })?;
-    let first_step = found.as_ref().map_or(0, |found| found.header.step);
-    let mut journal = found.as_ref().map_or_else(Journal::default, |f| f.header.journal.clone());
-    // Those of a process that ended before it could write a checkpoint.
-    for event in read_status(folder.path()).unwrap_or_default().history {
-        journal.add(event);
-    }
-    let mut trained = guard("building the networks", || {
-        let method =
-            recipe.method.build(&recipe.backbone, recipe.seed, layout.device, layout.kind)?;
-        let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters());
-        let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
-        let probe = labels.map(|labels| {
-            let (features, classes) = (method.backbone().features(), source.classes.len());
-            let place = (layout.device, layout.kind);
-            Probe::new(&recipe.train.probe, labels, classes, features, place)
-        });
-        Ok(Trained { method, optimizer, probe })
-    })?;
-    if let Some(weights) = recipe.backbone.weights.as_ref().filter(|_| found.is_none()) {
-        journal.add(start_from(weights, trained.method.as_ref(), layout.device)?);
-    }
-    if let Some(found) = &found {
-        guard("restoring the checkpoint", || trained.restore(&found.tensors))?;
-    }
-    drop(found);
-    folder.write("recipe.toml", &recipe.to_toml()?)?;
-    folder.write("environment.json", &environment(recipe, source))?;
-    let started = match first_step {
-        0 => format!("started: {} steps", plan.steps),
-        step => format!("going on at step {step} of {}", plan.steps),
-    };
-    tell(&format!("{started} in {}", folder.path().display()));
-    folder.log(&started)?;
-    if !folder.join("pictures/views.json").exists() {
-        views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
-            .save(&folder.join("pictures"), "views")?;
-    }
-    let batches = |first_step: u64| {
-        let config = LoaderConfig {
-            seed: recipe.seed,
-            steps: first_step..plan.steps,
-            threads: recipe.data.threads,
-            background: layout.device == Device::Cpu,
-            prefetch: recipe.data.prefetch,
-            max_damaged: recipe.data.max_damaged,
-        };
-        let (pipeline, order) = (Arc::clone(&plan.pipeline), plan.order.clone());
-        match recipe.data.executor {
-            Executor::Host => Loader::start(Arc::clone(&plan.dataset), pipeline, order, &config)
-                .map(Batches::Host),
-            Executor::Device => guard("moving the images to the device", || {
-                DeviceLoader::start(plan.dataset.as_ref(), pipeline, order, &config, layout.device)
-                    .map(Batches::Device)
-            }),
-        }
-    };
-    let job = Job {
-        trained,
-        schedule: plan.schedule.clone(),
-        batches: &batches,
-        layout: layout.clone(),
-        config: &recipe.train,
-        first_step,
-        steps: plan.steps,
-        steps_per_epoch: plan.order.steps_per_epoch(),
-        max_damaged: (recipe.data.max_damaged * plan.dataset.len() as f64) as usize,
-        model: json!({
-            // A checkpoint knows no paths.
-            "backbone": BackboneConfig { weights: None, ..recipe.backbone.clone() },
-            "preprocess": plan.preprocess,
-        }),
-        journal,
-    };
-    let mut bar = ProgressBar::new(first_step, plan.steps);
-    let mut knn = KnnMonitor::new(recipe, source, &plan.preprocess, layout, folder.path());
-    let mut pages = Pages::new(folder.path());
-    let observers: &mut [&mut dyn Observer] = &mut [&mut bar, &mut knn, &mut pages];
-    let result = train::train(job, folder, stop, observers);
-    bar.finish();
-    result
-}
-
-/// Puts the backbone of a model in place; what is to be remembered of it names its hash, not where it lay.
-fn start_from(weights: &str, method: &dyn Method, device: Device) -> diptych::error::Result<Event> {
-    let weights = Weights::load(Path::new(weights), device)?;
-    method.parameters().load_part("backbone.", &weights.tensors()).map_err(|error| {
-        Error::Weights(format!(
-            "`backbone.weights`: `{}` does not fit: {error}",
-            weights.file.display()
-        ))
-    })?;
-    Ok(Event { step: 0, text: format!("started from weights {:.16}", weights.hash()) })
 }
 
 fn answer(out: &Path, status: &Status, state: &str) -> Answer {
@@ -515,27 +243,4 @@ fn set_aside(out: &Path) -> Result<()> {
     std::fs::rename(out, &free).map_err(Error::io("rename", out))?;
     tell(&format!("the earlier run is now {}", free.display()));
     Ok(())
-}
-
-/// What a number depends on beside the recipe.
-fn environment(recipe: &Recipe, source: &Source) -> String {
-    let command: Vec<String> =
-        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let environment = json!({
-        "diptych": env!("CARGO_PKG_VERSION"),
-        "revision": machine::REVISION,
-        "libtorch": machine::LIBTORCH,
-        "device": recipe.train.device,
-        "processor": machine::processor(),
-        "cores": machine::cores(),
-        "vector_extensions": machine::vector_extensions(),
-        "compute_threads": recipe.train.threads,
-        "loader_threads": recipe.data.threads,
-        "data": source.location,
-        "data_format": source.format,
-        "data_fingerprint": source.fingerprint,
-        "command": command,
-        "started": timestamp(),
-    });
-    format!("{environment:#}")
 }

@@ -2,7 +2,7 @@
 
 use super::Answer;
 use super::monitor::open_source;
-use super::pretrain::selection;
+use super::plan::selection;
 use anyhow::Result;
 use diptych::augment::{
     Gallery, Pipeline, SampledImage, ViewRecipe, named, sample_images, write_png,
