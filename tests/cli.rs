@@ -330,3 +330,29 @@ fn views_go_by_name_and_classes_can_be_chosen() {
     let (code, text) = failure(&[&wrong[..], &["data.classes=[\"boot\"]"]].concat());
     assert!(code == 3 && text.contains("`boat`"), "{text}");
 }
+
+#[test]
+fn views_made_on_the_device_train_like_those_made_on_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let losses = ["host", "device"].map(|executor| {
+        let run = folder.path().join(executor);
+        let chosen = format!("data.executor={executor}");
+        let trained = json(&small_run(run.to_str().unwrap(), &["train.max_steps=3", &chosen]));
+        let resolved = fs::read_to_string(run.join("recipe.toml")).unwrap();
+        assert!(resolved.contains(&format!("executor = \"{executor}\"")), "{resolved}");
+        trained["final_loss"].as_f64().unwrap()
+    });
+    assert!((losses[0] - losses[1]).abs() < 0.01 * losses[0], "{losses:?}");
+    let photos = folder.path().join("photos");
+    fs::create_dir(&photos).unwrap();
+    for side in [40, 41] {
+        let name = photos.join(format!("{side}.png"));
+        image::RgbImage::from_pixel(side, 40, image::Rgb([9; 3])).save(name).unwrap();
+    }
+    let run = folder.path().join("sizes");
+    let mixed = ["pretrain", "scenes/simclr", "--data", photos.to_str().unwrap(), "--out"];
+    let more = [run.to_str().unwrap(), "data.batch_size=2", "data.executor=device"];
+    let (code, text) = failure(&[&mixed[..], &more].concat());
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("needs images of one size") && text.contains("41x40"), "{text}");
+}
