@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CARGO := cargo
 PROFILE := --release --locked
 
-.PHONY: help libtorch cuda build demo test format lint unit doc bench clean
+.PHONY: help libtorch cuda build demo test format lint unit doc bench fuzz clean
 
 help:
 	@echo "make demo    get libtorch, build, pre-train SimCLR on synthetic:scenes, judge it, write the report"
@@ -11,6 +11,7 @@ help:
 	@echo "make build   the program: target/release/diptych"
 	@echo "make cuda    the CUDA libraries for training on an NVIDIA GPU"
 	@echo "make bench   speed and memory, as ratios in one run"
+	@echo "make fuzz    damaged inputs for every reader of files, a minute each (nightly Rust)"
 
 libtorch:
 	@scripts/libtorch.sh
@@ -40,6 +41,9 @@ doc: libtorch
 
 bench: build
 	@scripts/bench.sh
+
+fuzz: libtorch
+	@scripts/fuzz.sh
 
 clean:
 	$(CARGO) clean

@@ -23,6 +23,9 @@ pub(super) use files::{find, split_of};
 /// Memory left to the rest of the program when images are read, in bytes.
 const MARGIN: u64 = 256 << 20;
 
+/// A row is an image, at least the name of one; packed as well as can be it still takes a part of a byte.
+const MOST_ROWS_PER_BYTE: u64 = 4;
+
 /// Labels from here on are not class ids.
 const MAX_CLASSES: u32 = 1_000_000;
 
@@ -98,7 +101,13 @@ impl Layout {
         if !start.starts_with(b"PAR1") {
             return Err(format!("it {}, expected `PAR1`", opening(&start)));
         }
-        Self::of(reader(file)?.metadata())
+        let layout = Self::of(reader(file)?.metadata())?;
+        let size = std::fs::metadata(file).map_err(|e| e.to_string())?.len();
+        // Every row takes memory, but a run of rows that are all alike takes a few bytes of a file however long it is.
+        if layout.rows > size.saturating_mul(MOST_ROWS_PER_BYTE) {
+            return Err(format!("damaged ({} rows in {size} bytes)", layout.rows));
+        }
+        Ok(layout)
     }
 
     fn of(metadata: &ParquetMetaData) -> Result<Self, String> {
@@ -210,7 +219,10 @@ impl Split {
     fn append(&mut self, file: &Path, layout: &Layout, mut budget: u64) -> Result<(), String> {
         let groups: Vec<usize> = (0..reader(file)?.num_row_groups()).collect();
         let expected = self.ends.len() as u64 + layout.rows;
-        let room = self.bytes.try_reserve_exact(layout.image_bytes as usize);
+        // Encoded images hardly shrink, so room for more than twice the file would be for a footer that lies.
+        let size = std::fs::metadata(file).map_err(|e| e.to_string())?.len();
+        let likely = layout.image_bytes.min(size.saturating_mul(2));
+        let room = self.bytes.try_reserve_exact(likely as usize);
         room.map_err(|_| "its images do not fit into memory")?;
         for some in groups.chunks(2 * rayon::current_num_threads()) {
             let read: Vec<Rows> = some
@@ -263,9 +275,10 @@ impl Rows {
         let open = |column: usize| group.get_column_reader(column).map_err(|e| e.to_string());
         let nesting =
             |column: usize| group.metadata().column(column).column_descr().max_def_level();
+        let stated = group.metadata().num_rows();
         let mut rows = Self::default();
         let images = get_typed_column_reader::<ByteArrayType>(open(layout.image)?);
-        each(images, nesting(layout.image), |value| {
+        each(images, nesting(layout.image), stated, |value| {
             if let Some(value) = value {
                 rows.bytes.extend_from_slice(value.data());
             }
@@ -280,7 +293,7 @@ impl Rows {
             None => rows.paths.resize(count, None),
             Some(path) => {
                 let paths = get_typed_column_reader::<ByteArrayType>(open(path)?);
-                each(paths, nesting(path), |value| {
+                each(paths, nesting(path), stated, |value| {
                     let text = value.map(|value| String::from_utf8_lossy(value.data()).into());
                     rows.paths.push(text);
                     Ok(())
@@ -291,16 +304,15 @@ impl Rows {
             None => rows.labels.resize(count, None),
             Some((label, Physical::INT32)) => {
                 let labels = get_typed_column_reader::<Int32Type>(open(label)?);
-                each(labels, nesting(label), |value| {
+                each(labels, nesting(label), stated, |value| {
                     rows.push_label(value.map(|v| i64::from(*v)))
                 })?;
             }
             Some((label, _)) => {
                 let labels = get_typed_column_reader::<Int64Type>(open(label)?);
-                each(labels, nesting(label), |value| rows.push_label(value.copied()))?;
+                each(labels, nesting(label), stated, |value| rows.push_label(value.copied()))?;
             }
         }
-        let stated = group.metadata().num_rows();
         if [count, rows.paths.len(), rows.labels.len()].iter().any(|n| *n as i64 != stated) {
             return Err(format!(
                 "damaged (a row group of {stated} rows holds {count} images, {} paths and {} labels)",
@@ -329,19 +341,27 @@ impl Rows {
     }
 }
 
-/// Calls `take` for each value of a flat column, `None` where it is null (at any level of nesting).
+/// Calls `take` for each value of a flat column, `None` where it is null (at any level of nesting); there may be as many
+/// as the row group states to have rows.
 fn each<T: DataType>(
     mut column: ColumnReaderImpl<T>,
     nesting: i16,
+    stated: i64,
     mut take: impl FnMut(Option<&T::T>) -> Result<(), String>,
 ) -> Result<(), String> {
     let (mut values, mut levels) = (Vec::new(), Vec::new());
+    let mut left = stated;
     loop {
         values.clear();
         levels.clear();
         let read = column.read_records(1024, Some(&mut levels), None, &mut values);
-        if read.map_err(|e| e.to_string())?.0 == 0 {
+        let read = read.map_err(|e| e.to_string())?.0 as i64;
+        if read == 0 {
             return Ok(());
+        }
+        left -= read;
+        if left < 0 {
+            return Err(format!("damaged (a row group of {stated} rows holds more)"));
         }
         let mut present = values.iter();
         if nesting == 0 {
