@@ -70,7 +70,7 @@ pub fn tried<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         std::panic::set_hook(Box::new(|panic| {
-            LAST_PANIC.set(format!("{panic}\n{}", std::backtrace::Backtrace::capture()));
+            LAST_PANIC.set(panic.to_string());
         }));
     });
     LIMIT.store(HELD.load(Relaxed) + bytes, Relaxed);

@@ -20,4 +20,8 @@ fuzz_target!(|input: &[u8]| {
     let again = tried(limit, || Recipe::parse(&recipe.to_toml()?, "written", &[]));
     assert_eq!(judged(again, |_| false).as_ref(), Some(&recipe));
     judged(tried(limit, || Pipeline::new(&recipe.view)), is_recipe);
+    let mut resolved = recipe.clone();
+    let machine = |error: &Error| matches!(error, Error::Recipe(_) | Error::Environment(_));
+    judged(tried(limit, || resolved.resolve()), machine);
+    tried(limit, || recipe.backbone.parameter_count());
 });

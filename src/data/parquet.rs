@@ -652,6 +652,16 @@ mod tests {
     }
 
     #[test]
+    fn many_rows_in_few_bytes_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("train.parquet");
+        let empty = || Row { bytes: None, path: None, label: None };
+        write(&file, &[(0..100_000).map(|_| empty()).collect()], &["a"]);
+        let text = failure(location(&folder));
+        assert!(text.contains("damaged (100000 rows in"), "{text}");
+    }
+
+    #[test]
     fn a_cut_file_is_a_data_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("train.parquet");

@@ -320,7 +320,8 @@ impl Features {
             return Err(foreign(path, &"its content does not match its hash"));
         }
         let beside = paths_file(path);
-        let paths = fs::read_to_string(&beside).map_err(Error::io("read", &beside))?;
+        let paths = fs::read(&beside).map_err(Error::io("read", &beside))?;
+        let paths = String::from_utf8(paths).map_err(|error| foreign(&beside, &error))?;
         let tensor = |view: TensorView, kind| {
             let size: Vec<i64> = view.shape().iter().map(|n| *n as i64).collect();
             Tensor::f_from_data_size(view.data(), &size, kind)

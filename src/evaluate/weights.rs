@@ -147,7 +147,11 @@ impl Weights {
         };
         let config: BackboneConfig =
             serde_json::from_value(part("backbone")?).map_err(unreadable)?;
-        let preprocess = serde_json::from_value(part("preprocess")?).map_err(unreadable)?;
+        let preprocess: Preprocess =
+            serde_json::from_value(part("preprocess")?).map_err(unreadable)?;
+        preprocess
+            .check()
+            .map_err(|error| Error::Weights(format!("checkpoint `{}`: {error}", file.display())))?;
         let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
         Ok(Self { run, history: found.header.journal.events, ..filled })
     }
