@@ -153,14 +153,14 @@ impl Default for Folder {
     }
 }
 
-/// Opens a data source and decodes its first images, as `diptych data` does; `bytes` is what reading an image may hold.
-pub fn read_source(location: &Path, input: usize, bytes: usize) {
+/// Opens a data source and decodes its first images; opening may hold `source_bytes`, reading an image `image_bytes`.
+pub fn read_source(location: &Path, source_bytes: usize, image_bytes: usize) {
     let location = location.to_str().expect("a name in UTF-8");
-    let opened = tried(in_proportion(input), || diptych::data::open(location));
+    let opened = tried(source_bytes, || diptych::data::open(location));
     let Some(source) = judged(opened, is_data) else { return };
     for (_, split) in &source.splits {
         for index in 0..split.len().min(32) {
-            let image = tried(bytes, || {
+            let image = tried(image_bytes, || {
                 (split.label(index), split.path(index), split.codec(index));
                 split.image(index)
             });

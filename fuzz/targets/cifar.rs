@@ -30,9 +30,9 @@ fuzz_target!(|input: &[u8]| {
     let whole = std::fs::read(&place).expect("the whole file");
     let alone = FOLDERS[form].put(name, content);
     let limit = in_proportion(content.len() + 100_000);
-    read_source(FOLDERS[form].path(), content.len() + 100_000, limit);
+    read_source(FOLDERS[form].path(), limit, limit);
     if name.ends_with(".bin") {
-        read_source(&alone, content.len() + 100_000, limit);
+        read_source(&alone, limit, limit);
     }
     FOLDERS[form].put(name, &whole);
 });

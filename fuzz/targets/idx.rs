@@ -16,6 +16,6 @@ fuzz_target!(|input: &[u8]| {
     judged(tried(in_proportion(images.len()), || idx::header(images, "fuzz")), is_data);
     FOLDER.put("train-images-idx3-ubyte", images);
     FOLDER.put("train-labels-idx1-ubyte", labels);
-    let limit = 8 * PACKED * input.len();
-    read_source(FOLDER.path(), limit / 64, in_proportion(limit));
+    let limit = in_proportion(PACKED / 8 * input.len());
+    read_source(FOLDER.path(), limit, limit);
 });

@@ -1,12 +1,16 @@
 //! A parquet file of images.
 #![no_main]
 
-use diptych_fuzz::{Folder, IMAGE, read_source};
+use diptych_fuzz::{Folder, IMAGE, in_proportion, read_source};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 
 static FOLDER: LazyLock<Folder> = LazyLock::new(Folder::new);
 
+/// A million class names, the most that labels can make, whatever the size of the file.
+const NAMES: usize = 64 << 20;
+
 fuzz_target!(|input: &[u8]| {
-    read_source(&FOLDER.put("train.parquet", input), input.len(), IMAGE);
+    let file = FOLDER.put("train.parquet", input);
+    read_source(&file, NAMES + in_proportion(input.len()), IMAGE);
 });

@@ -15,5 +15,6 @@ fuzz_target!(|input: &[u8]| {
     let (labels, names) = two(input);
     FOLDER.put("train_y.bin", labels);
     FOLDER.put("class_names.txt", names);
-    read_source(FOLDER.path(), input.len(), in_proportion(input.len()));
+    let limit = in_proportion(input.len());
+    read_source(FOLDER.path(), limit, limit);
 });

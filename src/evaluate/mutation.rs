@@ -159,7 +159,7 @@ fn a_small_file_that_asks_for_a_large_network_is_refused_before_it_is_made() {
 #[test]
 fn a_checkpoint_says_how_images_are_prepared_only_in_ways_that_can_be() {
     let folder = tempfile::tempdir().unwrap();
-    let config = serde_json::json!({"name": "resnet18", "width": 0.015625, "stem": "cifar"});
+    let config = serde_json::json!({"name": "resnet18", "width": 1.0 / 64.0, "stem": "cifar"});
     let plain = folder.path().join("weights.safetensors");
     let state: BTreeMap<String, Tensor> = narrow(&plain)
         .into_iter()
