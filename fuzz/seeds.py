@@ -59,7 +59,7 @@ for name, settings in {
     "snappy": dict(compression="snappy", row_group_size=2),
     "zstd": dict(compression="zstd", data_page_version="2.0"),
     "delta": dict(compression="none", use_dictionary=False, column_encoding={
-        "image.bytes": "DELTA_BYTE_ARRAY", "image.path": "DELTA_LENGTH_BYTE_ARRAY", "label": "DELTA_BINARY_PACKED"}),
+        "image.bytes": "DELTA_LENGTH_BYTE_ARRAY", "image.path": "DELTA_LENGTH_BYTE_ARRAY", "label": "DELTA_BINARY_PACKED"}),
 }.items():
     file = io.BytesIO()
     pq.write_table(table, file, store_schema=False, write_statistics=False, **settings)
