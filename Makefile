@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CARGO := cargo
 PROFILE := --release --locked
 
-.PHONY: help libtorch cuda build demo test format lint unit doc bench third-party clean
+.PHONY: help libtorch cuda build demo test format lint unit doc bench fuzz third-party clean
 
 help:
 	@echo "make demo    get libtorch, build, pre-train SimCLR on synthetic:scenes, judge it, write the report"
@@ -11,6 +11,7 @@ help:
 	@echo "make build   the program: target/release/diptych"
 	@echo "make cuda    the CUDA libraries for training on an NVIDIA GPU"
 	@echo "make bench   speed and memory, as ratios in one run"
+	@echo "make fuzz    damaged inputs for every reader of files, a minute each (nightly Rust)"
 	@echo "make third-party  THIRD_PARTY.md anew, after Cargo.lock or a pinned wheel changed"
 
 libtorch:
@@ -41,6 +42,9 @@ doc: libtorch
 
 bench: build
 	@scripts/bench.sh
+
+fuzz: libtorch
+	@scripts/fuzz.sh
 
 third-party:
 	@scripts/third_party.sh

@@ -12,6 +12,9 @@ use crate::{method, train};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+#[cfg(test)]
+mod mutation;
+
 /// Version of the recipe format; a newer one in a file is an error.
 pub const FORMAT: u32 = 1;
 
@@ -225,6 +228,8 @@ impl Recipe {
             }
             Err(Error::Recipe(format!("`{key}` must be {expected}, found `{found}`")))
         };
+        let format = format!("at most {FORMAT}, which is what this program reads");
+        require(self.format <= FORMAT, "format", &format, &self.format)?;
         let data = &self.data;
         require(data.batch_size >= 2, "data.batch_size", "at least 2", &data.batch_size)?;
         require(data.prefetch >= 1, "data.prefetch", "at least 1", &data.prefetch)?;

@@ -169,6 +169,35 @@ impl Preprocess {
         }
     }
 
+    /// Checks what a file says: sides from 1 to 4096 pixels (8192 before a crop), no crop larger than what it is cut from, a part of a side
+    /// above 0 and at most 1, and numbers that normalise.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`].
+    pub fn check(&self) -> Result<()> {
+        let side = |side: usize| (1..=4096).contains(&side);
+        let sized = match self.sizing {
+            Sizing::Exact { size_px } => side(size_px),
+            Sizing::ShorterSide { resize_px, crop_px }
+            | Sizing::ExactThenCenter { resize_px, crop_px } => {
+                side(crop_px) && crop_px <= resize_px && resize_px <= 2 * 4096
+            }
+            Sizing::CentralSquare { fraction, size_px } => {
+                fraction > 0.0 && fraction <= 1.0 && side(size_px)
+            }
+        };
+        let normal = self.mean.iter().all(|mean| mean.is_finite())
+            && self.std.iter().all(|std| std.is_finite() && *std > 0.0);
+        if sized && normal {
+            return Ok(());
+        }
+        Err(Error::Recipe(format!(
+            "preprocessing `{}` needs sides of 1 to 4096 pixels, a crop within them, and standard deviations above 0, \
+             found {:?}, mean {:?}, std {:?}",
+            self.id, self.sizing, self.mean, self.std
+        )))
+    }
+
     /// Brings an image to size; `out` is `[size_px, size_px, 3]` bytes. Mean and std are for [`super::to_device`].
     ///
     /// # Panics

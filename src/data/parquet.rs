@@ -4,15 +4,17 @@
 //! reads the files panics on some damaged ones, so every call into it goes through [`guarded`].
 
 mod files;
+mod pages;
 
 use super::decode::{codec, decode, guarded, opening};
 use super::{Dataset, Image, Source};
 use crate::error::{Error, Result};
+use pages::Checked;
 use parquet::basic::Type as Physical;
-use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
+use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::file::metadata::ParquetMetaData;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use rayon::prelude::*;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
@@ -22,6 +24,9 @@ pub(super) use files::{find, split_of};
 
 /// Memory left to the rest of the program when images are read, in bytes.
 const MARGIN: u64 = 256 << 20;
+
+/// A row is an image, at least the name of one; packed as well as can be it still takes a part of a byte.
+const MOST_ROWS_PER_BYTE: u64 = 4;
 
 /// Labels from here on are not class ids.
 const MAX_CLASSES: u32 = 1_000_000;
@@ -98,7 +103,13 @@ impl Layout {
         if !start.starts_with(b"PAR1") {
             return Err(format!("it {}, expected `PAR1`", opening(&start)));
         }
-        Self::of(reader(file)?.metadata())
+        let layout = Self::of(reader(file)?.metadata())?;
+        let size = std::fs::metadata(file).map_err(|e| e.to_string())?.len();
+        // Every row takes memory, but a run of rows that are all alike takes a few bytes of a file however long it is.
+        if layout.rows > size.saturating_mul(MOST_ROWS_PER_BYTE) {
+            return Err(format!("damaged ({} rows in {size} bytes)", layout.rows));
+        }
+        Ok(layout)
     }
 
     fn of(metadata: &ParquetMetaData) -> Result<Self, String> {
@@ -210,7 +221,10 @@ impl Split {
     fn append(&mut self, file: &Path, layout: &Layout, mut budget: u64) -> Result<(), String> {
         let groups: Vec<usize> = (0..reader(file)?.num_row_groups()).collect();
         let expected = self.ends.len() as u64 + layout.rows;
-        let room = self.bytes.try_reserve_exact(layout.image_bytes as usize);
+        // Encoded images hardly shrink, so room for more than twice the file would be for a footer that lies.
+        let size = std::fs::metadata(file).map_err(|e| e.to_string())?.len();
+        let likely = layout.image_bytes.min(size.saturating_mul(2));
+        let room = self.bytes.try_reserve_exact(likely as usize);
         room.map_err(|_| "its images do not fit into memory")?;
         for some in groups.chunks(2 * rayon::current_num_threads()) {
             let read: Vec<Rows> = some
@@ -260,12 +274,10 @@ impl Rows {
         budget: u64,
     ) -> Result<Self, String> {
         let group = reader.get_row_group(group).map_err(|e| e.to_string())?;
-        let open = |column: usize| group.get_column_reader(column).map_err(|e| e.to_string());
-        let nesting =
-            |column: usize| group.metadata().column(column).column_descr().max_def_level();
+        let group = group.as_ref();
+        let stated = group.metadata().num_rows();
         let mut rows = Self::default();
-        let images = get_typed_column_reader::<ByteArrayType>(open(layout.image)?);
-        each(images, nesting(layout.image), |value| {
+        each::<ByteArrayType>(group, layout.image, |value| {
             if let Some(value) = value {
                 rows.bytes.extend_from_slice(value.data());
             }
@@ -279,8 +291,7 @@ impl Rows {
         match layout.path {
             None => rows.paths.resize(count, None),
             Some(path) => {
-                let paths = get_typed_column_reader::<ByteArrayType>(open(path)?);
-                each(paths, nesting(path), |value| {
+                each::<ByteArrayType>(group, path, |value| {
                     let text = value.map(|value| String::from_utf8_lossy(value.data()).into());
                     rows.paths.push(text);
                     Ok(())
@@ -290,17 +301,14 @@ impl Rows {
         match layout.label.map(|label| (label, group.metadata().column(label).column_type())) {
             None => rows.labels.resize(count, None),
             Some((label, Physical::INT32)) => {
-                let labels = get_typed_column_reader::<Int32Type>(open(label)?);
-                each(labels, nesting(label), |value| {
+                each::<Int32Type>(group, label, |value| {
                     rows.push_label(value.map(|v| i64::from(*v)))
                 })?;
             }
             Some((label, _)) => {
-                let labels = get_typed_column_reader::<Int64Type>(open(label)?);
-                each(labels, nesting(label), |value| rows.push_label(value.copied()))?;
+                each::<Int64Type>(group, label, |value| rows.push_label(value.copied()))?;
             }
         }
-        let stated = group.metadata().num_rows();
         if [count, rows.paths.len(), rows.labels.len()].iter().any(|n| *n as i64 != stated) {
             return Err(format!(
                 "damaged (a row group of {stated} rows holds {count} images, {} paths and {} labels)",
@@ -329,19 +337,32 @@ impl Rows {
     }
 }
 
-/// Calls `take` for each value of a flat column, `None` where it is null (at any level of nesting).
+/// Calls `take` for each value of a flat column, `None` where it is null (at any level of nesting); there may be as many
+/// as the row group states to have rows.
 fn each<T: DataType>(
-    mut column: ColumnReaderImpl<T>,
-    nesting: i16,
+    group: &dyn RowGroupReader,
+    column: usize,
     mut take: impl FnMut(Option<&T::T>) -> Result<(), String>,
 ) -> Result<(), String> {
+    let stated = group.metadata().num_rows();
+    let description = group.metadata().column(column).column_descr_ptr();
+    let nesting = description.max_def_level();
+    let pages = group.get_column_page_reader(column).map_err(|e| e.to_string())?;
+    let pages = Box::new(Checked::new(pages, stated, nesting));
+    let mut column = ColumnReaderImpl::<T>::new(description, pages);
     let (mut values, mut levels) = (Vec::new(), Vec::new());
+    let mut left = stated;
     loop {
         values.clear();
         levels.clear();
         let read = column.read_records(1024, Some(&mut levels), None, &mut values);
-        if read.map_err(|e| e.to_string())?.0 == 0 {
+        let read = read.map_err(|e| e.to_string())?.0 as i64;
+        if read == 0 {
             return Ok(());
+        }
+        left -= read;
+        if left < 0 {
+            return Err(format!("damaged (a row group of {stated} rows holds more)"));
         }
         let mut present = values.iter();
         if nesting == 0 {
@@ -452,12 +473,13 @@ impl Dataset for Split {
 mod tests {
     use super::*;
     use crate::data::{labels, mutation::Mutator, open as open_source};
-    use parquet::basic::Compression;
+    use parquet::basic::{Compression, Encoding};
     use parquet::data_type::ByteArray;
     use parquet::file::metadata::KeyValue;
-    use parquet::file::properties::WriterProperties;
+    use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
+    use parquet::schema::types::ColumnPath;
 
     const SCHEMA: &str = "message schema {
         optional group image { optional binary bytes; optional binary path (UTF8); }
@@ -481,16 +503,23 @@ mod tests {
 
     /// Writes groups of rows; `classes` as the `huggingface` metadata would name them.
     fn write(file: &Path, groups: &[Vec<Row>], classes: &[&str]) {
+        write_as(file, groups, classes, WriterProperties::builder());
+    }
+
+    fn write_as(
+        file: &Path,
+        groups: &[Vec<Row>],
+        classes: &[&str],
+        properties: WriterPropertiesBuilder,
+    ) {
         let info = serde_json::json!({"info": {"features": {
             "image": {"_type": "Image"},
             "label": {"_type": "ClassLabel", "names": classes},
         }}});
         let named = (!classes.is_empty())
             .then(|| vec![KeyValue::new("huggingface".to_owned(), info.to_string())]);
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::SNAPPY)
-            .set_key_value_metadata(named)
-            .build();
+        let properties =
+            properties.set_compression(Compression::SNAPPY).set_key_value_metadata(named).build();
         let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
         let output = File::create(file).unwrap();
         let mut writer = SerializedFileWriter::new(output, schema, Arc::new(properties)).unwrap();
@@ -629,6 +658,45 @@ mod tests {
         let text = failure(stored - 1);
         assert!(text.contains("train.parquet") && text.contains("do not fit"), "{text}");
         assert_eq!(read("here", &files, stored).unwrap().splits[0].1.len(), 30);
+    }
+
+    #[test]
+    fn lengths_may_be_delta_encoded_and_common_beginnings_may_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("train.parquet");
+        let groups = || [vec![row(1, 0), row(2, 1), row(3, 1)]];
+        for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+            let column = |part: &str| ColumnPath::new(vec!["image".to_owned(), part.to_owned()]);
+            let properties = |encoding| {
+                WriterProperties::builder()
+                    .set_writer_version(version)
+                    .set_dictionary_enabled(false)
+                    .set_column_encoding(column("bytes"), encoding)
+                    .set_column_encoding(column("path"), Encoding::PLAIN)
+                    .set_column_encoding("label".into(), Encoding::DELTA_BINARY_PACKED)
+            };
+            let lengths = properties(Encoding::DELTA_LENGTH_BYTE_ARRAY);
+            write_as(&file, &groups(), &["a", "b"], lengths);
+            let source = open_source(location(&folder)).unwrap();
+            let train = source.split("train").unwrap();
+            assert_eq!(train.image(2).unwrap().pixels, [3; 18]);
+            assert_eq!(labels(train.as_ref()).unwrap(), [0, 1, 1]);
+
+            let beginnings = properties(Encoding::DELTA_BYTE_ARRAY);
+            write_as(&file, &groups(), &["a", "b"], beginnings);
+            let text = failure(location(&folder));
+            assert!(text.contains("write the file with plain or dictionary encoding"), "{text}");
+        }
+    }
+
+    #[test]
+    fn many_rows_in_few_bytes_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("train.parquet");
+        let empty = || Row { bytes: None, path: None, label: None };
+        write(&file, &[(0..100_000).map(|_| empty()).collect()], &["a"]);
+        let text = failure(location(&folder));
+        assert!(text.contains("damaged (100000 rows in"), "{text}");
     }
 
     #[test]

@@ -305,13 +305,23 @@ impl Features {
         let header: Header =
             serde_json::from_value(header).map_err(|error| foreign(path, &error))?;
         let file = SafeTensors::deserialize(&buffer).map_err(|error| foreign(path, &error))?;
-        let view = |name: &str| file.tensor(name).map_err(|error| foreign(path, &error));
-        let (h, labels, index) = (view(&header.description.layer)?, view("label")?, view("index")?);
+        let view = |name: &str, kind| {
+            let view = file.tensor(name).map_err(|error| foreign(path, &error))?;
+            if view.dtype() == kind {
+                return Ok(view);
+            }
+            // A tensor made of bytes takes as many as its kind and shape ask for, whether they are there or not.
+            let found = view.dtype();
+            Err(foreign(path, &format!("`{name}` must be {kind:?}, found {found:?}")))
+        };
+        let h = view(&header.description.layer, Dtype::F32)?;
+        let (labels, index) = (view("label", Dtype::I64)?, view("index", Dtype::I64)?);
         if content_hash(h.data(), labels.data(), index.data()) != header.content {
             return Err(foreign(path, &"its content does not match its hash"));
         }
         let beside = paths_file(path);
-        let paths = fs::read_to_string(&beside).map_err(Error::io("read", &beside))?;
+        let paths = fs::read(&beside).map_err(Error::io("read", &beside))?;
+        let paths = String::from_utf8(paths).map_err(|error| foreign(&beside, &error))?;
         let tensor = |view: TensorView, kind| {
             let size: Vec<i64> = view.shape().iter().map(|n| *n as i64).collect();
             Tensor::f_from_data_size(view.data(), &size, kind)

@@ -9,6 +9,8 @@ pub mod features;
 pub mod interval;
 pub mod knn;
 pub mod linear;
+#[cfg(test)]
+mod mutation;
 pub mod neighbours;
 pub mod record;
 pub mod run;

@@ -175,8 +175,8 @@ impl Record {
     /// # Errors
     /// [`Error::Run`] if the file is no such record.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-        serde_json::from_str(&text).map_err(|error| {
+        let text = fs::read(path).map_err(Error::io("read", path))?;
+        serde_json::from_slice(&text).map_err(|error| {
             Error::Run(format!("`{}` is no evaluation record: {error}", path.display()))
         })
     }

@@ -147,7 +147,11 @@ impl Weights {
         };
         let config: BackboneConfig =
             serde_json::from_value(part("backbone")?).map_err(unreadable)?;
-        let preprocess = serde_json::from_value(part("preprocess")?).map_err(unreadable)?;
+        let preprocess: Preprocess =
+            serde_json::from_value(part("preprocess")?).map_err(unreadable)?;
+        preprocess
+            .check()
+            .map_err(|error| Error::Weights(format!("checkpoint `{}`: {error}", file.display())))?;
         let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
         Ok(Self { run, history: found.header.journal.events, ..filled })
     }
@@ -187,21 +191,27 @@ impl Weights {
         file: PathBuf,
         device: Device,
     ) -> Result<Self> {
+        let mismatch = |why: &dyn std::fmt::Display| {
+            Error::Weights(format!("weights `{}` do not match: {why}", file.display()))
+        };
+        config.check().map_err(|error| mismatch(&error))?;
+        // A few bytes may ask for a network of any size; one that cannot be filled is not made.
+        let wanted = config.parameter_count();
+        let there: usize = tensors.values().map(Tensor::numel).sum();
+        if wanted / 2 > there as u64 {
+            let why = format!("a network of {wanted} parameters, but only {there} numbers");
+            return Err(mismatch(&why));
+        }
         let (backbone, parameters) = build(&config, 0, device)?;
-        parameters.load(&tensors).map_err(|error| {
-            Error::Weights(format!("weights `{}` do not match: {error}", file.display()))
-        })?;
+        parameters.load(&tensors).map_err(|error| mismatch(&error))?;
         let known = |name: &str| parameters.all().iter().any(|p| p.name == name);
         let (backbone_only, left_over): (Vec<String>, Vec<String>) = tensors
             .into_keys()
             .filter(|name| !known(name))
             .partition(|name| name.starts_with("backbone."));
         if !backbone_only.is_empty() {
-            return Err(Error::Weights(format!(
-                "weights `{}` do not match: the backbone has no place for {}",
-                file.display(),
-                backbone_only.join(", ")
-            )));
+            let names = backbone_only.join(", ");
+            return Err(mismatch(&format!("the backbone has no place for {names}")));
         }
         let matched = parameters.all().len();
         let left_over = by_part(&left_over);

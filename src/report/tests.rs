@@ -8,6 +8,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::write;
+use crate::data::mutation::Mutator;
 use crate::error::Error;
 
 const HOSTILE: &str = "<script>alert('x')</script>\"&";
@@ -377,4 +378,53 @@ fn what_happened_and_what_sentinels_saw_is_in_sight() {
     let page = page_of("many", &[("recipe.toml", ""), ("status.json", &many)]);
     assert_eq!(page.matches("</span> again").count(), 50);
     assert!(page.contains("The last 50; 10 earlier ones are in status.json."));
+}
+
+/// Every file of a run, mutated one at a time: the page is made whatever it finds, and only a recipe can be refused.
+#[test]
+fn no_damage_to_a_run_keeps_the_page_from_being_made() {
+    let picture =
+        r#"{"title":"t","caption":"c","rows":[[{"image":"pictures/a.png","mark":"agrees"}]]}"#;
+    let files = [
+        ("recipe.toml", RECIPE),
+        ("environment.json", r#"{"threads":2,"cpu":"EPYC","command":["diptych","pretrain"]}"#),
+        (
+            "status.json",
+            r#"{"state":"running","step":78,"steps":780,"epoch":4,"final_loss":4.2134,"views":399360,
+            "views_per_second":812.3,"wall_seconds":512.0,"peak_memory_mb":1900,"skipped_steps":3}"#,
+        ),
+        (
+            "metrics.jsonl",
+            "{\"step\":10,\"epoch\":0.05,\"wall_seconds\":3.2,\"train/loss\":5.125,\"knn/top1\":0.1}\n\
+             {\"step\":20,\"epoch\":0.1,\"train/loss\":null,\"train/rate\":-1e-5}\n\
+             {\"step\":30,\"epoch\":0.1,\"train/loss\":1e299,\"train/rate\":\"NaN\"}\n",
+        ),
+        (
+            "evaluations/knn.json",
+            r#"{"protocol":"knn","version":1,"metric":"top1","value":0.451,"interval_95":[0.4413,0.4608],
+            "data":{"classes":10,"queries":10000,"references":50000},"also":{"top5":{"value":0.8125}},
+            "weights":{"file":"last.safetensors","hash_before":"a1b2","hash_after":"a1b2"},"wall_seconds":3.5,
+            "baselines":{"chance":0.1},"settings":{"k":200}}"#,
+        ),
+        ("pictures/views.json", picture),
+        ("log.txt", "2026-11-21T10:15:00Z started\n"),
+    ];
+    let parent = folder("mutants", &files);
+    let run = parent.path().join("mutants");
+    fs::write(run.join("pictures/a.png"), png(32, 32)).unwrap();
+    for (seed, (name, text)) in files.iter().enumerate() {
+        let mut mutator = Mutator::new(text.as_bytes(), seed as u64);
+        let (mut made, count) = (0, 60);
+        for _ in 0..count {
+            fs::write(run.join(name), mutator.next_mutant()).unwrap();
+            match write(&run) {
+                Ok(_) => made += 1,
+                Err(Error::Run(_) | Error::Io { .. }) if *name == "recipe.toml" => {}
+                Err(other) => panic!("{name}: {other:?}"),
+            }
+            crate::train::run::read_status(&run);
+        }
+        assert!(if *name == "recipe.toml" { made > 4 } else { made == count }, "{name}: {made}");
+        fs::write(run.join(name), text).unwrap();
+    }
 }

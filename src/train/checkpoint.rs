@@ -261,6 +261,7 @@ fn tensor(dtype: Dtype, shape: &[usize], data: &[u8], name: &str) -> Result<Tens
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::mutation::Mutator;
     use tch::Device;
 
     fn state(value: f64) -> BTreeMap<String, Tensor> {
@@ -341,5 +342,32 @@ mod tests {
         let kernel = plain["a.kernel"].contiguous();
         plain.insert("a.kernel".to_owned(), kernel);
         assert_eq!(reference, of(&plain));
+    }
+
+    #[test]
+    fn no_mutant_panics_or_holds_more_than_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = serde_json::json!({"backbone": {"name": "resnet18"}});
+        save(folder.path(), 3, (&model, &Journal::default()), &state(1.0)).unwrap();
+        let path = folder.path().join("last.safetensors");
+        let whole = fs::read(&path).unwrap();
+        let mut mutator = Mutator::new(&whole, 8);
+        let mut read = 0;
+        for _ in 0..5_000 {
+            let mutant = mutator.next_mutant();
+            fs::write(&path, &mutant).unwrap();
+            match load(&path) {
+                Ok(found) => {
+                    read += 1;
+                    let held: usize = found.tensors.values().map(|t| bytes(t).len()).sum();
+                    assert!(held <= mutant.len(), "{held} bytes from {}", mutant.len());
+                }
+                Err(Error::Weights(message)) => {
+                    assert!(message.contains("last.safetensors"), "{message}");
+                }
+                Err(other) => panic!("{other:?} does not blame the checkpoint"),
+            }
+        }
+        assert!((50..2_500).contains(&read), "{read} of 5000 read");
     }
 }

@@ -159,12 +159,12 @@ impl Metrics {
             let file = OpenOptions::new().read(true).write(true).open(&path);
             let file = file.map_err(Error::io("open", &path))?;
             let mut reader = BufReader::new(file);
-            let (mut kept, mut line) = (0u64, String::new());
+            let (mut kept, mut line) = (0u64, Vec::new());
             loop {
                 line.clear();
-                let read = reader.read_line(&mut line).map_err(Error::io("read", &path))?;
+                let read = reader.read_until(b'\n', &mut line).map_err(Error::io("read", &path))?;
                 let value: Option<serde_json::Value> =
-                    line.ends_with('\n').then(|| serde_json::from_str(&line).ok()).flatten();
+                    line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten();
                 let Some(value) = value else { break };
                 if value["step"].as_u64().is_none_or(|found| found > step) {
                     break;
@@ -272,6 +272,20 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[1], r#"{"step":20,"epoch":0.1,"wall_seconds":20.0,"train/loss":null}"#);
         assert!(lines[2].contains("31.0"));
+    }
+
+    #[test]
+    fn metrics_that_end_in_garbage_are_cut_back_to_what_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::open(folder.path()).unwrap();
+        let path = run.join("metrics.jsonl");
+        let whole = b"{\"step\":10,\"wall_seconds\":1.5}\n".as_slice();
+        for garbage in [b"\0\0\0\n".as_slice(), b"\xff\xfe\n", b"{\"step\":20}\xff\n"] {
+            fs::write(&path, [whole, garbage].concat()).unwrap();
+            let (_, wall) = Metrics::open(&run, 100).unwrap();
+            assert!((wall - 1.5).abs() < 1e-9);
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
     }
 
     #[test]
