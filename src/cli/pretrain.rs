@@ -228,7 +228,9 @@ impl Plan {
             self.layout.views.iter().map(|view| format!("{0}x{0}", view.size_px)).collect();
         let left_out = match self.dataset.len() % self.layout.batch {
             0 => String::new(),
-            rest => format!(" (each epoch leaves out {rest} others, so that all batches are whole)"),
+            rest => {
+                format!(" (each epoch leaves out {rest} others, so that all batches are whole)")
+            }
         };
         let text = format!(
             "images          {}{left_out}\nviews           {} per image ({} px)\nbatch           {} images, {} at a time, \

@@ -416,11 +416,11 @@ fn tables(run: &Run, status: &Status) -> Vec<(&'static str, Vec<(String, String)
     // Lists without entries and counts of zero say nothing.
     let mut told = status.rest.clone();
     told.retain(|key, value| {
-        key != "format" && *value != serde_json::json!(0) && value.as_array().is_none_or(|list| !list.is_empty())
+        key != "format"
+            && *value != serde_json::json!(0)
+            && value.as_array().is_none_or(|list| !list.is_empty())
     });
-    let tables = [
-        ("environment.json", environment.flatten().collect()),
-        ("status.json", flattened(&told)),
-    ];
+    let tables =
+        [("environment.json", environment.flatten().collect()), ("status.json", flattened(&told))];
     tables.into_iter().filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty()).collect()
 }
