@@ -125,8 +125,8 @@ fn choices(recipe: &Recipe, key: &str) -> Option<BTreeSet<String>> {
 /// The words in backticks of the cells behind the first of the row of a key.
 fn words(header: &str, key: &str) -> BTreeSet<String> {
     let start = format!("| `{key}` |");
-    let rows = RECIPES.lines().skip_while(|line| !line.starts_with(header));
-    let row = rows.filter_map(|line| line.strip_prefix(&start)).next().unwrap();
+    let mut rows = RECIPES.lines().skip_while(|line| !line.starts_with(header));
+    let row = rows.find_map(|line| line.strip_prefix(&start)).unwrap();
     row.split('`').skip(1).step_by(2).map(|word| word.trim_matches('"').to_owned()).collect()
 }
 
