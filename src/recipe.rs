@@ -376,8 +376,14 @@ pub fn differences(before: &Recipe, after: &Recipe) -> Differences {
 }
 
 /// Keys that a recipe may leave out and that therefore are not known from its settings.
-const OPTIONAL: &[&str] =
-    &["data.source", "data.limit", "data.classes", "backbone.weights", "train.max_steps"];
+const OPTIONAL: &[&str] = &[
+    "data.source",
+    "data.limit",
+    "data.classes",
+    "backbone.weights",
+    "method.projector.hidden",
+    "train.max_steps",
+];
 
 /// The nearest of the fields that serde expected, out of its message.
 fn suggestion(message: &str) -> String {

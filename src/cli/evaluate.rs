@@ -1,10 +1,10 @@
 //! `diptych evaluate`: a protocol's number, with everything that made it.
 
-use super::Answer;
 use super::monitor::{image_bar, location, open_source};
+use super::{Answer, tell};
 use anyhow::Result;
 use diptych::augment::Preprocess;
-use diptych::data::Selection;
+use diptych::data::{Selection, Source};
 use diptych::error::Error;
 use diptych::evaluate::features::Features;
 use diptych::evaluate::neighbours::gallery;
@@ -215,13 +215,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let protocol = protocol.with(&settings);
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let source = open_source(&location, &settings.data.classes)?;
-    if source.classes.is_empty() {
-        return Err(Error::Data(format!(
-            "`{location}` has no labels, which every protocol needs; without them there is `diptych embed`, and the nearest \
-             neighbours in the run's report.html"
-        ))
-        .into());
-    }
+    judge_source(&source, recipe.as_ref(), &settings)?;
     tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
     let weights = Weights::load(&arguments.model, device)?;
@@ -302,6 +296,30 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         report::write(run)?;
     }
     Ok(Answer { text: describe(&record, file.as_deref()), json: serde_json::to_value(&record)? })
+}
+
+/// Refuses data without labels; says so where what is asked about was trained on.
+fn judge_source(source: &Source, recipe: Option<&Recipe>, settings: &Settings) -> Result<()> {
+    if source.classes.is_empty() {
+        return Err(Error::Data(format!(
+            "`{}` has no labels, which every protocol needs; without them there is `diptych embed`, and the nearest neighbours \
+             in the run's report.html",
+            source.location
+        ))
+        .into());
+    }
+    let trained_on = recipe.is_some_and(|recipe| {
+        settings.data.holdout > 0.0
+            && recipe.data.source.as_ref() == Some(&source.location)
+            && (recipe.data.holdout, recipe.seed) != (settings.data.holdout, settings.seed)
+    });
+    if trained_on {
+        tell(
+            "note: the images asked about were trained on, without their labels; train with the same data.holdout to keep them \
+             out",
+        );
+    }
+    Ok(())
 }
 
 /// The recipe of a run folder, if the model is one.

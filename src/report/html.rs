@@ -209,7 +209,7 @@ fn tiles(run: &Run, status: &Status) -> Vec<Tile> {
     let views = status.views.map(|views| format!("{} views", grouped(views)));
     let tiles = vec![
         loss_tile(run, status),
-        evaluation_tile(run, "kNN", "knn"),
+        evaluation_tile(run, "k-NN", "knn"),
         evaluation_tile(run, "Linear", "linear"),
         tile("Views per second", status.views_per_second.map(significant), views),
         tile("Wall time", status.wall_seconds.map(duration), None),

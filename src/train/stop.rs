@@ -1,7 +1,7 @@
 //! Signals that end a run politely.
 
 use crate::error::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,8 +28,11 @@ impl Stop {
         for signal in [SIGINT, SIGTERM, SIGUSR1] {
             signal_hook::flag::register(signal, Arc::clone(&stop.0)).map_err(refused)?;
         }
-        // A file beyond the size limit shall be a failed write, which is told, not the end of the process.
-        signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(refused)?;
+        // A file beyond the size limit shall be a failed write, which is told, not the end of the process; and a run goes
+        // on when its terminal is closed.
+        for signal in [SIGXFSZ, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::default()).map_err(refused)?;
+        }
         Ok(stop)
     }
 

@@ -1,0 +1,242 @@
+//! The guides in `docs/` name every setting with its default, every step, set of views, sentinel and exit code.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use diptych::augment::{NAMED, Step};
+use diptych::error::Error;
+use diptych::overrides::flatten;
+use diptych::recipe::{BUILT_IN, Recipe};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+
+const RECIPES: &str = include_str!("../docs/recipes.md");
+const VIEWS: &str = include_str!("../docs/views.md");
+const RUNNING: &str = include_str!("../docs/running.md");
+
+/// The rows of the table whose header begins so, as cells without backticks.
+fn table(text: &str, header: &str) -> Vec<Vec<String>> {
+    let rows = text.lines().skip_while(|line| !line.starts_with(header)).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    let cells = |line: &str| {
+        let line = line.trim_start_matches('|').trim_end_matches('|');
+        line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+    };
+    let rows: Vec<Vec<String>> = rows.map(cells).collect();
+    assert!(!rows.is_empty(), "no table `{header}`");
+    rows
+}
+
+/// Keys and defaults of settings of which only the required ones were `given`, these with an empty default.
+fn defaults(settings: &impl Serialize, given: &[&str]) -> BTreeMap<String, String> {
+    let values = flatten(settings).into_iter();
+    values
+        .map(|(key, value)| {
+            let required = given.contains(&key.as_str());
+            (key, if required { String::new() } else { value })
+        })
+        .collect()
+}
+
+/// What serde expects where it meets a name that is none.
+fn variants<T: DeserializeOwned>(text: &str) -> BTreeSet<String> {
+    let message = toml::from_str::<T>(text).err().unwrap().to_string();
+    let expected = message.split("expected").nth(1).unwrap();
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn recipe(optimizer: &str, schedule: &str) -> Recipe {
+    let text = format!(
+        "view = \"simclr_cifar\"\n[data]\nbatch_size = 2\n[backbone]\nname = \"resnet18\"\n[method]\nname = \"simclr\"\n\
+         [train]\nepochs = 1\noptimizer = {{ {optimizer}, learning_rate = 1.0, weight_decay = 0.0 }}\n\
+         schedule = {{ {schedule} }}\n"
+    );
+    Recipe::parse(&text, "of a test", &[]).unwrap()
+}
+
+/// Settings that have no value unless one is given, so that they are not among those of a recipe.
+const WITHOUT_VALUE: [&str; 6] = [
+    "data.source",
+    "data.limit",
+    "data.classes",
+    "backbone.weights",
+    "method.projector.hidden",
+    "train.max_steps",
+];
+
+#[test]
+fn every_setting_of_a_recipe_is_told_with_its_default() {
+    let plain = recipe("name = \"sgd\"", "name = \"constant\"");
+    let given = ["data.batch_size", "backbone.name", "method.name", "train.epochs"];
+    let mut expected = defaults(&plain, &given);
+    let elsewhere = ["view.", "train.optimizer.", "train.schedule."];
+    expected.retain(|key, _| !elsewhere.iter().any(|start| key.starts_with(start)));
+    for key in WITHOUT_VALUE {
+        assert!(expected.insert(key.to_owned(), "none".to_owned()).is_none(), "{key}");
+        let set = Recipe::parse(&plain.to_toml().unwrap(), "of a test", &[format!("{key}=true")]);
+        let message = set.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(!message.contains("is not a setting"), "{message}");
+    }
+    let told: BTreeMap<String, String> = table(RECIPES, "| key | default |")
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone()))
+        .collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn every_setting_of_optimizers_and_schedules_is_told_with_its_default() {
+    let part = |recipe: &Recipe, start: &str, given: &[&str]| -> BTreeMap<String, String> {
+        let given: Vec<String> = given.iter().map(|key| format!("{start}{key}")).collect();
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        let all = defaults(recipe, &given).into_iter();
+        all.filter_map(|(key, value)| Some((key.strip_prefix(start)?.to_owned(), value)))
+            .filter(|(key, _)| key != "name")
+            .collect()
+    };
+    let told = |header: &str, column: usize| -> BTreeMap<String, String> {
+        let rows = table(RECIPES, header).into_iter();
+        rows.map(|row| (row[0].clone(), row[column].clone())).filter(|(_, d)| d != "–").collect()
+    };
+    for (column, name) in (1..).zip(["sgd", "lars", "adam", "adamw"]) {
+        let recipe = recipe(&format!("name = \"{name}\""), "name = \"constant\"");
+        let expected = part(&recipe, "train.optimizer.", &["learning_rate", "weight_decay"]);
+        assert_eq!(told("| key | `sgd` |", column), expected, "{name}");
+    }
+    let schedules = ["cosine", "linear", "steps"];
+    for (column, name) in (1..).zip(schedules) {
+        let needed = if name == "steps" { ", milestones_epochs = [1]" } else { "" };
+        let recipe = recipe("name = \"sgd\"", &format!("name = \"{name}\"{needed}"));
+        let expected = part(&recipe, "train.schedule.", &["milestones_epochs"]);
+        assert_eq!(told("| key | `cosine` |", column), expected, "{name}");
+    }
+    let known = variants::<diptych::train::schedule::ScheduleConfig>("name = \"?\"");
+    assert_eq!(known.len(), schedules.len() + 1, "{known:?} and `constant`");
+}
+
+/// The values that a setting of this key can have, if it is one of a few.
+fn choices(recipe: &Recipe, key: &str) -> Option<BTreeSet<String>> {
+    let wrong = Recipe::parse(&recipe.to_toml().unwrap(), "of a test", &[format!("{key}=?")]);
+    let message = wrong.err()?.to_string();
+    let expected = message.split("unknown variant `?`, expected").nth(1)?;
+    Some(expected.split('`').skip(1).step_by(2).map(str::to_owned).collect())
+}
+
+/// The words in backticks of the cells behind the first of the row of a key.
+fn words(header: &str, key: &str) -> BTreeSet<String> {
+    let start = format!("| `{key}` |");
+    let mut rows = RECIPES.lines().skip_while(|line| !line.starts_with(header));
+    let row = rows.find_map(|line| line.strip_prefix(&start)).unwrap();
+    row.split('`').skip(1).step_by(2).map(|word| word.trim_matches('"').to_owned()).collect()
+}
+
+#[test]
+fn every_choice_of_a_setting_is_told() {
+    let mut found = 0;
+    let mut check = |recipe: &Recipe, header: &str, start: &str| {
+        for row in table(RECIPES, header) {
+            let key = format!("{start}{}", row[0]);
+            if let Some(choices) = choices(recipe, &key) {
+                // The policies of sentinels have a table of their own.
+                if !key.starts_with("train.sentinels.") {
+                    let told = words(header, &row[0]);
+                    assert_eq!(told, choices, "{key}");
+                    found += 1;
+                }
+            }
+        }
+    };
+    let plain = recipe("name = \"lars\"", "name = \"cosine\"");
+    check(&plain, "| key | default |", "");
+    check(&plain, "| key | `sgd` |", "train.optimizer.");
+    check(&plain, "| key | `cosine` |", "train.schedule.");
+    assert!(found >= 14, "only {found} settings with choices");
+}
+
+#[test]
+fn every_step_is_told_with_its_keys_and_defaults() {
+    let mut told: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let mut step = String::new();
+    for row in table(VIEWS, "| step | key |") {
+        if !row[0].is_empty() {
+            step.clone_from(&row[0]);
+        }
+        told.entry(step.clone()).or_default().insert(row[1].clone(), row[2].clone());
+    }
+    let names: BTreeSet<String> = told.keys().cloned().collect();
+    assert_eq!(names, variants::<Step>("name = \"?\""));
+    for (name, keys) in told {
+        let needed = match name.as_str() {
+            "random_resized_crop" | "resize" => "size_px = 9",
+            "normalize" => "mean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]",
+            _ => "",
+        };
+        let parsed: Step = toml::from_str(&format!("name = \"{name}\"\n{needed}")).unwrap();
+        let given = if needed.is_empty() { vec![] } else { vec!["size_px", "mean", "std"] };
+        let mut expected = defaults(&parsed, &given);
+        expected.remove("name");
+        if name == "blur" {
+            expected.insert("kernel_px".to_owned(), "none".to_owned());
+        }
+        assert_eq!(keys, expected, "{name}");
+    }
+}
+
+#[test]
+fn every_named_set_of_views_is_told() {
+    for (name, _) in NAMED {
+        assert!(VIEWS.contains(&format!("`{name}`")), "docs/views.md does not name `{name}`");
+    }
+}
+
+#[test]
+fn every_sentinel_policy_and_exit_code_is_told() {
+    let recipe = recipe("name = \"sgd\"", "name = \"constant\"");
+    let sentinels = defaults(&recipe.train.sentinels, &[]);
+    let told: BTreeMap<String, String> = table(RUNNING, "| `train.sentinels.` |")
+        .into_iter()
+        .map(|row| (row[0].clone(), format!("\"{}\"", row[2])))
+        .collect();
+    assert_eq!(told, sentinels);
+    let first = |header: &str| -> BTreeSet<String> {
+        table(RUNNING, header).into_iter().map(|row| row[0].clone()).collect()
+    };
+    let known = variants::<BTreeMap<String, diptych::train::sentinel::Policy>>("a = \"?\"");
+    assert_eq!(first("| policy |"), known);
+    let errors = [
+        Error::Recipe,
+        Error::Data,
+        Error::Shape,
+        Error::Weights,
+        Error::Run,
+        Error::Environment,
+        Error::NonFinite,
+        Error::Collapsed,
+        Error::OutOfMemory,
+        Error::Interrupted,
+        Error::Engine,
+    ];
+    let codes = errors.map(|error| error(String::new()).exit_code().to_string());
+    // 0 is no error, and 130 leaves at once.
+    let mut codes = BTreeSet::from(codes);
+    codes.extend(["0", "130"].map(str::to_owned));
+    assert_eq!(first("| code |"), codes);
+}
+
+#[test]
+fn every_guide_exists_and_every_recipe_that_is_named() {
+    let guides = [RECIPES, VIEWS, RUNNING, include_str!("../docs/data.md")];
+    for text in guides.into_iter().chain([include_str!("../README.md")]) {
+        for name in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+            let found = ["", "docs/"]
+                .iter()
+                .any(|folder| std::path::Path::new(&format!("{root}{folder}{name}")).exists());
+            assert!(found, "`{name}` is linked and does not exist");
+        }
+        for command in text.lines().filter_map(|line| line.strip_prefix("diptych pretrain ")) {
+            let name = command.split(' ').next().unwrap();
+            assert!(BUILT_IN.iter().any(|(known, _)| *known == name), "{command}");
+        }
+    }
+}
