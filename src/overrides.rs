@@ -20,12 +20,7 @@ where
         let table = edit(&result, text, optional)?;
         let known = flatten(&result);
         result = T::deserialize(Value::Table(table)).map_err(|error| {
-            let message = error.message().trim();
-            Error::Recipe(if unknown_key(message).is_some() {
-                no_such_key(text, &known, optional)
-            } else {
-                wrong_type(text, message).unwrap_or_else(|| format!("`{text}`: {message}"))
-            })
+            Error::Recipe(refused(text, error.message().trim(), &known, optional))
         })?;
     }
     Ok(result)
@@ -77,6 +72,22 @@ pub fn unknown_key(message: &str) -> Option<&str> {
     message.split("unknown field `").nth(1)?.split('`').next()
 }
 
+/// Why settings with this override are none, out of what serde says of them.
+fn refused(text: &str, message: &str, known: &[(String, String)], optional: &[&str]) -> String {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    let (key, value) = (key.trim(), value.trim().trim_matches('"'));
+    match (key.rsplit_once('.'), unknown_key(message)) {
+        (Some((_, last)), Some(unknown)) if last == unknown => no_such_key(text, known, optional),
+        (None, Some(unknown)) if key == unknown => no_such_key(text, known, optional),
+        // The settings beside it are those of another kind of thing.
+        (Some((table, "name")), Some(unknown)) => format!(
+            "`{key}={value}` does not go with `{table}.{unknown}`; set all of it together, \
+             '{table}={{ name = \"{value}\", ... }}'"
+        ),
+        _ => wrong_type(text, message).unwrap_or_else(|| format!("`{text}`: {message}")),
+    }
+}
+
 /// What serde says of a value that does not fit, in words for people.
 fn wrong_type(text: &str, message: &str) -> Option<String> {
     let (key, found) = text.split_once('=')?;
@@ -124,6 +135,9 @@ fn parse(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
+/// More settings than this are not listed one by one.
+const MOST_LISTED: usize = 20;
+
 fn no_such_key(text: &str, known: &[(String, String)], optional: &[&str]) -> String {
     let key = text.split('=').next().unwrap_or(text).trim();
     let candidates = known.iter().map(|(key, _)| key.as_str()).chain(optional.iter().copied());
@@ -131,7 +145,15 @@ fn no_such_key(text: &str, known: &[(String, String)], optional: &[&str]) -> Str
         return format!("`{key}` is not a setting, did you mean `{near}`?");
     }
     let keys: Vec<&str> = known.iter().map(|(key, _)| key.as_str()).collect();
-    format!("`{key}` is not a setting; the settings are {}", keys.join(", "))
+    if keys.len() <= MOST_LISTED {
+        return format!("`{key}` is not a setting; the settings are {}", keys.join(", "));
+    }
+    let mut parts: Vec<&str> = keys.iter().filter_map(|key| Some(key.split_once('.')?.0)).collect();
+    parts.dedup();
+    format!(
+        "`{key}` is not a setting; most begin with `{}.`, and `diptych recipes show` shows those of a recipe",
+        parts.join(".`, `")
+    )
 }
 
 #[cfg(test)]
@@ -201,6 +223,7 @@ mod tests {
             assert_eq!(message(&format!("train.epochs={found}")), format!("{whole}`{found}`"));
         }
         assert_eq!(message("train.rate=fast"), "`train.rate` must be a number, found `fast`");
+        assert!(message("train={ epochs = 1, rat = 0.5 }").contains("unknown field `rat`"));
         assert!(message("name=3").starts_with("`name=3`: invalid type: integer `3`"));
         assert!(message("train.epochs").contains("write key=value"));
     }

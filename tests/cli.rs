@@ -118,6 +118,10 @@ fn a_wrong_key_type_or_range_is_exit_2_and_names_the_key() {
     let cases = [
         ("train.epoch=3", "did you mean `train.epochs`"),
         ("method.temprature=0.5", "did you mean `method.temperature`"),
+        (
+            "train.optimizer.name=adam",
+            "set all of it together, 'train.optimizer={ name = \"adam\", ... }'",
+        ),
         ("train.epochs=many", "`train.epochs` must be a whole number, at least 0, found `many`"),
         ("method.temperature=-1", "`method.temperature` must be above 0, found `-1`"),
         ("data.batch_size=1", "`data.batch_size` must be at least 2"),
@@ -136,6 +140,56 @@ fn a_wrong_key_type_or_range_is_exit_2_and_names_the_key() {
     assert!(code == 2 && text.contains("did you mean `scenes/simclr`"), "{text}");
     let (code, text) = failure(&["evaluate", "knn"]);
     assert!(code == 2 && text.contains("MODEL"), "{text}");
+}
+
+#[test]
+fn what_newcomers_type_is_answered_with_the_way_out() {
+    let cases: [(&[&str], i32, &str); 5] = [
+        (
+            &["pretrain", "scenes/simclr", "--epochs", "4"],
+            2,
+            "given as key=value: `train.epochs=4`",
+        ),
+        (&["pretrain", "scenes/simclr", "--dryrun"], 2, "'--dry-run'"),
+        (&["pretrain", "simclr"], 2, "/simclr`?"),
+        (&["pretrain", "scenes/simclr", "qqqq=1"], 2, "begin with `backbone.`, `data.`, "),
+        (&["runs", "show", "src"], 1, "is not the folder of a run"),
+    ];
+    for (arguments, code, expected) in cases {
+        let (found, text) = failure(arguments);
+        assert_eq!(found, code, "{arguments:?}: {text}");
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_folder_without_labels_is_trained_on_and_not_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().join("photos");
+    fs::create_dir(&photos).unwrap();
+    for number in 0..6u8 {
+        let picture = image::RgbImage::from_fn(20, 16, |x, y| {
+            image::Rgb([number * 40, (x * 12) as u8, (y * 15) as u8])
+        });
+        picture.save(photos.join(format!("{number}.png"))).unwrap();
+    }
+    let (run, photos) = (folder.path().join("run"), photos.to_str().unwrap());
+    let out = run.to_str().unwrap();
+    let mut arguments = vec!["pretrain", "folder/simclr", "--data", photos, "--out", out];
+    arguments.extend(["backbone.width=0.125", "data.batch_size=4", "train.epochs=1"]);
+    arguments.extend(["view.0.steps.0.size_px=32", "train.threads=1"]);
+    let plan = diptych(&[&arguments[..], &["--dry-run"]].concat()).output().unwrap();
+    let plan = String::from_utf8(plan.stdout).unwrap();
+    assert!(plan.contains("leaves out 2 others"), "{plan}");
+    json(&arguments);
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("First column: an image. Behind it the other images"), "{page}");
+    assert!(!page.contains("green where the class agrees") && !page.contains("left_out"));
+    let (code, text) = failure(&["evaluate", "knn", out, "data.holdout=0.5"]);
+    assert!(code == 3 && text.contains("has no labels"), "{text}");
+    *arguments.iter_mut().find(|word| **word == "train.epochs=1").unwrap() = "train.epochs=2";
+    let (code, text) = failure(&arguments);
+    assert!(code == 2 && text.contains("use --extend to make it longer"), "{text}");
 }
 
 #[test]

@@ -105,8 +105,11 @@ pub(crate) fn main() -> ExitCode {
                 print(answer, cli.json);
                 return ExitCode::from(error.exit_code());
             }
-            let code = error.downcast_ref::<Error>().map_or(1, Error::exit_code);
-            (code, format!("{error:#}"))
+            // Ours say all there is; those of others hide the cause.
+            match error.downcast_ref::<Error>() {
+                Some(error) => (error.exit_code(), error.to_string()),
+                None => (1, format!("{error:#}")),
+            }
         }
         Err(payload) => {
             let text = payload
