@@ -95,6 +95,8 @@ fn killed_at_twenty_moments_or_stopped_politely_it_ends_with_the_same_bits() {
     let before = fs::read(killed.join("checkpoints/last.safetensors")).ok();
     let child = program().args(arguments(&killed, 2)).spawn().unwrap();
     wait_for_progress(&killed, before.as_deref());
+    // A closed terminal is no reason to stop.
+    send(&child, rustix::process::Signal::HUP);
     send(&child, rustix::process::Signal::TERM);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
