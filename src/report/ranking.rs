@@ -69,7 +69,7 @@ pub fn lower_is_better(metric: &str) -> bool {
 /// a best value was chosen by the images it was measured on.
 ///
 /// # Errors
-/// As [`find`]; [`Error::Run`] if no run has such a number.
+/// As [`super::runs::find`]; [`Error::Run`] if no run has such a number.
 pub fn rank(folder: &Path, metric: &str, by: Option<By>) -> Result<Ranking> {
     let (runs, damaged) = read_all(folder)?;
     let numbers = |by: By| -> Vec<Option<Ranked>> {
