@@ -300,6 +300,8 @@ fn a_clock_that_jumps_decides_nothing() {
     let (code, text) = extend(&out);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("going on at step 6 of 12"), "{text}");
+    let (code, text) = run(&out, SCENES, &["train.epochs=1", "--extend"]);
+    assert!(code == 2 && text.contains("this recipe is shorter"), "{text}");
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let lines: Vec<Value> =
         metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -194,6 +194,19 @@ fn compare(
     source: &Source,
     extend: bool,
 ) -> Result<Vec<String>> {
+    let shorter = recipe.train.epochs < earlier.train.epochs
+        || recipe
+            .train
+            .max_steps
+            .zip(earlier.train.max_steps)
+            .is_some_and(|(now, then)| now < then);
+    if extend && shorter {
+        return Err(Error::Recipe(
+            "`--extend` lets a run go on for longer, and this recipe is shorter; --fresh starts again"
+                .to_owned(),
+        )
+        .into());
+    }
     let mut found = differences(earlier, recipe);
     let longer = |line: &String| {
         ["train.epochs:", "train.max_steps:"].iter().any(|key| line.starts_with(key))
