@@ -1,7 +1,7 @@
 //! The geometric first step of every view: which box of the image, at which size.
 
 use super::resample::Version;
-use super::step::{Place, interval};
+use super::step::Place;
 use crate::data::Image;
 use crate::error::Result;
 use crate::random::Stream;
@@ -105,20 +105,7 @@ pub struct Crop {
 impl RandomResizedCrop {
     pub(super) fn check(&self, place: &Place) -> Result<()> {
         place.size(self.size_px)?;
-        let [low, high] = self.scale;
-        place.require(
-            interval(self.scale) && low > 0.0 && high <= 1.0,
-            "scale",
-            "two areas `[low, high]` with 0 < low <= high <= 1",
-            format_args!("[{low}, {high}]"),
-        )?;
-        let [low, high] = self.ratio;
-        place.require(
-            interval(self.ratio) && low > 0.0,
-            "ratio",
-            "two ratios `[low, high]` with 0 < low <= high",
-            format_args!("[{low}, {high}]"),
-        )
+        place.box_ranges(self.scale, self.ratio)
     }
 
     /// Checks what holds besides for a crop of a view of side `size_px`.

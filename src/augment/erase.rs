@@ -1,6 +1,6 @@
 //! Boxes painted over: cutout and random erasing.
 
-use super::step::{Normalize, Place, interval};
+use super::step::{Normalize, Place};
 use crate::error::Result;
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -96,20 +96,7 @@ impl Cutout {
 impl RandomErasing {
     pub(super) fn check(&self, place: &Place) -> Result<()> {
         place.probability(self.probability)?;
-        let [low, high] = self.scale;
-        place.require(
-            interval(self.scale) && low > 0.0 && high <= 1.0,
-            "scale",
-            "two areas `[low, high]` with 0 < low <= high <= 1",
-            format_args!("[{low}, {high}]"),
-        )?;
-        let [low, high] = self.ratio;
-        place.require(
-            interval(self.ratio) && low > 0.0,
-            "ratio",
-            "two ratios `[low, high]` with 0 < low <= high",
-            format_args!("[{low}, {high}]"),
-        )?;
+        place.box_ranges(self.scale, self.ratio)?;
         let value = self.value;
         place.require(value.is_finite(), "value", "a finite number", format_args!("{value}"))
     }

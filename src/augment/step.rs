@@ -232,6 +232,24 @@ impl Place {
         )
     }
 
+    /// Ranges that a box is drawn from: share of the area, and width over height.
+    pub(super) fn box_ranges(&self, scale: [f64; 2], ratio: [f64; 2]) -> Result<()> {
+        let [low, high] = scale;
+        self.require(
+            interval(scale) && low > 0.0 && high <= 1.0,
+            "scale",
+            "two areas `[low, high]` with 0 < low <= high <= 1",
+            format_args!("[{low}, {high}]"),
+        )?;
+        let [low, high] = ratio;
+        self.require(
+            interval(ratio) && low > 0.0,
+            "ratio",
+            "two ratios `[low, high]` with 0 < low <= high",
+            format_args!("[{low}, {high}]"),
+        )
+    }
+
     pub(super) fn size(&self, size_px: usize) -> Result<()> {
         self.require(
             (1..=4096).contains(&size_px),
