@@ -181,7 +181,8 @@ fn out_of_memory_halves_the_micro_batch_and_every_later_number_says_so() {
 fn when_no_normalisation_group_fits_the_largest_batch_that_does_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let output = limited(900_000, &out, &["--json"]);
+    // `--extend` must not keep the trials from starting.
+    let output = limited(900_000, &out, &["--json", "--extend"]);
     let (code, text) = told(&output);
     assert_eq!(code, 7, "{text}");
     let found =

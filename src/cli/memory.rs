@@ -91,30 +91,46 @@ fn command() -> Command {
 /// found by running two steps of it.
 fn largest_batch(text: &str, layout: &Layout, run: &Path) -> Error {
     let out = run.join("trial");
-    let fits = |size: usize| {
+    let mut strange = None;
+    let mut fits = |size: usize| {
+        // What is left of a trial that was killed would be taken for a run to go on with.
+        let _ = std::fs::remove_dir_all(&out);
         let mut trial = command();
-        trial.args(["--trial", "--fresh", "--out"]).arg(&out);
+        trial.args(["--trial", "--out"]).arg(&out);
         trial.args(
             ["data.batch_size", "data.micro_batch_size", "backbone.norm_group"]
                 .map(|key| format!("{key}={size}")),
         );
         trial.args(["train.max_steps=2", "train.knn.every_epochs=0"]);
         let quiet = trial.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let fits = quiet.status().is_ok_and(|status| status.success());
-        // Nothing of it is worth keeping, and the next trial starts afresh anyway.
+        let code = quiet.status().map(|status| status.code());
         let _ = std::fs::remove_dir_all(&out);
-        fits
+        match code {
+            Ok(Some(0)) => true,
+            // Out of memory, told or by a crash.
+            Ok(Some(7) | None) => false,
+            other => {
+                strange = Some(format!("{other:?}"));
+                false
+            }
+        }
     };
     tell("out of memory; looking for the largest batch that fits");
     let halves = (1..).map(|n| layout.group >> n).take_while(|size| *size >= 2);
     let Some(half) = halves.into_iter().find(|size| fits(*size)) else {
+        let found = match strange {
+            Some(code) => {
+                format!("what batch would fit is not known, since trying one ended with {code}")
+            }
+            None => "not even a batch of 2 images fits".to_owned(),
+        };
         return Error::OutOfMemory(format!(
-            "{text}; not even a batch of 2 images fits; choose smaller images or a smaller backbone"
+            "{text}; {found}; choose smaller images or a smaller backbone"
         ));
     };
     // Between what fits and twice that, which does not.
     let above = |quarters: usize| half + (quarters * half / 4) / 2 * 2;
-    let fits = |quarters: usize| above(quarters) > half && fits(above(quarters));
+    let mut fits = |quarters: usize| above(quarters) > half && fits(above(quarters));
     let largest = match (fits(2), half) {
         (true, _) => above(if fits(3) { 3 } else { 2 }),
         (false, half) if half >= 8 && fits(1) => above(1),
