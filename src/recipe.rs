@@ -22,6 +22,7 @@ pub const FORMAT: u32 = 1;
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("cifar10/simclr", include_str!("../recipes/cifar10/simclr.toml")),
     ("cifar10/simclr-paper", include_str!("../recipes/cifar10/simclr-paper.toml")),
+    ("cifar10/simclr-peer", include_str!("../recipes/cifar10/simclr-peer.toml")),
     ("folder/simclr", include_str!("../recipes/folder/simclr.toml")),
     ("imagenet/simclr", include_str!("../recipes/imagenet/simclr.toml")),
     ("scenes/simclr", include_str!("../recipes/scenes/simclr.toml")),

@@ -90,17 +90,22 @@ fn system() -> Finding {
     let verdict =
         if fits { "" } else { "; the pinned libtorch needs Linux x86-64, glibc 2.28 or newer" };
     let glibc = or_unknown(glibc);
+    let keeps = ffi::keeps_freed_memory();
+    let allocator =
+        if keeps { "jemalloc, keeps freed memory" } else { "jemalloc as `MALLOC_CONF` says" };
     Finding {
         rows: vec![
             ("diptych", format!("{} {}", env!("CARGO_PKG_VERSION"), machine::REVISION)),
             ("libtorch", machine::LIBTORCH.to_owned()),
             ("system", format!("{kernel} {release} {architecture}, glibc {glibc}{verdict}")),
+            ("allocator", allocator.to_owned()),
         ],
         json: json!({
             "diptych": env!("CARGO_PKG_VERSION"),
             "revision": machine::REVISION,
             "libtorch": machine::LIBTORCH,
             "system": { "kernel": kernel, "release": release, "architecture": architecture, "glibc": glibc, "fits": fits },
+            "allocator": { "name": "jemalloc", "keeps_freed_memory": keeps },
         }),
     }
 }
@@ -294,12 +299,13 @@ fn batch_plan(name: &str, mut recipe: Recipe) -> Result<(Vec<String>, Value)> {
         tile_rows: recipe.train.tile_rows,
         optimizer_state: recipe.train.optimizer.state_per_parameter(),
         scalar_bytes: if recipe.train.precision == "float64" { 8 } else { 4 },
+        prefetch: recipe.data.prefetch,
     };
     let held = machine::held_memory().unwrap_or(0);
     let budget = memory::available_bytes().map_or(0, |left| left.saturating_sub(machine::MARGIN));
     let (batch, micro) = (recipe.data.batch_size, recipe.data.micro_batch_size);
-    let total_mb = |micro: usize| (held + plan.tensor_bytes(micro)) >> 20;
-    let fits = plan.tensor_bytes(micro) <= budget;
+    let total_mb = |micro: usize| (held + plan.bytes(micro)) >> 20;
+    let fits = plan.bytes(micro) <= budget;
     let largest = plan.largest_micro_batch(budget);
     let suggestion = match largest {
         _ if fits => "as it is".to_owned(),

@@ -87,7 +87,6 @@ impl std::error::Error for Finding {}
 
 /// Parses, dispatches, prints. Exit codes are those of `Error::exit_code`; clap's own usage errors are 2 as well.
 pub(crate) fn main() -> ExitCode {
-    diptych::ffi::keep_freed_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return wrong_usage(error),

@@ -100,8 +100,9 @@ impl Plan {
             tile_rows: layout.tile_rows,
             optimizer_state: recipe.train.optimizer.state_per_parameter(),
             scalar_bytes: if layout.kind == Kind::Double { 8 } else { 4 },
+            prefetch: recipe.data.prefetch,
         };
-        machine::held_memory().unwrap_or(0) + plan.tensor_bytes(layout.micro_batch)
+        machine::held_memory().unwrap_or(0) + plan.bytes(layout.micro_batch)
     }
 
     /// The plan for people and programs.
