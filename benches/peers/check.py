@@ -28,7 +28,9 @@ def main():
         try:
             importlib.import_module(module)
             versions[package] = importlib.metadata.version(package)
-        except Exception as error:  # a package may be there and broken
+        except ModuleNotFoundError:
+            missing.append(package)
+        except Exception as error:  # it is there and broken
             missing.append(f"{package} ({type(error).__name__})")
     differs = [
         f"{package} {versions[package]} in place of {version}"

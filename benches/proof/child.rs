@@ -28,10 +28,11 @@ impl Ended {
         if self.status.success() {
             return json_line(&self.output);
         }
-        let said: Vec<&str> =
-            self.errors.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
-        let said: Vec<&str> = said.into_iter().rev().collect();
-        Err(format!("{}: {}", self.status, said.join(" / ")))
+        let mut said = self.errors.lines().filter(|line| !line.trim().is_empty());
+        // Ours says `error: ...`, perhaps with a hint below; Python ends with what went wrong.
+        let error =
+            said.clone().find(|line| line.starts_with("error")).or_else(|| said.next_back());
+        Err(format!("{}: {}", self.status, error.unwrap_or("nothing was said")))
     }
 }
 

@@ -86,7 +86,7 @@ pub(crate) fn measure(session: &Session, report: &mut Report<'_>) -> Result<()> 
         ];
         let (images, passes) = (case.pictures.images, case.passes);
         report.say(&format!(
-            "**{what}**, {images} images, {passes} passes after one to warm up, {0} threads beside {0} workers; medians of \
+            "**{what}**, {images} images, passes timed after the first: {passes}; {0} threads beside {0} workers; medians of \
              {1} (least to most)",
             session.threads,
             session.runs()

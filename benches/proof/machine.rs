@@ -40,7 +40,15 @@ pub(crate) fn wait_for_quiet(stop: &AtomicBool) -> Option<f64> {
 }
 
 /// The machine and the programs, for the record.
-pub(crate) fn record(threads: usize, load: Option<f64>, peer: &Result<Peer, String>) -> Value {
+pub(crate) fn record(
+    threads: usize,
+    load: Option<f64>,
+    peer: Option<&Result<Peer, String>>,
+) -> Value {
+    let peer = peer.map(|peer| match peer {
+        Ok(peer) => peer.versions.clone(),
+        Err(why) => Value::from(why.as_str()),
+    });
     json!({
         "date": timestamp(),
         "processor": machine::processor(),
@@ -52,7 +60,7 @@ pub(crate) fn record(threads: usize, load: Option<f64>, peer: &Result<Peer, Stri
         "revision": revision(),
         "diptych": env!("CARGO_PKG_VERSION"),
         "libtorch": machine::LIBTORCH,
-        "peer": match peer { Ok(peer) => peer.versions.clone(), Err(why) => Value::from(why.as_str()) },
+        "peer": peer,
     })
 }
 
@@ -84,15 +92,16 @@ pub(crate) fn describe(record: &Value, differs: &[String]) -> String {
         text("libtorch"),
     )];
     let mut paragraphs = Vec::new();
-    match record["peer"].as_object() {
-        None => paragraphs.push(format!("**Peer:** {}", text("peer"))),
-        Some(versions) => {
+    match &record["peer"] {
+        Value::Null => {}
+        Value::Object(versions) => {
             let version = |(name, version): (&String, &Value)| {
                 format!("{name} {}", version.as_str().unwrap_or("?"))
             };
             let versions: Vec<String> = versions.iter().map(version).collect();
             about.push(format!("Peer: {}.", versions.join(", ")));
         }
+        _ => paragraphs.push(format!("**Peer:** {}", text("peer"))),
     }
     if !differs.is_empty() {
         let differs = differs.join(", ");

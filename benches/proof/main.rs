@@ -113,19 +113,24 @@ fn run(arguments: &Arguments) -> Result<bool> {
     }
     let threads = arguments.threads.unwrap_or_else(diptych::machine::cores).max(1);
     tch::set_num_threads(threads as i32);
-    let python = std::env::var_os("PEER_PYTHON").filter(|python| !python.is_empty());
-    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
-    let peer = Peer::find(python.unwrap_or_else(|| "python3".into()), programs, &stop);
-    let wait = !arguments.quick && !arguments.machine;
-    let load = if wait { machine::wait_for_quiet(&stop) } else { machine::load_average() };
-    let machine = machine::record(threads, load, &peer);
-    let differs = peer.as_ref().map_or(&[][..], |peer| &peer.differs[..]);
-    let described = machine::describe(&machine, differs);
-    println!("{described}\n");
+    let load =
+        if arguments.quick { machine::load_average() } else { machine::wait_for_quiet(&stop) };
     if arguments.machine {
+        println!("{}", machine::describe(&machine::record(threads, load, None), &[]));
         return Ok(true);
     }
-
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("PEER_PYTHON").filter(|python| !python.is_empty());
+    let python = python.unwrap_or_else(|| "python3".into());
+    let peer = Peer::find(python, root.join("benches/peers"), &stop);
+    let machine = machine::record(threads, load, Some(&peer));
+    let differs = peer.as_ref().map_or(&[][..], |peer| &peer.differs[..]);
+    let mut described = machine::describe(&machine, differs);
+    if arguments.quick {
+        described +=
+            "\n\n**Small runs to see that everything works; none of this is a measurement.**";
+    }
+    println!("{described}\n");
     let session = Session {
         quick: arguments.quick,
         threads,
@@ -136,8 +141,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
         peer,
     };
     let parts = if arguments.parts.is_empty() { &Part::DEFAULT[..] } else { &arguments.parts[..] };
-    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/bench");
-    let results = arguments.out.clone().or_else(|| (!arguments.quick).then_some(results));
+    let results =
+        arguments.out.clone().or_else(|| (!arguments.quick).then(|| root.join("results/bench")));
     let mut whole = true;
     for part in parts {
         whole &= measure(*part, &session, &machine, &described, results.as_deref())?;

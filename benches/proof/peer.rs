@@ -1,6 +1,7 @@
 //! The peer: lightly on PyTorch, run by our own programs in `benches/peers/`.
 
 use crate::child;
+use crate::figures::{json_line, without_places};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -31,10 +32,17 @@ impl Peer {
         stop: &AtomicBool,
     ) -> Result<Self, String> {
         let mut peer = Self { python, programs, versions: Value::Null, differs: Vec::new() };
-        let missing = |what: &str| format!("left out, {what}; to have it: {HOW}");
+        let places = [
+            (peer.python.to_string_lossy().into_owned(), "PEER_PYTHON"),
+            (peer.programs.display().to_string(), "benches/peers"),
+        ];
+        let missing = |what: &str| {
+            let what = without_places(what, &places);
+            format!("left out, {what}; to have it: {HOW}")
+        };
         let ended = child::run(peer.script("check.py"), Duration::from_mins(5), stop)
             .map_err(|error| missing(&format!("{error:#}")))?;
-        let found = crate::figures::json_line(&ended.output).unwrap_or_default();
+        let found = json_line(&ended.output).unwrap_or_default();
         let words = |key: &str| -> Vec<String> {
             let list = found[key].as_array().into_iter().flatten();
             list.filter_map(|word| word.as_str().map(str::to_owned)).collect()
