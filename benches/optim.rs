@@ -60,7 +60,9 @@ fn main() {
             }
         });
     });
-    group.bench_function("gradient_norm", |bench| bench.iter(|| gradient_norm(&parameters)));
     group.finish();
+    criterion.bench_function("resnet18/gradient_norm", |bench| {
+        bench.iter(|| gradient_norm(&parameters));
+    });
     criterion.final_summary();
 }

@@ -11,7 +11,7 @@ const BELOW: f64 = 1.0;
 
 pub(crate) fn measure(session: &Session, report: &mut Report<'_>) -> Result<()> {
     let pictures = session.cifar10()?;
-    report.say(&pictures.told);
+    report.pictures(pictures);
     let (width, batch, epochs) = if session.quick { (0.125, 64, 1) } else { (0.25, 256, 4) };
     let what = format!("width {width}, batch {batch}, {epochs} epochs");
     let settings = |seed: usize| {

@@ -21,7 +21,7 @@ const CASES: [(f64, u64); 2] = [(0.25, 24), (1.0, 6)];
 pub(crate) fn measure(session: &Session, report: &mut Report<'_>) -> Result<()> {
     let peak = peak(session, report)?;
     let pictures = session.cifar10()?;
-    report.say(&pictures.told);
+    report.pictures(pictures);
     let (cases, batch) = if session.quick { (&CASES[..1], 64) } else { (&CASES[..], 256) };
     for &(width, steps) in cases {
         let steps = if session.quick { 6 } else { steps };

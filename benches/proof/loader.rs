@@ -56,7 +56,7 @@ pub(crate) fn measure(session: &Session, report: &mut Report<'_>) -> Result<()> 
         },
     ];
     for case in cases {
-        report.say(&case.pictures.told);
+        report.pictures(case.pictures);
         let what = format!("{} px", case.size_px);
         let pair = session.in_turns(
             &what,

@@ -30,7 +30,7 @@ const OFF: f64 = 15.0;
 
 pub(crate) fn measure(session: &Session, report: &mut Report<'_>) -> Result<()> {
     let pictures = session.cifar10()?;
-    report.say(&pictures.told);
+    report.pictures(pictures);
     let all: Vec<(&str, u32)> = if session.quick {
         QUICK.iter().map(|case| (*case, 3)).collect()
     } else {

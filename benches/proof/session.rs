@@ -222,6 +222,15 @@ impl<'a> Report<'a> {
         self.text += &text;
     }
 
+    /// Tells what is measured on.
+    pub(crate) fn pictures(&mut self, pictures: &Pictures) {
+        self.say(&pictures.told);
+        let told = self.raw.entry("pictures").or_insert_with(|| json!([]));
+        if let Some(told) = told.as_array_mut() {
+            told.push(json!(pictures.told));
+        }
+    }
+
     /// Keeps runs side by side, and tells of those that failed or were disturbed.
     pub(crate) fn keep(&mut self, key: &str, pair: &Pair) {
         self.raw.insert(key.to_owned(), pair.to_json());

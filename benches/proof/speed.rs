@@ -11,7 +11,7 @@ const CASES: [(f64, u64, f64); 2] = [(0.25, 40, 1.6), (1.0, 8, 1.15)];
 
 pub(crate) fn measure(session: &Session, report: &mut Report<'_>) -> Result<()> {
     let pictures = session.cifar10()?;
-    report.say(&pictures.told);
+    report.pictures(pictures);
     let (cases, batch) = if session.quick { (&CASES[..1], 64) } else { (&CASES[..], 256) };
     for &(width, steps, least) in cases {
         let steps = if session.quick { 6 } else { steps };
