@@ -13,6 +13,8 @@ export DIPTYCH_BENCH_CIFAR10=${CIFAR10:-${DIPTYCH_BENCH_CIFAR10:-}}
 export DIPTYCH_BENCH_PHOTOGRAPHS=${PHOTOGRAPHS:-${DIPTYCH_BENCH_PHOTOGRAPHS:-}}
 results=results/bench
 temporary=$(mktemp -d)
+# Nothing is compared with what this checkout measured before.
+export CRITERION_HOME=$temporary/criterion
 trap 'rm -rf "$temporary"' EXIT
 trap 'exit 130' INT TERM
 
@@ -46,8 +48,7 @@ if ((${#pieces[@]})); then
 fi
 for name in "${pieces[@]}"; do
     echo "== $name"
-    # A record is not compared with what this checkout measured before.
-    options=(--discard-baseline "${quick[@]}")
+    options=("${quick[@]}")
     [[ $name == loss_memory ]] && options=(${quick:+4096})
     printf '%s\n\n' "$machine" > "$temporary/$name"
     if bench "$name" "${options[@]}" 2> "$temporary/errors" | tee -a "$temporary/$name"; then
