@@ -149,14 +149,14 @@ fn tell(profile: &Value, peak: f64, report: &mut Report<'_>) {
         vec![name.to_owned(), or_dash(rate.map(|rate| rounded(rate / 1e9))), or_dash(share)]
     };
     let rows = [
-        row("the whole step", number(profile, "seconds")),
-        row("its convolutions alone", Some(convolutions)),
+        row("convolutions, over the time of the whole step", number(profile, "seconds")),
+        row("convolutions, over their own time", Some(convolutions)),
     ];
     report.say(&table(&["", "GFLOP/s", "of the peak"], &rows));
     let held = number(profile, "peak_tensor_bytes").map(|bytes| rounded(bytes / 1e6));
     let per_step = number(profile, "flops_per_step").map(|count| rounded(count / 1e9));
     report.say(&format!(
-        "{} GFLOP a step; tensors held {} MB at most; {} views/s while watched.",
+        "Convolutions of a step: {} GFLOP; tensors held {} MB at most; {} views/s while watched.",
         or_dash(per_step),
         or_dash(held),
         or_dash(number(profile, "views_per_second").map(rounded))

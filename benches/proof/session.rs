@@ -16,7 +16,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The recipe whose settings are the peer's.
-pub(crate) const RECIPE: &str = "cifar10/simclr";
+pub(crate) const RECIPE: &str = "cifar10/simclr-peer";
 
 /// One run takes no longer; a program that hangs does not keep the others from running.
 const LIMIT: Duration = Duration::from_hours(3);
