@@ -159,6 +159,7 @@ fn measure(
     described: &str,
     results: Option<&Path>,
 ) -> Result<bool> {
+    session.go_on()?;
     let name = part.name();
     println!("# {name}\n");
     let mut report = Report::new(session);
