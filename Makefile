@@ -3,14 +3,16 @@ SHELL := /bin/bash
 CARGO := cargo
 PROFILE := --release --locked
 
-.PHONY: help libtorch cuda build demo test format lint unit doc bench fuzz third-party clean
+.PHONY: help libtorch cuda build demo test format lint unit doc bench bench-quick bench-accuracy fuzz third-party clean
 
 help:
 	@echo "make demo    get libtorch, build, pre-train SimCLR on synthetic:scenes, judge it, write the report"
 	@echo "make test    format, lints, tests, documentation"
 	@echo "make build   the program: target/release/diptych"
 	@echo "make cuda    the CUDA libraries for training on an NVIDIA GPU"
-	@echo "make bench   speed and memory, as ratios in one run"
+	@echo "make bench   speed and memory beside the peer, the limit, every piece: 45 minutes; CIFAR10=DIR PHOTOGRAPHS=DIR PEER_PYTHON=FILE"
+	@echo "make bench-quick     small runs of all of these, to see that they work: 5 minutes"
+	@echo "make bench-accuracy  what three seeds learn, beside the peer: 75 minutes"
 	@echo "make fuzz    damaged inputs for every reader of files, a minute each (nightly Rust)"
 	@echo "make third-party  THIRD_PARTY.md anew, after Cargo.lock or a pinned wheel changed"
 
@@ -41,7 +43,13 @@ doc: libtorch
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --no-deps
 
 bench: build
-	@scripts/bench.sh
+	@CIFAR10="$(CIFAR10)" PHOTOGRAPHS="$(PHOTOGRAPHS)" PEER_PYTHON="$(PEER_PYTHON)" scripts/bench.sh
+
+bench-quick: build
+	@CIFAR10="$(CIFAR10)" PHOTOGRAPHS="$(PHOTOGRAPHS)" PEER_PYTHON="$(PEER_PYTHON)" scripts/bench.sh --quick
+
+bench-accuracy: build
+	@CIFAR10="$(CIFAR10)" PEER_PYTHON="$(PEER_PYTHON)" scripts/bench.sh accuracy
 
 fuzz: libtorch
 	@scripts/fuzz.sh

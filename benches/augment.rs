@@ -1,4 +1,5 @@
-//! Time of one view at the two sizes that matter, and of the whole loader on images that need no decoding.
+//! One view at the two sizes that matter, each operation alone beside plain copying of the view it makes, and the whole
+//! loader on images that need no decoding. Throughput is in views, of operations in bytes of the view.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use diptych::augment::{Drawn, Loader, LoaderConfig, Order, Pipeline, Scratch, ViewRecipe};
@@ -35,6 +36,7 @@ const PILLOW: &str = r#"{ name = "blur", kind = "pillow" }"#;
 /// The mean over many draws of sampling and applying, and each operation alone.
 fn view(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("view");
+    group.throughput(Throughput::Elements(1));
     let cases = [
         ("32px", 32, (32, 32), ""),
         ("224px", 224, (500, 375), KERNEL),
@@ -58,6 +60,7 @@ fn view(criterion: &mut Criterion) {
     group.finish();
 
     let mut group = criterion.benchmark_group("operation_224px");
+    group.throughput(Throughput::Bytes(3 * 224 * 224));
     let image = picture(500, 375);
     let mut scratch = Scratch::default();
     let mut out = vec![0; 3 * 224 * 224];
@@ -83,6 +86,10 @@ fn view(criterion: &mut Criterion) {
             bencher.iter(|| drawn.apply(black_box(&image), &mut scratch, &mut out));
         });
     }
+    let view = out.clone();
+    group.bench_function("copy", |bencher| {
+        bencher.iter(|| black_box(&mut out).copy_from_slice(black_box(&view)));
+    });
     group.finish();
 }
 

@@ -1,10 +1,11 @@
-//! One optimizer step over tensors of ResNet-18's sizes (11.2 million weights).
+//! One optimizer step over tensors of ResNet-18's sizes (11.2 million weights), beside plain copying of what the step of
+//! SGD or LARS must read, weights, gradients and momentum: the limit that memory sets. Throughput is in these bytes.
 
-use criterion::Criterion;
+use criterion::{Criterion, Throughput};
 use diptych::model::{Parameters, Role};
 use diptych::random::Stream;
 use diptych::train::optim::{Optimizer, OptimizerConfig, gradient_norm};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// Kernels and normalisations of a ResNet-18 with a 3x3 stem, all with a gradient.
 fn resnet18() -> Parameters {
@@ -38,16 +39,29 @@ fn resnet18() -> Parameters {
 fn main() {
     let mut criterion = Criterion::default().sample_size(20).configure_from_args();
     let parameters = resnet18();
+    let weights: Vec<Tensor> = parameters.trainable().map(|p| p.tensor.detach()).collect();
+    let count: usize = weights.iter().map(Tensor::numel).sum();
+    let mut group = criterion.benchmark_group("resnet18");
+    group.throughput(Throughput::Bytes(3 * 4 * count as u64));
     for name in ["sgd", "lars", "adam", "adamw"] {
         let config: OptimizerConfig =
             toml::from_str(&format!("name = '{name}'\nlearning_rate = 0.1\nweight_decay = 1e-6"))
                 .expect("a valid table");
         let mut optimizer = Optimizer::new(config, &parameters);
-        criterion.bench_function(&format!("{name}/resnet18"), |bench| {
-            bench.iter(|| optimizer.step(1e-9));
-        });
+        group.bench_function(name, |bench| bench.iter(|| optimizer.step(1e-9)));
     }
-    criterion.bench_function("gradient_norm/resnet18", |bench| {
+    let thrice =
+        || -> Vec<Tensor> { (0..3).flat_map(|_| weights.iter().map(Tensor::copy)).collect() };
+    let (read, mut written) = (thrice(), thrice());
+    group.bench_function("copy", |bench| {
+        bench.iter(|| {
+            for (to, from) in written.iter_mut().zip(&read) {
+                to.copy_(from);
+            }
+        });
+    });
+    group.finish();
+    criterion.bench_function("resnet18/gradient_norm", |bench| {
         bench.iter(|| gradient_norm(&parameters));
     });
     criterion.final_summary();

@@ -224,6 +224,46 @@ fn every_sentinel_policy_and_exit_code_is_told() {
 }
 
 #[test]
+fn every_target_of_make_that_is_named_exists() {
+    let makefile = include_str!("../Makefile");
+    let targets = makefile.lines().find_map(|line| line.strip_prefix(".PHONY: ")).unwrap();
+    let targets: Vec<&str> = targets.split(' ').collect();
+    let peers = include_str!("../benches/peers/README.md");
+    let guides = [RECIPES, VIEWS, RUNNING, include_str!("../README.md"), peers];
+    let commands = guides.iter().flat_map(|text| {
+        ["`make ", "\nmake "].into_iter().flat_map(|start| text.split(start).skip(1))
+    });
+    let named: BTreeSet<&str> = commands
+        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next())
+        .collect();
+    assert!(named.contains("demo") && named.contains("bench-accuracy"), "{named:?}");
+    for name in named {
+        assert!(targets.contains(&name), "there is no target `{name}`");
+    }
+}
+
+#[test]
+fn the_script_of_the_benches_knows_every_part_of_them() {
+    let script = include_str!("../scripts/bench.sh");
+    let known = |start: &str| -> BTreeSet<String> {
+        let line = script.lines().find(|line| line.trim_start().starts_with(start)).unwrap();
+        let words = line.split(')').next().unwrap().split('|');
+        words.map(|word| word.trim().to_owned()).collect()
+    };
+    let proof = include_str!("../benches/proof/main.rs");
+    let parts = proof.split("enum Part {").nth(1).unwrap().split('}').next().unwrap();
+    let parts = parts.lines().filter_map(|line| line.trim().strip_suffix(','));
+    assert_eq!(known("speed |"), parts.map(str::to_lowercase).collect());
+
+    let manifest: toml::Value = toml::from_str(include_str!("../Cargo.toml")).unwrap();
+    let benches = manifest["bench"].as_array().unwrap().iter();
+    let mut benches: BTreeSet<String> =
+        benches.map(|bench| bench["name"].as_str().unwrap().to_owned()).collect();
+    assert!(benches.remove("proof"));
+    assert_eq!(known("augment |"), benches);
+}
+
+#[test]
 fn every_guide_exists_and_every_recipe_that_is_named() {
     let guides = [RECIPES, VIEWS, RUNNING, include_str!("../docs/data.md")];
     for text in guides.into_iter().chain([include_str!("../README.md")]) {
