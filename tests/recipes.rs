@@ -3,6 +3,7 @@
 use diptych::augment::{Loader, LoaderConfig, Order, Pipeline};
 use diptych::data::{self, Selection};
 use diptych::recipe::{BUILT_IN, Recipe, differences};
+use diptych::train::Precision;
 use diptych::train::optim::{Optimizer, gradient_norm};
 use diptych::train::step::{Layout, ViewInput, gradient};
 use diptych::train::stop::Stop;
@@ -36,7 +37,7 @@ fn every_recipe_takes_a_step() {
             group: recipe.backbone.norm_group,
             tile_rows: recipe.train.tile_rows,
             device: Device::Cpu,
-            kind: Kind::Float,
+            precision: Precision::Float32,
         };
         let order = Order::new(recipe.seed, dataset.len(), 2).unwrap();
         let config = LoaderConfig {

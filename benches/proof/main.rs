@@ -92,7 +92,6 @@ struct Arguments {
 
 fn main() -> ExitCode {
     // As the program does.
-    diptych::ffi::keep_freed_memory();
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -45,14 +45,14 @@ pub(super) fn attempt(
     for event in read_status(folder.path()).unwrap_or_default().history {
         journal.add(event);
     }
+    let kind = layout.precision.parameters();
     let mut trained = guard("building the networks", || {
-        let method =
-            recipe.method.build(&recipe.backbone, recipe.seed, layout.device, layout.kind)?;
+        let method = recipe.method.build(&recipe.backbone, recipe.seed, layout.device, kind)?;
         let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters());
         let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
         let probe = labels.map(|labels| {
             let (features, classes) = (method.backbone().features(), source.classes.len());
-            let place = (layout.device, layout.kind);
+            let place = (layout.device, kind);
             Probe::new(&recipe.train.probe, labels, classes, features, place)
         });
         Ok(Trained { method, optimizer, probe })

@@ -17,6 +17,9 @@ use tch::{Device, Kind, Tensor};
 /// Rows and columns of the square matrix product that is timed.
 const SIDE: i64 = 1_024;
 
+/// Channels of the convolution that is timed.
+const CHANNELS: i64 = 256;
+
 /// Recipes whose batch is planned where none is named: a small image, a photograph, the papers' setting.
 const COMMON: [&str; 3] = ["cifar10/simclr", "folder/simclr", "imagenet/simclr"];
 
@@ -117,7 +120,9 @@ fn at_least(version: &str, wanted: (u32, u32)) -> bool {
 }
 
 fn processor() -> Finding {
+    tch::set_num_threads(machine::cores() as i32);
     let gflops = matrix_product_gflops().round();
+    let [single, half] = [Kind::Float, Kind::BFloat16].map(|kind| convolution_gflops(kind).round());
     let (model, cores) = (or_unknown(machine::processor()), machine::cores());
     let extensions = machine::vector_extensions();
     Finding {
@@ -125,12 +130,18 @@ fn processor() -> Finding {
             ("processor", format!("{model}, {cores} cores for this process")),
             ("extensions", extensions.join(" ")),
             ("matrix product", format!("{gflops} GFLOP/s (f32, {SIDE} x {SIDE}, all cores)")),
+            (
+                "convolution",
+                format!("{single} GFLOP/s in f32, {half} in bfloat16 (3 x 3, {CHANNELS} channels)"),
+            ),
         ],
         json: json!({
             "processor": machine::processor(),
             "cores": cores,
             "vector_extensions": extensions,
             "float32_gemm_gflops": gflops,
+            "float32_convolution_gflops": single,
+            "bfloat16_convolution_gflops": half,
         }),
     }
 }
@@ -298,7 +309,7 @@ fn batch_plan(name: &str, mut recipe: Recipe) -> Result<(Vec<String>, Value)> {
         group: recipe.backbone.norm_group,
         tile_rows: recipe.train.tile_rows,
         optimizer_state: recipe.train.optimizer.state_per_parameter(),
-        scalar_bytes: if recipe.train.precision == "float64" { 8 } else { 4 },
+        precision: recipe.train.precision,
         prefetch: recipe.data.prefetch,
     };
     let held = machine::held_memory().unwrap_or(0);
@@ -333,20 +344,34 @@ fn batch_plan(name: &str, mut recipe: Recipe) -> Result<(Vec<String>, Value)> {
     Ok((row, json))
 }
 
-/// The best of a few f32 matrix products on all cores, in 10^9 operations a second.
+/// f32 matrix products on all cores, in 10^9 operations a second.
 fn matrix_product_gflops() -> f64 {
-    tch::set_num_threads(machine::cores() as i32);
     let a = Tensor::ones([SIDE, SIDE], (Kind::Float, Device::Cpu));
-    let best = (0..8)
-        .map(|_| {
-            let started = Instant::now();
-            let product = a.matmul(&a);
-            let seconds = started.elapsed().as_secs_f64();
-            drop(product);
-            seconds
-        })
-        .fold(f64::INFINITY, f64::min);
-    2.0 * (SIDE as f64).powi(3) / best / 1e9
+    2.0 * (SIDE as f64).powi(3) / fastest(|| a.matmul(&a)) / 1e9
+}
+
+/// The same for a convolution as a residual network has it, forward.
+fn convolution_gflops(kind: Kind) -> f64 {
+    const IMAGES: i64 = 64;
+    const MAP: i64 = 8;
+    let options = (kind, Device::Cpu);
+    let channels_last = |size: [i64; 4]| Tensor::ones(size, options).permute([0, 3, 1, 2]);
+    let x = channels_last([IMAGES, MAP, MAP, CHANNELS]);
+    let weight = channels_last([CHANNELS, 3, 3, CHANNELS]);
+    let seconds = fastest(|| x.conv2d(&weight, None::<&Tensor>, [1, 1], [1, 1], [1, 1], 1));
+    2.0 * (IMAGES * MAP * MAP * 9 * CHANNELS * CHANNELS) as f64 / seconds / 1e9
+}
+
+/// Seconds of the fastest of a few calls.
+fn fastest(work: impl Fn() -> Tensor) -> f64 {
+    let seconds = (0..8).map(|_| {
+        let started = Instant::now();
+        let result = work();
+        let seconds = started.elapsed().as_secs_f64();
+        drop(result);
+        seconds
+    });
+    seconds.fold(f64::INFINITY, f64::min)
 }
 
 #[cfg(test)]

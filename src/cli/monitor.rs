@@ -170,7 +170,7 @@ impl KnnMonitor {
 
     fn features(&self, dataset: &dyn Dataset, method: &dyn Method) -> DiptychResult<Features> {
         let side = self.preprocess.size_px();
-        let (device, kind) = (self.layout.device, self.layout.kind);
+        let (device, kind) = (self.layout.device, self.layout.precision.parameters());
         let mut forward = |pixels: &[u8], n: usize| {
             forward(method.backbone(), pixels, n, &self.preprocess, Layer::H, device, kind)
         };

@@ -12,7 +12,6 @@ use diptych::train::schedule::Schedule;
 use diptych::train::step::{Layout, ViewInput};
 use serde_json::json;
 use std::sync::Arc;
-use tch::Kind;
 
 /// What follows from a recipe and a data source before anything is built.
 pub(super) struct Plan {
@@ -74,7 +73,7 @@ impl Plan {
             group: recipe.backbone.norm_group,
             tile_rows: config.tile_rows,
             device: machine::device(&config.device)?,
-            kind: if config.precision == "float64" { Kind::Double } else { Kind::Float },
+            precision: config.precision,
         };
         Ok(Self {
             labels: data::labels(dataset.as_ref()).filter(|_| source.classes.len() > 1),
@@ -99,7 +98,7 @@ impl Plan {
             group: layout.group,
             tile_rows: layout.tile_rows,
             optimizer_state: recipe.train.optimizer.state_per_parameter(),
-            scalar_bytes: if layout.kind == Kind::Double { 8 } else { 4 },
+            precision: layout.precision,
             prefetch: recipe.data.prefetch,
         };
         machine::held_memory().unwrap_or(0) + plan.bytes(layout.micro_batch)

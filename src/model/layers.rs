@@ -103,10 +103,11 @@ impl Convolution {
     }
 
     /// `[N, inputs, h, w]` to `[N, outputs, h', w']`, sides as [`Geometry::side`] says; a channels-last input gives a
-    /// channels-last output.
+    /// channels-last output. The output is of the input's kind, the weights are rounded to it.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        x.conv2d(&self.weight, None::<&Tensor>, stride, padding, [1, 1], 1)
+        let weight = self.weight.to_kind(x.kind());
+        x.conv2d(&weight, None::<&Tensor>, stride, padding, [1, 1], 1)
     }
 }
 
@@ -152,7 +153,7 @@ pub enum Affine {
 /// Batch normalisation (Ioffe and Szegedy 2015) of `[N, C]` or `[N, C, h, w]`, per channel.
 ///
 /// Tensors: `weight` and `bias` `[C]` as [`Affine`] says, buffers `running_mean` (from 0) and `running_var` (from 1).
-/// Epsilon is 1e-5. Running statistics move by a tenth per step and hold the unbiased variance, as in PyTorch; there is
+/// Epsilon is 1e-5. A bfloat16 input gives a bfloat16 output; statistics, scale and shift stay f32. Running statistics move by a tenth per step and hold the unbiased variance, as in PyTorch; there is
 /// no `num_batches_tracked`.
 #[derive(Debug)]
 pub struct BatchNorm {

@@ -1,6 +1,7 @@
 //! What a run will hold in memory, reckoned from its settings alone; measured peaks are in `results/`.
 
 use crate::model::BackboneConfig;
+use crate::train::Precision;
 
 /// Bytes beside the tensors and what the process held before: kernels that libtorch compiles while it runs, stacks of its
 /// threads, buffers of the libraries. Seen on two threads: 30 to 70 MB.
@@ -21,8 +22,8 @@ pub struct MemoryPlan<'a> {
     pub tile_rows: i64,
     /// Scalars the optimizer keeps for each parameter.
     pub optimizer_state: u64,
-    /// Bytes of a scalar: 4, or 8 in double precision.
-    pub scalar_bytes: u64,
+    /// What is computed in.
+    pub precision: Precision,
     /// Batches that the loader keeps ready.
     pub prefetch: usize,
 }
@@ -46,9 +47,11 @@ impl MemoryPlan<'_> {
         let projections = 8 * rows * self.backbone.features() as u64;
         let tile = 3 * self.tile_rows as u64 * rows;
         let parameters = (2 + self.optimizer_state) * self.backbone.parameter_count();
-        let scalars = maps + projections + tile + parameters;
+        let scalars = projections + tile + parameters;
         let loader = (self.prefetch + 2) as u64 * self.batch as u64 * pixels().sum::<u64>();
-        self.scalar_bytes * scalars + loader + BESIDE
+        let [scalar_bytes, map_bytes] = [self.precision.parameters(), self.precision.maps()]
+            .map(|kind| kind.elt_size_in_bytes() as u64);
+        map_bytes * maps + scalar_bytes * scalars + loader + BESIDE
     }
 
     /// The largest micro-batch whose tensors fit into `bytes`: a divisor of the batch, and a multiple of the normalisation
@@ -66,6 +69,7 @@ impl MemoryPlan<'_> {
 mod tests {
     use super::*;
     use crate::model::BackboneConfig;
+    use crate::train::Precision;
 
     fn backbone() -> BackboneConfig {
         toml::from_str("name = \"resnet18\"\nwidth = 0.25\nstem = \"cifar\"").unwrap()
@@ -79,7 +83,7 @@ mod tests {
             group,
             tile_rows: 64,
             optimizer_state: 1,
-            scalar_bytes: 4,
+            precision: Precision::Float32,
             prefetch: 2,
         }
     }
@@ -98,8 +102,10 @@ mod tests {
         let scalars = 3 * backbone.parameter_count() + 8 * 192 * 128 + 3 * 64 * 192;
         let (pixels, rest) = (4 * 192 * 3 * 32 * 32, small.bytes(1) - per_image);
         assert_eq!(rest, 4 * scalars + pixels + BESIDE);
-        let double = MemoryPlan { scalar_bytes: 8, ..small.clone() };
+        let double = MemoryPlan { precision: Precision::Float64, ..small.clone() };
         assert_eq!(double.bytes(7) - pixels - BESIDE, 2 * (small.bytes(7) - pixels - BESIDE));
+        let half = MemoryPlan { precision: Precision::BFloat16, ..small.clone() };
+        assert_eq!(small.bytes(7) - half.bytes(7), 7 * per_image / 2);
     }
 
     #[test]

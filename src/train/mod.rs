@@ -18,7 +18,7 @@ use crate::augment::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::method::{Method, Objective};
-pub use config::{Config, MonitorConfig};
+pub use config::{Config, MonitorConfig, Precision};
 use events::Events;
 use journal::{Event, Journal};
 use optim::Optimizer;

@@ -9,8 +9,9 @@ use crate::augment::{Views, normalize};
 use crate::error::{Error, Result};
 use crate::method::{Method, Objective, Step};
 use crate::model::{Role, Statistics};
+use crate::train::Precision;
 use crate::train::stop::Stop;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 /// What the network takes in as one view: square images, normalised per channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,8 +39,8 @@ pub struct Layout {
     pub tile_rows: i64,
     /// Where.
     pub device: Device,
-    /// In f32 or f64.
-    pub kind: Kind,
+    /// What is computed in.
+    pub precision: Precision,
 }
 
 impl Layout {
@@ -81,7 +82,8 @@ pub fn gradient(
     let embed = |start: usize, statistics| {
         let view = |(index, view): (usize, &ViewInput)| {
             let bytes = batch.bytes(index, view.size_px, start, micro, layout.device)?;
-            Ok(normalize(&bytes, view.mean, view.std, layout.kind))
+            let pixels = normalize(&bytes, view.mean, view.std, layout.precision.parameters());
+            Ok(pixels.to_kind(layout.precision.maps()))
         };
         let views: Result<Vec<Tensor>> = layout.views.iter().enumerate().map(view).collect();
         Ok::<_, Error>(method.embed(&views?, groups, statistics))

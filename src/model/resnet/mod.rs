@@ -16,7 +16,7 @@ use block::Block;
 pub use config::{Architecture, BackboneConfig, BackboneInitialization, Flavor, Stem};
 use serde::{Deserialize, Serialize};
 use stem::StemLayers;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// Where inside a network features are taken, named as in SimCLR's graph; all lie behind a `ReLU`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,13 +81,15 @@ impl ResNet {
         self.features
     }
 
-    /// Images `[N,3,h,w]` to features h `[N,F]`, the average of the last map.
+    /// Images `[N,3,h,w]` to features h `[N,F]`, the average of the last map. Images in bfloat16 keep all maps in it; the
+    /// features are f32 then.
     pub fn forward(&self, images: &Tensor, phase: Phase) -> Tensor {
         let mut x = self.stem.forward(images, phase);
         for block in self.groups.iter().flatten() {
             x = block.forward(&x, phase);
         }
-        x.mean_dim([2, 3].as_slice(), false, None)
+        let features = (x.kind() == Kind::BFloat16).then_some(Kind::Float);
+        x.mean_dim([2, 3].as_slice(), false, features)
     }
 
     /// Images `[N,3,h,w]` to the maps `[N,C,h',w']` after each of `groups`, in the order asked. What lies behind the
