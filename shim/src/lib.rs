@@ -33,13 +33,13 @@ pub struct Recorder {
     _stays: PhantomData<*const ()>,
 }
 
-type Visit = extern "C" fn(*mut c_void, i32, *const c_char, u64, u64, i64);
+type Visit = extern "C" fn(*mut c_void, i32, *const c_char, u64, u64, u64);
 
 unsafe extern "C" {
     fn diptych_recorder_start() -> bool;
     fn diptych_recorder_stop();
     fn diptych_recorder_stage(stage: i32);
-    fn diptych_recorder_name(at: *mut c_void, owner: *const c_char);
+    fn diptych_recorder_name(address: usize, owner: *const c_char);
     fn diptych_recorder_reset();
     fn diptych_recorder_read(visit: Visit, context: *mut c_void);
 }
@@ -64,10 +64,10 @@ impl Recorder {
     ///
     /// # Panics
     /// If the name of the owner holds a zero byte.
-    pub fn name(&self, at: *mut c_void, owner: &str) {
+    pub fn name(&self, address: usize, owner: &str) {
         let owner = CString::new(owner).expect("the name of an owner has no zero byte");
-        // SAFETY: as in `stage`; the address is compared, never read, and the text is copied.
-        unsafe { diptych_recorder_name(at, owner.as_ptr()) };
+        // SAFETY: as in `stage`; the address is a number there too, and the text is copied.
+        unsafe { diptych_recorder_name(address, owner.as_ptr()) };
     }
 
     /// Forgets the times and calls so far, and takes the memory held now for the most. No operator may be at work, and
@@ -80,7 +80,7 @@ impl Recorder {
     /// Everything so far, by stage and operator.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows: Vec<Row> = Vec::new();
-        // SAFETY: as in `stage`; `visit` is called with these rows and with nothing after the call.
+        // SAFETY: as in `stage`; `visit` is called with these rows, and not after this call.
         unsafe { diptych_recorder_read(visit, (&raw mut rows).cast()) };
         rows
     }
@@ -99,13 +99,13 @@ extern "C" fn visit(
     operator: *const c_char,
     calls: u64,
     nanoseconds: u64,
-    bytes: i64,
+    bytes_at_peak: u64,
 ) {
     // SAFETY: `rows` is what `Recorder::rows` passed, which nothing else uses meanwhile; the name ends with a zero and
     // lives until this returns.
     let (rows, operator) = unsafe { (&mut *rows.cast::<Vec<Row>>(), CStr::from_ptr(operator)) };
     let operator = operator.to_string_lossy().into_owned();
-    rows.push(Row { stage, operator, calls, nanoseconds, bytes_at_peak: bytes.max(0) as u64 });
+    rows.push(Row { stage, operator, calls, nanoseconds, bytes_at_peak });
 }
 
 #[cfg(test)]
@@ -180,8 +180,8 @@ mod tests {
         const MIB: u64 = 1 << 20;
         let recorder = Recorder::start().unwrap();
         let a = Tensor::ones([512, 512], F32); // 1 MiB
-        recorder.name(a.data_ptr(), "weights");
-        recorder.name(std::ptr::null_mut(), "nothing");
+        recorder.name(a.data_ptr() as usize, "weights");
+        recorder.name(1, "nothing");
         recorder.stage(1);
         let product = a.mm(&a);
         let rows = recorder.rows();

@@ -175,8 +175,8 @@ void diptych_recorder_stage(int32_t stage) {
   current->stage = stage;
 }
 
-void diptych_recorder_name(void* at, const char* owner) {
-  current->name(at, owner);
+void diptych_recorder_name(uintptr_t address, const char* owner) {
+  current->name(reinterpret_cast<void*>(address), owner);
 }
 
 void diptych_recorder_reset() {
@@ -184,7 +184,7 @@ void diptych_recorder_reset() {
 }
 
 void diptych_recorder_read(
-    void (*row)(void*, int32_t, const char*, uint64_t, uint64_t, int64_t),
+    void (*row)(void*, int32_t, const char*, uint64_t, uint64_t, uint64_t),
     void* context) {
   for (const auto& [key, value] : current->rows) {
     row(context, key.first, key.second.c_str(), value.calls, value.nanoseconds, value.at_peak);

@@ -9,6 +9,7 @@ use crate::augment::{Views, normalize};
 use crate::error::{Error, Result};
 use crate::method::{Method, Objective, Step};
 use crate::model::{Role, Statistics};
+use crate::train::profile::{Profile, Stage, enter};
 use crate::train::stop::Stop;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -72,24 +73,31 @@ pub fn gradient(
     batch: &dyn Views,
     layout: &Layout,
     stop: &Stop,
+    profile: Option<&Profile>,
 ) -> Result<Option<Outcome>> {
     let step = Step { index: batch.step(), tile_rows: layout.tile_rows };
     let (batch_size, micro) = (layout.batch, layout.micro_batch);
     let groups = (micro / layout.group) as i64;
     let all_groups = (batch_size / layout.group) as i64;
+    enter(profile, Stage::Optimizer);
     method.parameters().zero_grad();
     let embed = |start: usize, statistics| {
         let view = |(index, view): (usize, &ViewInput)| {
             let bytes = batch.bytes(index, view.size_px, start, micro, layout.device)?;
             Ok(normalize(&bytes, view.mean, view.std, layout.kind))
         };
+        enter(profile, Stage::Normalize);
         let views: Result<Vec<Tensor>> = layout.views.iter().enumerate().map(view).collect();
-        Ok::<_, Error>(method.embed(&views?, groups, statistics))
+        let views = views?;
+        enter(profile, Stage::Forward);
+        Ok::<_, Error>(method.embed(&views, groups, statistics))
     };
 
     if micro == batch_size {
         let rows = embed(0, Statistics::Move { seen: 0, of: all_groups })?;
+        enter(profile, Stage::Loss);
         let objective = method.objective(&rows.detach(), &step)?;
+        enter(profile, Stage::Backward);
         let detached = rows.detach();
         (rows * &objective.rows_gradient).sum(None).backward();
         return Ok(Some(Outcome { objective, rows: detached }));
@@ -105,6 +113,7 @@ pub fn gradient(
     }
     let mut buffers = Buffers::of(method);
     let rows = Tensor::cat(&rows, 1);
+    enter(profile, Stage::Loss);
     let objective = method.objective(&rows, &step)?;
     for (index, start) in starts.iter().enumerate() {
         if stop.asked() {
@@ -113,6 +122,7 @@ pub fn gradient(
         }
         let again =
             embed(*start, Statistics::Move { seen: index as i64 * groups, of: all_groups })?;
+        enter(profile, Stage::Backward);
         let part = objective.rows_gradient.narrow(1, *start as i64, micro as i64);
         (again * part).sum(None).backward();
     }
