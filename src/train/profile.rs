@@ -5,23 +5,24 @@
 //! forward pass, the loss and the backward pass the operators are then grouped into what a person asks for. On a GPU
 //! operators only begin on this thread, so there are stages alone, with the device synchronised at each change.
 
+mod summary;
+#[cfg(test)]
+mod tests;
+
 use super::Trained;
 use super::probe::Probe;
 use super::step::Layout;
 use crate::model::BackboneConfig;
-use diptych_shim::{NAMED, Recorder, Row};
-use serde::Serialize;
+use diptych_shim::Recorder;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use summary::Work;
+pub use summary::{MemoryRow, Summary, TimeRow};
 use tch::{Cuda, Device, Tensor};
 
 /// Steps at the start of a process that are not counted: in them memory is taken that later steps reuse, and kernels are
 /// compiled.
 pub const WARM_UP: u64 = 3;
-
-/// Version of [`Summary`] as JSON.
-const FORMAT: u32 = 1;
 
 /// What the loop is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +105,7 @@ pub struct Profile {
     device: Device,
     /// Absent on a GPU.
     recorder: Option<Recorder>,
-    views_per_step: usize,
+    views_per_step: u64,
     flops_per_step: f64,
     clock: RefCell<Clock>,
 }
@@ -132,7 +133,7 @@ impl Profile {
         Self {
             device: layout.device,
             recorder,
-            views_per_step: layout.batch * layout.views.len(),
+            views_per_step: (layout.batch * layout.views.len()) as u64,
             flops_per_step: flops_per_step(backbone, layout),
             clock: RefCell::new(Clock {
                 stage: Stage::Start,
@@ -182,23 +183,17 @@ impl Profile {
         if steps == 0 {
             return None;
         }
-        let rows = self.recorder.as_ref().map_or_else(Vec::new, Recorder::rows);
-        let all: Duration = clock.stages.iter().map(|(time, _)| time).sum();
-        let memory = memory(&rows);
-        Some(Summary {
-            format: FORMAT,
-            device: match self.device {
-                Device::Cuda(index) => format!("cuda:{index}"),
-                other => format!("{other:?}").to_lowercase(),
+        let rows = self.recorder.as_ref().map(Recorder::rows);
+        Some(Summary::of(
+            &clock.stages,
+            rows.as_deref(),
+            &Work {
+                device: self.device,
+                steps,
+                views: clock.moved * self.views_per_step,
+                flops_per_step: self.flops_per_step,
             },
-            steps,
-            seconds: all.as_secs_f64(),
-            views_per_second: clock.moved as f64 * self.views_per_step as f64 / all.as_secs_f64(),
-            time: times(&clock.stages, &rows, all, self.recorder.is_some()),
-            peak_tensor_bytes: memory.iter().map(|row| row.bytes).sum(),
-            memory,
-            flops_per_step: self.flops_per_step,
-        })
+        ))
     }
 }
 
@@ -243,198 +238,4 @@ pub fn flops_per_step(backbone: &BackboneConfig, layout: &Layout) -> f64 {
     };
     let of_image: u64 = layout.views.iter().map(|view| of_view(view.size_px)).sum();
     layout.batch as f64 * of_image as f64
-}
-
-/// Where the time and the memory of the counted steps went: `profile.json`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Summary {
-    /// Version of this form, 1.
-    pub format: u32,
-    /// `cpu` or `cuda:N`.
-    pub device: String,
-    /// Steps counted: all of the process but the first [`WARM_UP`].
-    pub steps: u64,
-    /// Wall time of these steps.
-    pub seconds: f64,
-    /// Views of the steps in which the weights moved, over that time.
-    pub views_per_second: f64,
-    /// What took it, longest first; adds up to `seconds`.
-    pub time: Vec<TimeRow>,
-    /// Who held the memory of libtorch's tensors when the most was held, largest first; empty on a GPU. Scratch that oneDNN
-    /// takes for itself is not among it.
-    pub memory: Vec<MemoryRow>,
-    /// Their sum.
-    pub peak_tensor_bytes: u64,
-    /// See [`flops_per_step`].
-    pub flops_per_step: f64,
-}
-
-/// One thing that took time.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct TimeRow {
-    /// What.
-    pub what: String,
-    /// Of all counted steps.
-    pub seconds: f64,
-    /// Of all the time, in [0, 1].
-    pub share: f64,
-    /// How often: the stage began, or the most often called operator of the group was called.
-    pub calls: u64,
-    /// Of `seconds`, those in the backbone's forward pass.
-    pub forward: f64,
-    /// Of `seconds`, those in the head and the loss.
-    pub loss: f64,
-    /// Of `seconds`, those in the backbone's backward pass.
-    pub backward: f64,
-}
-
-/// One holder of memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MemoryRow {
-    /// Who.
-    pub what: String,
-    /// How much.
-    pub bytes: u64,
-}
-
-/// Kinds of operators.
-const CONVOLUTION: &str = "convolution";
-const BATCH_NORM: &str = "batch norm";
-const RELU: &str = "ReLU";
-const ADDITION: &str = "residual addition";
-const LINEAR: &str = "linear";
-const POOLING: &str = "pooling and mean";
-const GRADIENTS: &str = "adding up gradients";
-const COPIES: &str = "layout and copies";
-const OTHER: &str = "other";
-
-/// The kind of an operator by libtorch's name of it, as [`Row::operator`] has it.
-fn kind(operator: &str) -> &'static str {
-    let (node, name) = operator.rsplit_once(" > ").unwrap_or(("", operator));
-    if node.ends_with("AccumulateGrad") || name.ends_with("AccumulateGrad") {
-        return GRADIENTS;
-    }
-    let full = name.to_lowercase();
-    let name = full.strip_prefix("aten::").unwrap_or(&full);
-    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    let is_view = || {
-        let views = ["view", "_unsafe_view", "reshape", "permute", "transpose", "t", "narrow"];
-        let more = ["slice", "select", "expand", "as_strided", "squeeze", "unsqueeze", "detach"];
-        views.contains(&name) || more.contains(&name) || name == "split" || name == "alias"
-    };
-    if has(&["conv"]) {
-        CONVOLUTION
-    } else if has(&["batch_norm", "batchnorm"]) {
-        BATCH_NORM
-    } else if has(&["relu", "threshold", "clamp_min"]) {
-        RELU
-    } else if has(&["linear", "matmul", "mmbackward"]) || name.ends_with("mm") {
-        LINEAR
-    } else if ["add", "add_"].contains(&name) || has(&["addbackward"]) {
-        ADDITION
-    } else if has(&["pool", "mean"]) || node.contains("MeanBackward") {
-        POOLING
-    } else if is_view()
-        || has(&["copy", "clone", "contiguous", "cat", "stack", "empty", "zero", "fill", "ones"])
-        || has(&["resize", "viewbackward", "copybackward", "_to"])
-        || name == "to"
-    {
-        COPIES
-    } else {
-        OTHER
-    }
-}
-
-/// How a group's row is called: what is not of a network's layers is the loss where it is in it.
-fn group(stage: Stage, operator: &str) -> &'static str {
-    match kind(operator) {
-        ADDITION | POOLING | OTHER if stage == Stage::Loss => "loss arithmetic",
-        kind => kind,
-    }
-}
-
-fn stage_of(row: &Row) -> Option<Stage> {
-    Stage::ALL.get(usize::try_from(row.stage).ok()?).copied()
-}
-
-/// Rows that add up to `all`; without operators (`by_operator`) every stage is one.
-fn times(
-    stages: &[(Duration, u64)],
-    rows: &[Row],
-    all: Duration,
-    by_operator: bool,
-) -> Vec<TimeRow> {
-    let mut found: BTreeMap<&str, TimeRow> = BTreeMap::new();
-    let mut add = |what: &'static str, stage: Stage, seconds: f64, calls: u64| {
-        let row = found.entry(what).or_default();
-        row.seconds += seconds;
-        row.calls += calls;
-        match stage {
-            Stage::Forward => row.forward += seconds,
-            Stage::Loss => row.loss += seconds,
-            Stage::Backward => row.backward += seconds,
-            _ => {}
-        }
-    };
-    for (stage, (time, calls)) in Stage::ALL.into_iter().zip(stages) {
-        if stage == Stage::Start || (stage == Stage::Probe && *calls == 0) {
-            continue;
-        }
-        if !(by_operator && stage.is_network()) {
-            add(stage.name(), stage, time.as_secs_f64(), *calls);
-            continue;
-        }
-        let mut groups: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
-        for row in rows.iter().filter(|row| stage_of(row) == Some(stage)) {
-            let (nanoseconds, calls) = groups.entry(group(stage, &row.operator)).or_default();
-            *nanoseconds += row.nanoseconds;
-            *calls = row.calls.max(*calls);
-        }
-        let recorded: u64 = groups.values().map(|(nanoseconds, _)| nanoseconds).sum();
-        for (what, (nanoseconds, calls)) in groups {
-            add(what, stage, nanoseconds as f64 * 1e-9, calls);
-        }
-        // Between operators: the graph, and our own code.
-        add(OTHER, stage, time.as_secs_f64() - recorded as f64 * 1e-9, 0);
-    }
-    let mut rows: Vec<TimeRow> = found
-        .into_iter()
-        .map(|(what, row)| TimeRow {
-            what: what.to_owned(),
-            share: row.seconds / all.as_secs_f64(),
-            ..row
-        })
-        .collect();
-    rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-    rows
-}
-
-fn memory(rows: &[Row]) -> Vec<MemoryRow> {
-    let mut found: BTreeMap<String, u64> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.bytes_at_peak > 0) {
-        *found.entry(holder(row)).or_default() += row.bytes_at_peak;
-    }
-    let rows = found.into_iter().map(|(what, bytes)| MemoryRow { what, bytes });
-    let mut rows: Vec<MemoryRow> = rows.collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
-    rows
-}
-
-/// Who holds the memory that an operator took.
-fn holder(row: &Row) -> String {
-    if row.stage == NAMED {
-        return row.operator.clone();
-    }
-    match stage_of(row) {
-        Some(Stage::Start) => "made before the first step".to_owned(),
-        Some(Stage::Views | Stage::Normalize) => "views".to_owned(),
-        Some(Stage::Forward) => match kind(&row.operator) {
-            COPIES => "copies in the forward pass".to_owned(),
-            OTHER => "other in the forward pass".to_owned(),
-            kind => format!("{kind} outputs"),
-        },
-        Some(Stage::Loss) => "head and loss".to_owned(),
-        Some(Stage::Backward) => "gradients of maps".to_owned(),
-        _ => OTHER.to_owned(),
-    }
 }
