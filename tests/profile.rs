@@ -57,6 +57,18 @@ fn a_profile_tells_everything_and_changes_nothing() {
     let views = 3.0 * 2.0 * 16.0 / seconds;
     assert!((profile["views_per_second"].as_f64().unwrap() / views - 1.0).abs() < 1e-9);
 
+    // The guide tells every row, and no other.
+    let guide = include_str!("../docs/running.md").split("## Where the time goes").nth(1).unwrap();
+    let guide = guide.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| `"));
+    let names =
+        guide.flat_map(|line| line.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
+    let mut told: Vec<&str> = names.collect();
+    let rows = profile["time"].as_array().unwrap().iter();
+    let mut found: Vec<&str> = rows.map(|row| row["what"].as_str().unwrap()).collect();
+    told.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(told, found);
+
     let table = String::from_utf8(output.stderr).unwrap();
     let told =
         |row: &str| assert!(table.lines().any(|line| line.starts_with(row)), "{row}: {table}");

@@ -7,28 +7,28 @@ use diptych::train::profile::{Summary, TimeRow, WARM_UP};
 pub(super) fn text(summary: &Summary) -> String {
     let steps = summary.steps as f64;
     let by_operator = summary.device == "cpu";
-    let mut text = format!(
-        "profile: {} steps on {} (the first {WARM_UP} are not counted), {:.4} s each, {:.1} views/s\n",
+    let mut parts = vec![format!(
+        "profile: {} steps on {} (the first {WARM_UP} are not counted), {:.4} s each, {:.1} views/s",
         summary.steps,
         summary.device,
         summary.seconds / steps,
         summary.views_per_second,
-    );
+    )];
     if !by_operator {
-        text += "operators run on the device while the program goes on: stages alone, the device synchronised at each\n";
+        let why = "operators run on the device while the program goes on: stages alone, the device synchronised at each";
+        parts.push(why.to_owned());
     }
-    text += "\n";
-    text += &time(summary, steps, by_operator);
+    parts.push(time(summary, steps, by_operator));
     let flops = summary.flops_per_step;
-    text += &format!("\n\nconvolutions: {:.1} GFLOP a step", flops * 1e-9);
-    if let Some(row) = summary.time.iter().find(|row| row.what == "convolution") {
-        text += &format!(", at {:.0} GFLOP/s", flops * steps / row.seconds * 1e-9);
-    }
+    let convolution = summary.time.iter().find(|row| row.what == "convolution");
+    let speed =
+        convolution.map(|row| format!(", {:.0} GFLOP/s", flops * steps / row.seconds * 1e-9));
+    let work = format!("{:.1} GFLOP a step", flops * 1e-9);
+    parts.push(format!("convolutions: {work}{}", speed.unwrap_or_default()));
     if by_operator {
-        text += "\n\n";
-        text += &memory(summary);
+        parts.push(memory(summary));
     }
-    text
+    parts.join("\n\n")
 }
 
 fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
@@ -45,7 +45,11 @@ fn time(summary: &Summary, steps: f64, by_operator: bool) -> String {
             row.what.clone(),
             format!("{:.4}", row.seconds / steps),
             format!("{:.1} %", 100.0 * row.share),
-            format!("{:.1}", row.calls as f64 / steps),
+            if row.calls.is_multiple_of(summary.steps) {
+                format!("{}", row.calls / summary.steps)
+            } else {
+                format!("{:.1}", row.calls as f64 / steps)
+            },
         ];
         if by_operator {
             cells.extend([row.forward, row.loss, row.backward].map(part));
