@@ -51,8 +51,8 @@ fn a_profile_tells_everything_and_changes_nothing() {
     assert!((sum(&profile["time"], "seconds") / seconds - 1.0).abs() < 1e-9, "{profile}");
     assert!((sum(&profile["time"], "share") - 1.0).abs() < 1e-9);
     let peak = profile["peak_tensor_bytes"].as_f64().unwrap();
-    assert_eq!(sum(&profile["memory"], "bytes"), peak);
-    assert!(peak < watched["peak_memory_mb"].as_f64().unwrap() * 1048576.0);
+    assert!((sum(&profile["memory"], "bytes") - peak).abs() < 0.5);
+    assert!(peak < watched["peak_memory_mb"].as_f64().unwrap() * f64::from(1 << 20));
     assert!(profile["flops_per_step"].as_f64().unwrap() > 1e6);
     let views = 3.0 * 2.0 * 16.0 / seconds;
     assert!((profile["views_per_second"].as_f64().unwrap() / views - 1.0).abs() < 1e-9);

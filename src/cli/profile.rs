@@ -36,7 +36,7 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
 }
 
 fn time(summary: &Summary, steps: f64, by_operator: bool) -> String {
-    // Parts of a step's time below a tenth of a millisecond are left blank.
+    // What would be told as 0 is left blank.
     let part = |seconds: f64| {
         if seconds / steps < 5e-5 { String::new() } else { format!("{:.4}", seconds / steps) }
     };
