@@ -22,7 +22,7 @@ pub(super) fn text(summary: &Summary) -> String {
     let flops = summary.flops_per_step;
     let convolution = summary.time.iter().find(|row| row.what == "convolution");
     let speed =
-        convolution.map(|row| format!(", {:.0} GFLOP/s", flops * steps / row.seconds * 1e-9));
+        convolution.map(|row| format!(", {:.1} GFLOP/s", flops * steps / row.seconds * 1e-9));
     let work = format!("{:.1} GFLOP a step", flops * 1e-9);
     parts.push(format!("convolutions: {work}{}", speed.unwrap_or_default()));
     if by_operator {
