@@ -54,7 +54,8 @@ fn every_recipe_takes_a_step() {
             .unwrap()
             .unwrap();
         let method = recipe.method.build(&recipe.backbone, 0, Device::Cpu, Kind::Float).unwrap();
-        let objective = gradient(method.as_ref(), &batch, &layout, &Stop::new()).unwrap().unwrap();
+        let objective =
+            gradient(method.as_ref(), &batch, &layout, &Stop::new(), None).unwrap().unwrap();
         assert!(objective.objective.loss.is_finite(), "{name}: loss {}", objective.objective.loss);
         let norm = gradient_norm(method.parameters());
         assert!(norm.is_finite() && norm > 0.0, "{name}: gradient norm {norm}");

@@ -53,7 +53,7 @@ fn after_step(layout: &Layout) -> (f64, BTreeMap<String, Tensor>) {
 
 fn after_step_on(batch: &HostBatch, layout: &Layout) -> (f64, BTreeMap<String, Tensor>) {
     let method = method(layout.precision.parameters());
-    let outcome = gradient(method.as_ref(), batch, layout, &Stop::new()).unwrap().unwrap();
+    let outcome = gradient(method.as_ref(), batch, layout, &Stop::new(), None).unwrap().unwrap();
     let values = method.parameters().all().iter().map(|parameter| {
         let buffer = parameter.role == Role::Buffer;
         let value = if buffer { parameter.tensor.copy() } else { parameter.tensor.grad().copy() };
@@ -194,9 +194,9 @@ fn a_dropped_step_leaves_no_trace() {
     let stop = Stop::new();
     stop.ask();
     let layout = layout(8, 8, Precision::Float32);
-    assert!(gradient(method.as_ref(), &batch(), &layout, &stop).unwrap().is_none());
+    assert!(gradient(method.as_ref(), &batch(), &layout, &stop, None).unwrap().is_none());
     assert_eq!(before, buffers());
-    assert!(gradient(method.as_ref(), &batch(), &layout, &Stop::new()).unwrap().is_some());
+    assert!(gradient(method.as_ref(), &batch(), &layout, &Stop::new(), None).unwrap().is_some());
     assert_ne!(before, buffers());
     let images = Tensor::zeros([4, 3, 16, 16], (Kind::Float, Device::Cpu));
     assert_eq!(method.backbone().forward(&images, Phase::Evaluation).size(), [4, 64]);

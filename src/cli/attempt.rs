@@ -15,6 +15,7 @@ use diptych::train::engine::guard;
 use diptych::train::journal::{Event, Journal};
 use diptych::train::optim::Optimizer;
 use diptych::train::probe::Probe;
+use diptych::train::profile::{Profile, WARM_UP};
 use diptych::train::run::{RunFolder, Status, read_status, timestamp};
 use diptych::train::stop::Stop;
 use diptych::train::{self, Job, Observer, Trained, checkpoint};
@@ -30,6 +31,7 @@ pub(super) fn attempt(
     plan: &Plan,
     folder: &RunFolder,
     stop: &Stop,
+    profile: Option<&Profile>,
 ) -> Result<Status> {
     let layout = &plan.layout;
     let found = guard("reading the checkpoint", || {
@@ -40,6 +42,13 @@ pub(super) fn attempt(
         })
     })?;
     let first_step = found.as_ref().map_or(0, |found| found.header.step);
+    let left = plan.steps.saturating_sub(first_step);
+    if profile.is_some() && left <= WARM_UP {
+        return Err(Error::Recipe(format!(
+            "--profile leaves out the first {WARM_UP} steps, and {left} are left; give the run more with \
+             `train.max_steps`, or leave --profile out"
+        )));
+    }
     let mut journal = found.as_ref().map_or_else(Journal::default, |f| f.header.journal.clone());
     // Those of a process that ended before it could write a checkpoint.
     for event in read_status(folder.path()).unwrap_or_default().history {
@@ -111,6 +120,7 @@ pub(super) fn attempt(
             "preprocess": plan.preprocess,
         }),
         journal,
+        profile,
     };
     let mut bar = ProgressBar::new(first_step, plan.steps);
     let mut knn = KnnMonitor::new(recipe, source, &plan.preprocess, layout, folder.path());

@@ -10,6 +10,7 @@ mod memory;
 mod monitor;
 mod plan;
 mod pretrain;
+mod profile;
 mod recipes;
 mod report;
 mod runs;

@@ -4,13 +4,14 @@ use super::attempt::attempt;
 use super::memory::{again, again_after_crash, with_less_memory};
 use super::monitor::open_source;
 use super::plan::Plan;
-use super::{Answer, tell};
+use super::{Answer, profile, tell};
 use anyhow::Result;
 use diptych::data::Source;
 use diptych::error::Error;
 use diptych::machine;
 use diptych::recipe::{Recipe, differences};
 use diptych::report;
+use diptych::train::profile::{Profile, Summary};
 use diptych::train::run::{RunFolder, Status, read_status};
 use diptych::train::stop::Stop;
 use serde_json::{Value, json};
@@ -44,6 +45,9 @@ pub(super) struct Arguments {
     /// Let a run go on for more epochs or steps than it was started with
     #[arg(long)]
     extend: bool,
+    /// Tell where the time and the memory of a step went: a table at the end, and profile.json in the run folder
+    #[arg(long)]
+    profile: bool,
     /// Internal, see `memory.rs`
     #[arg(long, hide = true, overrides_with = "trial")]
     trial: bool,
@@ -89,9 +93,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let unchanged = changes.as_ref().is_some_and(Vec::is_empty);
     if unchanged && let Some(status) = read_status(&out).filter(|status| status.state == "finished")
     {
-        return Ok(answer(&out, &status, "already finished, nothing to do"));
+        return Ok(answer(&out, &status, None, "already finished, nothing to do"));
     }
-    train_run(&recipe, &source, &plan, &out, &changes.unwrap_or_default(), arguments.trial)
+    train_run(&recipe, &source, &plan, &out, &changes.unwrap_or_default(), arguments)
 }
 
 fn train_run(
@@ -100,8 +104,9 @@ fn train_run(
     plan: &Plan,
     out: &Path,
     changes: &[String],
-    trial: bool,
+    arguments: &Arguments,
 ) -> Result<Answer> {
+    let trial = arguments.trial;
     let folder = RunFolder::open(out)?;
     let stop = Stop::on_signals()?;
     if read_status(out).is_some_and(|status| status.state == "running") {
@@ -121,7 +126,19 @@ fn train_run(
         tell(&format!("changed: {change}"));
         folder.log(&format!("changed: {change}"))?;
     }
-    let status = attempt(recipe, source, plan, &folder, &stop).map_err(|error| {
+    // A trial is shorter than the warm-up of a profile.
+    let profile =
+        (arguments.profile && !trial).then(|| Profile::new(&recipe.backbone, &plan.layout));
+    let outcome = attempt(recipe, source, plan, &folder, &stop, profile.as_ref());
+    let profile = match &outcome {
+        Ok(_) | Err(Error::Interrupted(_)) => profile.and_then(|profile| profile.summary()),
+        Err(_) => None,
+    };
+    if let Some(profile) = &profile {
+        folder.write("profile.json", &format!("{:#}", json!(profile)))?;
+        tell(&profile::text(profile));
+    }
+    let status = outcome.map_err(|error| {
         // Where the disk is full these fail too; the error at hand says more.
         let _ = match &error {
             Error::Interrupted(text) => folder.log(text),
@@ -135,10 +152,10 @@ fn train_run(
     })?;
     folder.log("finished")?;
     report::write(folder.path())?;
-    Ok(answer(out, &status, "finished"))
+    Ok(answer(out, &status, profile.as_ref(), "finished"))
 }
 
-fn answer(out: &Path, status: &Status, state: &str) -> Answer {
+fn answer(out: &Path, status: &Status, profile: Option<&Summary>, state: &str) -> Answer {
     let page = out.join("report.html");
     let number = |value: Option<f64>, digits: usize| {
         value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
@@ -158,7 +175,7 @@ fn answer(out: &Path, status: &Status, state: &str) -> Answer {
         status.peak_memory_mb,
         page.display()
     );
-    let json = json!({
+    let mut json = json!({
         "run": out,
         "state": status.state,
         "steps": status.step,
@@ -173,6 +190,9 @@ fn answer(out: &Path, status: &Status, state: &str) -> Answer {
         "warnings": status.warnings,
         "report": page,
     });
+    if let Some(profile) = profile {
+        json["profile"] = json!(profile);
+    }
     Answer { text, json }
 }
 

@@ -8,6 +8,7 @@ pub mod journal;
 pub mod memory_plan;
 pub mod optim;
 pub mod probe;
+pub mod profile;
 pub mod run;
 pub mod schedule;
 pub mod sentinel;
@@ -23,6 +24,7 @@ use events::Events;
 use journal::{Event, Journal};
 use optim::Optimizer;
 use probe::Probe;
+use profile::{Profile, Stage, enter};
 use run::{Metrics, RunFolder, Status, Warning};
 use schedule::Schedule;
 use sentinel::{Alarm, Policy, Watch};
@@ -136,6 +138,8 @@ pub struct Job<'a> {
     pub model: serde_json::Value,
     /// What happened before `first_step`.
     pub journal: Journal,
+    /// Watches where the time and the memory go, if anyone asks.
+    pub profile: Option<&'a Profile>,
 }
 
 /// Most roll-backs of a run.
@@ -242,9 +246,12 @@ impl<'a, 'o> Trainer<'a, 'o> {
                 return Err(interrupted());
             }
             let what = format!("step {step}");
+            let profile = self.job.profile;
+            enter(profile, Stage::Views);
             // Views that are made on the device are made here.
             let batch = engine::guard(&what, || self.loader.next().transpose())?
                 .ok_or_else(|| Error::Run(format!("the loader ended before step {step}")))?;
+            enter(profile, Stage::Metrics);
             self.note_damage(&batch)?;
             if self.job.journal.skips(self.step) {
                 self.loader.recycle(batch);
@@ -254,8 +261,10 @@ impl<'a, 'o> Trainer<'a, 'o> {
             let layout = &self.job.layout;
             let method = self.job.trained.method.as_ref();
             let mut buffers = leaves_out.then(|| Buffers::of(method));
-            let outcome =
-                engine::guard(&what, || step::gradient(method, batch.views(), layout, stop))?;
+            let outcome = engine::guard(&what, || {
+                step::gradient(method, batch.views(), layout, stop, profile)
+            })?;
+            enter(profile, Stage::Metrics);
             let Some(outcome) = outcome else { return Err(interrupted()) };
             let learning_rate = self.job.schedule.at(self.step);
             let gradient_norm = optim::gradient_norm(method.parameters());
@@ -281,10 +290,13 @@ impl<'a, 'o> Trainer<'a, 'o> {
             let Outcome { objective, rows } = outcome;
             let trained = &mut self.job.trained;
             let probe_top1 = engine::guard(&what, || {
+                enter(profile, Stage::Optimizer);
                 trained.optimizer.step(learning_rate);
-                let probe = trained.probe.as_mut();
-                Ok(probe.and_then(|probe| probe.step(&rows, batch.indices())))
+                let Some(probe) = trained.probe.as_mut() else { return Ok(None) };
+                enter(profile, Stage::Probe);
+                Ok(probe.step(&rows, batch.indices()))
             })?;
+            enter(profile, Stage::Metrics);
             drop(rows);
             self.loader.recycle(batch);
             self.status.final_loss = Some(loss);
@@ -392,7 +404,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
         self.step += 1;
         self.clock.step(taken.is_some());
         self.job.journal.left_out += u64::from(taken.is_none());
-        let config = self.job.config;
+        let (config, profile, moved) = (self.job.config, self.job.profile, taken.is_some());
         let progress = Progress {
             step: self.step,
             steps: self.job.steps,
@@ -419,6 +431,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
             }
             drop(taken);
             if epoch_ends {
+                enter(profile, Stage::Monitor);
                 let trained = &self.job.trained;
                 for observer in self.observers.iter_mut() {
                     values.extend(engine::guard(&format!("after step {}", self.step), || {
@@ -426,6 +439,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
                     })?);
                 }
             }
+            enter(profile, Stage::Metrics);
             self.metrics.write(self.step, self.epoch(), self.clock.seconds(), &values)?;
             self.events.write(self.step, &values)?;
         }
@@ -440,10 +454,14 @@ impl<'a, 'o> Trainer<'a, 'o> {
                 let name = format!("epoch-{epoch:04}.safetensors");
                 checkpoint::keep(&self.run.join("checkpoints"), &name)?;
             }
+            enter(profile, Stage::Report);
             self.write_status("running")?;
             for observer in self.observers.iter_mut() {
                 observer.saved(&progress)?;
             }
+        }
+        if let Some(profile) = profile {
+            profile.end_step(&self.job.trained, moved);
         }
         Ok(())
     }
@@ -462,6 +480,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
+        enter(self.job.profile, Stage::Checkpoint);
         self.job.journal.counts = self.watch.counts().clone();
         let (job, folder) = (&self.job, self.run.join("checkpoints"));
         checkpoint::save(&folder, self.step, (&job.model, &job.journal), &job.trained.state())

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::method::{Method, Objective, Step};
 use crate::model::{Role, Statistics};
 use crate::train::Precision;
+use crate::train::profile::{Profile, Stage, enter};
 use crate::train::stop::Stop;
 use tch::{Device, Tensor, no_grad};
 
@@ -73,11 +74,13 @@ pub fn gradient(
     batch: &dyn Views,
     layout: &Layout,
     stop: &Stop,
+    profile: Option<&Profile>,
 ) -> Result<Option<Outcome>> {
     let step = Step { index: batch.step(), tile_rows: layout.tile_rows };
     let (batch_size, micro) = (layout.batch, layout.micro_batch);
     let groups = (micro / layout.group) as i64;
     let all_groups = (batch_size / layout.group) as i64;
+    enter(profile, Stage::Optimizer);
     method.parameters().zero_grad();
     let embed = |start: usize, statistics| {
         let view = |(index, view): (usize, &ViewInput)| {
@@ -85,13 +88,18 @@ pub fn gradient(
             let pixels = normalize(&bytes, view.mean, view.std, layout.precision.parameters());
             Ok(pixels.to_kind(layout.precision.maps()))
         };
+        enter(profile, Stage::Normalize);
         let views: Result<Vec<Tensor>> = layout.views.iter().enumerate().map(view).collect();
-        Ok::<_, Error>(method.embed(&views?, groups, statistics))
+        let views = views?;
+        enter(profile, Stage::Forward);
+        Ok::<_, Error>(method.embed(&views, groups, statistics))
     };
 
     if micro == batch_size {
         let rows = embed(0, Statistics::Move { seen: 0, of: all_groups })?;
+        enter(profile, Stage::Loss);
         let objective = method.objective(&rows.detach(), &step)?;
+        enter(profile, Stage::Backward);
         let detached = rows.detach();
         (rows * &objective.rows_gradient).sum(None).backward();
         return Ok(Some(Outcome { objective, rows: detached }));
@@ -107,6 +115,7 @@ pub fn gradient(
     }
     let mut buffers = Buffers::of(method);
     let rows = Tensor::cat(&rows, 1);
+    enter(profile, Stage::Loss);
     let objective = method.objective(&rows, &step)?;
     for (index, start) in starts.iter().enumerate() {
         if stop.asked() {
@@ -115,6 +124,7 @@ pub fn gradient(
         }
         let again =
             embed(*start, Statistics::Move { seen: index as i64 * groups, of: all_groups })?;
+        enter(profile, Stage::Backward);
         let part = objective.rows_gradient.narrow(1, *start as i64, micro as i64);
         (again * part).sum(None).backward();
     }

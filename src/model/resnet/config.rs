@@ -248,6 +248,12 @@ impl BackboneConfig {
         self.plan().activation_count(side)
     }
 
+    /// Multiplications, each with its addition, in all convolutions of a forward pass of one image of `side` × `side`
+    /// pixels; with those in the first convolution, whose input needs no gradient.
+    pub fn multiply_adds(&self, side: i64) -> (u64, u64) {
+        self.plan().multiply_adds(side)
+    }
+
     pub(super) fn plan(&self) -> Plan {
         Plan::of(self)
     }

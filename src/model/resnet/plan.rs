@@ -149,6 +149,46 @@ impl Plan {
         (count.kept as u64, count.largest as u64)
     }
 
+    /// See [`BackboneConfig::multiply_adds`].
+    pub(super) fn multiply_adds(&self, side: i64) -> (u64, u64) {
+        let convolutions = self.convolutions(side);
+        let each: Vec<u64> =
+            convolutions.iter().map(|(g, side)| (g.weights() * side * side) as u64).collect();
+        (each.iter().sum(), each[0])
+    }
+
+    /// Every convolution, the first of the stem first, with the side of its output.
+    fn convolutions(&self, mut side: i64) -> Vec<(Geometry, i64)> {
+        let mut found = Vec::new();
+        for geometry in &self.stem.convolutions {
+            side = geometry.side(side);
+            found.push((*geometry, side));
+        }
+        if self.stem.pool.is_some() {
+            side = halved(side);
+        }
+        for block in self.groups.iter().flatten() {
+            for layer in &block.branch {
+                match layer {
+                    LayerPlan::Convolution(geometry) => {
+                        side = geometry.side(side);
+                        found.push((*geometry, side));
+                    }
+                    LayerPlan::SelectiveKernel(kernel) => {
+                        side = kernel.split.side(side);
+                        found.push((kernel.split, side));
+                        // The gate works on averages over whole maps.
+                        found.extend([(kernel.squeeze(), 1), (kernel.select(), 1)]);
+                    }
+                }
+            }
+            found.push((block.last, side));
+            // What a block takes in by its shortcut it gives out at the branch's size.
+            found.extend(block.shortcut.map(|shortcut| (shortcut.convolution, side)));
+        }
+        found
+    }
+
     /// Fewest values per channel and image that a batch norm sees, images being `side` × `side` pixels.
     pub(super) fn fewest_values(&self, side: i64) -> i64 {
         let branches = self.groups.iter().flatten().flat_map(|block| &block.branch);

@@ -106,6 +106,49 @@ fn the_predicted_memory_of_a_step_is_what_autograd_keeps() {
     }
 }
 
+/// Counted by hand from the tables of He et al. 2016: kernel area × channels in × channels out × pixels out.
+#[test]
+fn multiply_adds_are_those_counted_by_hand() {
+    let cifar = config(Architecture::ResNet18, 1.0, Stem::Cifar);
+    let first = 9 * 3 * 64 * 1024;
+    let same = |channels: u64, pixels: u64| 9 * channels * channels * pixels;
+    // The first 3×3 of a group and its projection take in half the channels.
+    let group = |channels: u64, pixels: u64| {
+        3 * same(channels, pixels) + (9 + 1) * channels * channels / 2 * pixels
+    };
+    let all = first + 4 * same(64, 1024) + group(128, 256) + group(256, 64) + group(512, 16);
+    assert_eq!(cifar.multiply_adds(32), (all, first));
+    assert!((all as f64 / 0.5558e9 - 1.0).abs() < 0.01, "{all}");
+    // As published for 224 pixels, less the classifier: 1.82 and 4.09 thousand million.
+    for (name, published, classifier) in
+        [(Architecture::ResNet18, 1.814e9, 0.5e6), (Architecture::ResNet50, 4.089e9, 2.0e6)]
+    {
+        let (all, first) = BackboneConfig::new(name).multiply_adds(224);
+        assert_eq!(first, 49 * 3 * 64 * 112 * 112);
+        assert!(((all as f64 + classifier) / published - 1.0).abs() < 0.01, "{name:?}: {all}");
+    }
+}
+
+#[test]
+fn multiply_adds_follow_the_maps_and_kernels_of_other_networks() {
+    // Padded by 2 the maps are 34, 17, 9 and 5 pixels wide.
+    let group = |channels: u64, side: u64| (27 + 5) * (channels * side).pow(2);
+    let all = 27 * 64 * 34 * 34
+        + 36 * (64 * 34u64).pow(2)
+        + group(128, 17)
+        + group(256, 9)
+        + group(512, 5);
+    assert_eq!(config(Architecture::ResNet18, 1.0, Stem::CifarPad2).multiply_adds(32).0, all);
+    // A selective kernel has twice the outputs of the 3×3 in its place, and a gate: F inputs, 2F outputs.
+    let plain = config(Architecture::ResNet50, 1.0, Stem::ResNetD);
+    let selective = BackboneConfig { sk_ratio: 0.0625, ..plain.clone() };
+    let more: u64 = [(3, 64, 16u64), (4, 128, 8), (6, 256, 4), (3, 512, 2)]
+        .iter()
+        .map(|(depth, f, side)| depth * (9 * (f * side).pow(2) + 3 * f * (f / 16).max(32)))
+        .sum();
+    assert_eq!(selective.multiply_adds(64).0, plain.multiply_adds(64).0 + more);
+}
+
 #[test]
 fn single_precision_stays_within_its_rounding_of_torchvision() {
     let config = config(Architecture::ResNet18, 1.0, Stem::ImageNet);
