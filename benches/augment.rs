@@ -39,6 +39,8 @@ fn view(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let cases = [
         ("32px", 32, (32, 32), ""),
+        ("32px_pillow", 32, (32, 32), PILLOW),
+        ("224px_sharp", 224, (500, 375), ""),
         ("224px", 224, (500, 375), KERNEL),
         ("224px_pillow", 224, (500, 375), PILLOW),
     ];
@@ -113,9 +115,11 @@ impl Dataset for Memory {
 fn loader(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("loader_2_threads");
     group.sample_size(10);
-    for (name, size_px, (width, height), batch_size, steps, blur) in
-        [("32px", 32, (32, 32), 512, 16, ""), ("224px", 224, (500, 375), 64, 6, KERNEL)]
-    {
+    for (name, size_px, (width, height), batch_size, steps, blur) in [
+        ("32px", 32, (32, 32), 512, 16, ""),
+        ("224px", 224, (500, 375), 64, 6, KERNEL),
+        ("224px_pillow", 224, (500, 375), 64, 6, PILLOW),
+    ] {
         let dataset: Arc<dyn Dataset> = Arc::new(Memory(picture(width, height)));
         let pipeline = Arc::new(pipeline(size_px, blur));
         group.throughput(Throughput::Elements(2 * batch_size as u64 * steps));

@@ -1,5 +1,6 @@
 //! Gaussian blur: a sampled kernel, or Pillow's three box blurs.
 
+use super::pipeline::unit;
 use super::step::{Place, interval};
 use crate::error::Result;
 use crate::random::Stream;
@@ -178,16 +179,7 @@ impl Kernel {
 
     /// Blurs one square plane of values in \[0, 1\] in place; `buffer` is only memory.
     pub(super) fn apply(&self, plane: &mut [f32], size_px: usize, buffer: &mut Buffer) {
-        let filter = self.filter();
-        if filter.whole {
-            to_bytes(plane);
-        }
-        filter.apply(plane, size_px, buffer);
-        if filter.whole {
-            for value in plane {
-                *value /= 255.0;
-            }
-        }
+        self.filter().apply(plane, size_px, buffer);
     }
 }
 
@@ -215,11 +207,11 @@ fn pillow_box(sigma: f64) -> Vec<f32> {
     taps
 }
 
-/// Working memory of a blur.
+/// Working memory of a blur: a row and a plane with what lies beyond their ends, before and after a pass.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
-    row: Vec<f32>,
-    rows: Vec<f32>,
+    line: [Vec<f32>; 2],
+    rows: [Vec<f32>; 2],
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -248,6 +240,10 @@ impl Outside {
 
 const LANES: usize = 32;
 
+/// 1.5 · 2^23: what is below it by less than half of it has a spacing of 1, so adding and subtracting it rounds to the
+/// nearest, ties to even, without a call.
+const WHOLE: f32 = 12_582_912.0;
+
 /// A symmetric kernel that acts along the rows, then along the columns.
 pub(super) struct Filter {
     /// Its centre and one side.
@@ -262,78 +258,121 @@ pub(super) struct Filter {
 impl Filter {
     fn apply(&self, plane: &mut [f32], size: usize, buffer: &mut Buffer) {
         let radius = self.taps.len() - 1;
-        let stride = size.next_multiple_of(LANES);
-        let Buffer { row: line, rows } = buffer;
-        line.clear();
-        line.resize(stride + 2 * radius, 0.0);
-        rows.clear();
-        rows.resize(stride * (size + 2 * radius), 0.0);
-        let targets = rows.chunks_exact_mut(stride).skip(radius);
-        for (source, target) in plane.chunks_exact(size).zip(targets) {
-            target[..size].copy_from_slice(source);
-            for _ in 0..self.passes {
-                line[radius..radius + size].copy_from_slice(&target[..size]);
-                for (at, place) in margins(radius, size) {
-                    line[place] = self.outside.source(at, size).map_or(0.0, |x| target[x]);
-                }
+        let padded = size + 2 * radius;
+        let Buffer { line: [line, next_line], rows: [rows, next_rows] } = buffer;
+        for (memory, length) in [(&mut *line, 1), (&mut *next_line, 1), (&mut *rows, size)] {
+            memory.resize(length * padded, 0.0);
+        }
+        if self.passes > 1 {
+            next_rows.resize(size * padded, 0.0);
+        }
+        for (y, source) in plane.chunks_exact(size).enumerate() {
+            line[radius..radius + size].copy_from_slice(source);
+            if self.whole {
+                to_bytes(&mut line[radius..radius + size]);
+            }
+            for pass in 1..=self.passes {
+                self.surround(line, 1, size);
+                let target = if pass == self.passes {
+                    &mut rows[(radius + y) * size..][..size]
+                } else {
+                    &mut next_line[radius..radius + size]
+                };
                 weigh(line, 1, &self.taps, self.whole, target);
+                std::mem::swap(line, next_line);
             }
         }
-        line.truncate(stride);
         for pass in 1..=self.passes {
-            for (at, place) in margins(radius, size) {
-                // These rows start out black.
-                if let Some(source) = self.outside.source(at, size) {
-                    let from = (source + radius) * stride;
-                    rows.copy_within(from..from + stride, place * stride);
+            self.surround(rows, size, size);
+            for (y, last) in plane.chunks_exact_mut(size).enumerate() {
+                let source = &rows[y * size..][..(2 * radius + 1) * size];
+                if pass < self.passes {
+                    let target = &mut next_rows[(radius + y) * size..][..size];
+                    weigh(source, size, &self.taps, self.whole, target);
+                } else {
+                    weigh(source, size, &self.taps, self.whole, last);
+                    if self.whole {
+                        from_bytes(last);
+                    }
                 }
             }
-            for (y, target) in plane.chunks_exact_mut(size).enumerate() {
-                let span = y * stride..(y + 2 * radius + 1) * stride;
-                weigh(&rows[span], stride, &self.taps, self.whole, line);
-                target.copy_from_slice(&line[..size]);
-            }
-            if pass < self.passes {
-                let targets = rows.chunks_exact_mut(stride).skip(radius);
-                for (source, target) in plane.chunks_exact(size).zip(targets) {
-                    target[..size].copy_from_slice(source);
+            std::mem::swap(rows, next_rows);
+        }
+    }
+
+    /// Sets what lies beyond both ends of `size` values (or rows) of the given length.
+    fn surround(&self, values: &mut [f32], length: usize, size: usize) {
+        let radius = self.taps.len() - 1;
+        for place in (0..radius).chain(radius + size..size + 2 * radius) {
+            match self.outside.source(place as isize - radius as isize, size) {
+                Some(source) => {
+                    let from = (radius + source) * length;
+                    values.copy_within(from..from + length, place * length);
                 }
+                None => values[place * length..][..length].fill(0.0),
             }
         }
     }
 }
 
-/// The positions beyond either edge, each with its place in a line that has `radius` more at both ends.
-fn margins(radius: usize, size: usize) -> impl Iterator<Item = (isize, usize)> {
-    (0..radius)
-        .chain(radius + size..size + 2 * radius)
-        .map(move |place| (place as isize - radius as isize, place))
-}
-
-/// `out[x] = Σ_j taps[|j|] · source[x + (j + radius) · step]`; `out` is a whole number of lanes.
+/// `out[x] = Σ_j taps[|j|] · source[x + (j + radius) · step]`, rounded if it shall be whole.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn weigh(source: &[f32], step: usize, taps: &[f32], whole: bool, out: &mut [f32]) {
-    let radius = taps.len() - 1;
-    let lanes = |at: usize| source[at..].first_chunk::<LANES>().expect("lines end in whole lanes");
-    for (block, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let centre = block * LANES + radius * step;
-        let mut sum = lanes(centre).map(|value| taps[0] * value);
-        for (distance, tap) in taps.iter().enumerate().skip(1) {
-            let before = lanes(centre - distance * step);
-            let after = lanes(centre + distance * step);
+    let (middle, sides) = taps.split_first().expect("a kernel has a centre");
+    let (blocks, rest) = out.as_chunks_mut::<LANES>();
+    let mut centre = sides.len() * step;
+    for out in blocks {
+        let mut sum = *lanes(source, centre);
+        for value in &mut sum {
+            *value *= *middle;
+        }
+        let mut away = step;
+        for tap in sides {
+            let (before, after) = (lanes(source, centre - away), lanes(source, centre + away));
             for lane in 0..LANES {
                 sum[lane] += tap * (before[lane] + after[lane]);
             }
+            away += step;
         }
-        *out = if whole { sum.map(f32::round_ties_even) } else { sum };
+        if whole {
+            for value in &mut sum {
+                *value = (*value + WHOLE) - WHOLE;
+            }
+        }
+        *out = sum;
+        centre += LANES;
     }
+    for out in rest {
+        let mut sum = middle * source[centre];
+        let mut away = step;
+        for tap in sides {
+            sum += tap * (source[centre - away] + source[centre + away]);
+            away += step;
+        }
+        *out = if whole { (sum + WHOLE) - WHOLE } else { sum };
+        centre += 1;
+    }
+}
+
+#[expect(clippy::inline_always, reason = "takes on the instructions of the loop around it")]
+#[inline(always)]
+fn lanes(source: &[f32], at: usize) -> &[f32; LANES] {
+    source[at..].first_chunk().expect("a block of results lies within the line")
 }
 
 /// From \[0, 1\] to whole numbers of 0 to 255.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn to_bytes(plane: &mut [f32]) {
     for value in plane {
-        *value = (*value * 255.0).round_ties_even();
+        *value = (*value * 255.0 + WHOLE) - WHOLE;
+    }
+}
+
+/// And back.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn from_bytes(plane: &mut [f32]) {
+    for value in plane {
+        *value = unit(*value);
     }
 }
 

@@ -1,13 +1,10 @@
 //! The geometric first step of every view: which box of the image, at which size.
 
 use super::resample::Version;
+use super::resize;
 use super::step::Place;
-use crate::data::Image;
 use crate::error::Result;
 use crate::random::Stream;
-use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
 /// How pixels are interpolated: by Pillow, antialiased when shrinking, or by TensorFlow, not antialiased.
@@ -216,8 +213,8 @@ impl Resize {
 
 /// What carries an interpolation out.
 pub(super) enum Filter {
-    /// Pillow's arithmetic: [`resize_box`].
-    Pillow(FilterType),
+    /// Pillow's: [`resize::resize`].
+    Pillow(resize::Filter),
     /// TensorFlow's: [`super::resample::resize`].
     Tensorflow(Version),
 }
@@ -225,8 +222,8 @@ pub(super) enum Filter {
 impl Interpolation {
     pub(super) fn filter(self) -> Filter {
         match self {
-            Self::Bilinear => Filter::Pillow(FilterType::Bilinear),
-            Self::Bicubic => Filter::Pillow(FilterType::CatmullRom),
+            Self::Bilinear => Filter::Pillow(resize::Filter::Bilinear),
+            Self::Bicubic => Filter::Pillow(resize::Filter::Bicubic),
             Self::TensorflowBicubic => Filter::Tensorflow(Version::Two),
             Self::Tensorflow1Bicubic => Filter::Tensorflow(Version::One),
         }
@@ -238,35 +235,4 @@ impl Crop {
     pub(super) fn place(&self) -> [usize; 4] {
         [self.left, self.top, self.width, self.height]
     }
-}
-
-/// Resizes the box `[left, top, width, height]` of `image` to (width, height) `size`, within 1 of 255 of Pillow's crop
-/// followed by its resize. Pixels outside the box have no influence.
-pub(super) fn resize_box(
-    image: &Image,
-    [left, top, width, height]: [usize; 4],
-    size: (usize, usize),
-    filter: FilterType,
-    resizer: &mut Resizer,
-    out: &mut [u8],
-) {
-    if filter == FilterType::CatmullRom && width != size.0 && height != size.1 {
-        // Bicubic results are clipped between the two passes, so the order matters: Pillow goes along the rows first,
-        // the resizer along the columns.
-        let mut wide = Image { width: size.0, height, pixels: vec![0; 3 * size.0 * height] };
-        let narrow = [left, top, width, height];
-        resize_box(image, narrow, (size.0, height), filter, resizer, &mut wide.pixels);
-        return resize_box(&wide, [0, 0, size.0, height], size, filter, resizer, out);
-    }
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
-    // The typed interface: the other one would compile the resizer for every kind of pixel, which takes minutes.
-    let (left, top, width, height) = (left as u32, top as u32, width as u32, height as u32);
-    let whole =
-        TypedImageRef::<U8x3>::from_buffer(image.width as u32, image.height as u32, &image.pixels)
-            .expect("an image holds 3 * width * height bytes");
-    let source = TypedCroppedImage::from_ref(&whole, left, top, width, height)
-        .expect("a crop lies within the image it was drawn for");
-    let mut target = TypedImage::<U8x3>::from_buffer(size.0 as u32, size.1 as u32, out)
-        .expect("a view's buffer holds 3 * width * height bytes");
-    resizer.resize_typed(&source, &mut target, &options).expect("a crop lies within its image");
 }

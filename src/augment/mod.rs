@@ -25,6 +25,7 @@ mod pipeline;
 mod preprocess;
 mod rand_augment;
 mod resample;
+mod resize;
 mod rotate;
 mod sobel;
 mod solarize;

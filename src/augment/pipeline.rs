@@ -2,20 +2,20 @@
 
 use super::blur::{Buffer, Kernel};
 use super::color::Adjustment;
-use super::crop::{Crop, Filter, Interpolation, resize_box};
+use super::crop::{Crop, Filter, Interpolation};
 use super::erase::Patch;
 use super::jigsaw::Patches;
 use super::noise::Noise;
 use super::pillow::Bytes;
 use super::rand_augment::PillowOperation;
 use super::resample;
+use super::resize;
 use super::rotate::rotate;
 use super::sobel::sobel;
 use super::step::{Step, ViewRecipe};
 use crate::data::Image;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
-use fast_image_resize::Resizer;
 use multiversion::multiversion;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -76,7 +76,7 @@ impl Operation {
 /// Working memory of one thread for [`Drawn::apply`].
 #[derive(Debug, Default)]
 pub struct Scratch {
-    resizer: Resizer,
+    resized: resize::Buffer,
     resampler: resample::Buffer,
     planes: Vec<f32>,
     buffer: Buffer,
@@ -97,7 +97,8 @@ impl Scratch {
     ) {
         match interpolation.filter() {
             Filter::Pillow(filter) => {
-                resize_box(image, place, size, filter, &mut self.resizer, out);
+                resize::resize(image, place, size, filter, false, &mut self.resized);
+                pack(&self.resized.pixels, out);
             }
             Filter::Tensorflow(version) => {
                 self.planes.resize(out.len(), 0.0);
@@ -292,17 +293,12 @@ impl Drawn {
         let (green, blue) = rest.split_at_mut(size * size);
         match self.crop.interpolation.filter() {
             Filter::Pillow(filter) => {
-                let place = self.crop.place();
-                resize_box(image, place, (size, size), filter, &mut scratch.resizer, out);
-                if self.flip {
-                    for row in out.chunks_exact_mut(3 * size) {
-                        row.as_chunks_mut::<3>().0.reverse();
-                    }
-                }
+                let (place, resized) = (self.crop.place(), &mut scratch.resized);
+                resize::resize(image, place, (size, size), filter, self.flip, resized);
                 if operations.is_empty() {
-                    return;
+                    return pack(&resized.pixels, out);
                 }
-                separate(out, red, green, blue);
+                separate(&resized.pixels, red, green, blue);
             }
             Filter::Tensorflow(version) => {
                 let planes = [&mut *red, &mut *green, &mut *blue];
@@ -366,14 +362,31 @@ impl Drawn {
     }
 }
 
-/// Interleaved bytes to planes in [0, 1].
+/// The first three bytes of each pixel.
+fn pack(pixels: &[[u8; 4]], out: &mut [u8]) {
+    for (out, [red, green, blue, _]) in out.as_chunks_mut::<3>().0.iter_mut().zip(pixels) {
+        *out = [*red, *green, *blue];
+    }
+}
+
+/// `value / 255` for the 256 whole numbers that are bytes, to the last bit: 1/255 = 1/256 + 1/65280, and the first product
+/// is exact.
+#[expect(clippy::inline_always, reason = "takes on the instructions of the loop around it")]
+#[inline(always)]
+pub(super) fn unit(value: f32) -> f32 {
+    value * (1.0 / 256.0) + value * (1.0 / 65_280.0)
+}
+
+/// The first three bytes of each pixel to planes in [0, 1].
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn separate(pixels: &[u8], red: &mut [f32], green: &mut [f32], blue: &mut [f32]) {
-    let pixels = pixels.as_chunks::<3>().0;
-    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
-        *red = f32::from(pixel[0]) / 255.0;
-        *green = f32::from(pixel[1]) / 255.0;
-        *blue = f32::from(pixel[2]) / 255.0;
+fn separate(pixels: &[[u8; 4]], red: &mut [f32], green: &mut [f32], blue: &mut [f32]) {
+    let (red, green, blue) =
+        (&mut red[..pixels.len()], &mut green[..pixels.len()], &mut blue[..pixels.len()]);
+    for at in 0..pixels.len() {
+        let pixel = u32::from_le_bytes(pixels[at]);
+        red[at] = unit((pixel & 0xFF) as f32);
+        green[at] = unit((pixel >> 8 & 0xFF) as f32);
+        blue[at] = unit((pixel >> 16 & 0xFF) as f32);
     }
 }
 

@@ -228,9 +228,13 @@ fn memory_of_earlier_views_leaves_no_trace() {
 
 #[test]
 fn bytes_survive_the_way_to_planes_and_back() {
-    let pixels: Vec<u8> = (0..=255).flat_map(|v| [v, 255 - v, v ^ 0x55]).collect();
+    let four: Vec<[u8; 4]> = (0..=255).map(|v| [v, 255 - v, v ^ 0x55, !v]).collect();
+    let pixels: Vec<u8> = four.iter().flat_map(|it| [it[0], it[1], it[2]]).collect();
+    let mut packed = vec![0; pixels.len()];
+    pack(&four, &mut packed);
+    assert_eq!(packed, pixels);
     let (mut red, mut green, mut blue) = ([0.0; 256], [0.0; 256], [0.0; 256]);
-    separate(&pixels, &mut red, &mut green, &mut blue);
+    separate(&four, &mut red, &mut green, &mut blue);
     let mut back = vec![0; pixels.len()];
     join(&red, &green, &blue, &mut back);
     assert_eq!(back, pixels);
@@ -256,4 +260,12 @@ fn views_of_several_kinds_keep_their_order_size_and_statistics() {
     assert_eq!(pipeline.normalization(2), ([0.0; 3], [1.0; 3]));
     let message = Pipeline::new(&[]).unwrap_err().to_string();
     assert!(message.contains("`view` must describe 1 to 255 views"), "{message}");
+}
+
+#[test]
+fn every_byte_is_divided_to_the_last_bit() {
+    for byte in 0..=255u8 {
+        let expected = f32::from(byte) / 255.0;
+        assert_eq!(unit(f32::from(byte)).to_bits(), expected.to_bits(), "{byte}");
+    }
 }
