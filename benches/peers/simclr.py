@@ -93,8 +93,9 @@ def train(arguments):
     step = timed_views = 0
     while step < steps:
         for (first, second), _ in loader:
-            projections = head(network(channels_last(torch.cat([first, second]))))
-            loss = criterion(*projections.chunk(2))
+            with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bfloat16"):
+                projections = head(network(channels_last(torch.cat([first, second]))))
+                loss = criterion(*projections.chunk(2))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -150,6 +151,7 @@ def main():
     parser.add_argument("data")
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: under autocast")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--steps", type=int, default=0, help="in place of --epochs; the schedule's length, too")
     parser.add_argument("--seed", type=int, default=0)
