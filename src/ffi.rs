@@ -36,11 +36,11 @@ unsafe impl Sync for AllocatorSettings {}
 /// A training step frees and takes the same large maps again and again. By default they would go back to the system after
 /// every use, and the kernel fills every page with zeros before it hands it out again: a quarter of all processor time of
 /// a `ResNet`-18 step at width 0.25. Kept for good, the pages are there. glibc can be told the same, but its heap needs
-/// 1.7 times the room for the same maps.
+/// 1.7 times the room for the same maps. Huge pages make that step another twentieth faster.
 // SAFETY: jemalloc declares this name for programs to define, as a pointer to a C string.
 #[unsafe(export_name = "malloc_conf")]
 pub static ALLOCATOR_SETTINGS: AllocatorSettings =
-    AllocatorSettings(c"dirty_decay_ms:-1,muzzy_decay_ms:-1,retain:false".as_ptr());
+    AllocatorSettings(c"dirty_decay_ms:-1,muzzy_decay_ms:-1,retain:false,thp:always".as_ptr());
 
 /// Whether the allocator is the one that keeps freed memory: jemalloc, with [`ALLOCATOR_SETTINGS`].
 pub fn keeps_freed_memory() -> bool {
