@@ -129,7 +129,7 @@ fn a_wrong_key_type_or_range_is_exit_2_and_names_the_key() {
         ("backbone.name=resnet19", "resnet18"),
         ("train.device=tpu", "auto, cpu, cuda or cuda:N"),
         ("view.0.count=3", "2 views in all"),
-        ("train.precision=float8", "float32 or float64"),
+        ("train.precision=float8", "`float32`, `bfloat16`, `float64`"),
     ];
     for (change, expected) in cases {
         let (code, text) = failure(&["pretrain", "scenes/simclr", "--dry-run", change]);
