@@ -30,6 +30,18 @@ pub enum Purpose {
     Synthesis = 9,
     /// Test inputs.
     Test = 10,
+    /// Mixing coefficients and the order of negatives of the feature transformation.
+    Mix = 11,
+    /// Which image is whose partner in the guided stop-gradient.
+    Partner = 12,
+    /// Order of the images in the key branch (shuffling batch norm).
+    KeyOrder = 13,
+    /// Random directions and prior samples of the sliced Wasserstein distance.
+    Slices = 14,
+    /// Negatives drawn from a memory bank.
+    Negatives = 15,
+    /// Order of the nine patches of a jigsaw.
+    Patches = 16,
 }
 
 /// What a draw belongs to.
