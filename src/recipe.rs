@@ -268,19 +268,24 @@ impl Recipe {
             &micro,
         )?;
         self.backbone.check()?;
-        self.method.check()?;
+        self.method.settings().check()?;
         self.train.check()?;
         for (index, view) in self.view.iter().enumerate() {
             view.check(index)?;
         }
-        let views: usize = self.view.iter().map(|view| view.count).sum();
-        let wanted = self.method.views();
+        let views = self.views();
+        let wanted = self.method.settings().wiring(views).views();
         require(
             views == wanted,
             "view",
             &format!("{wanted} views in all for method {}", self.method.name()),
             &views,
         )
+    }
+
+    /// Views of an image in all.
+    pub fn views(&self) -> usize {
+        self.view.iter().map(|view| view.count).sum()
     }
 
     /// Fills in what is left to the machine, so that the run can be repeated bit for bit: threads, device, micro-batch,
@@ -302,8 +307,10 @@ impl Recipe {
         // A group cannot be larger than what is in memory at a time.
         self.backbone.norm_group = self.backbone.norm_group.min(self.data.micro_batch_size);
         if self.train.tile_rows == 0 {
-            let rows = self.data.batch_size * self.method.views();
-            self.train.tile_rows = default_tile(rows as i64);
+            // A bank as large as the data, which nobody has looked at yet, makes its own tiles smaller.
+            let held =
+                self.method.settings().held(&self.backbone, self.views(), self.data.batch_size, 0);
+            self.train.tile_rows = default_tile(held.columns as i64);
         }
         let device = crate::machine::device(&self.train.device)?;
         self.train.device = crate::machine::device_name(device);

@@ -2,6 +2,7 @@
 
 use diptych::augment::{Loader, LoaderConfig, Order, Pipeline};
 use diptych::data::{self, Selection};
+use diptych::method::{Setup, Step};
 use diptych::recipe::{BUILT_IN, Recipe, differences};
 use diptych::train::Precision;
 use diptych::train::optim::{Optimizer, gradient_norm};
@@ -25,6 +26,7 @@ fn every_recipe_takes_a_step() {
         assert_eq!(again, recipe, "{name}: a resolved recipe reads back as it was");
 
         let dataset = source.for_training(&Selection::default()).unwrap();
+        let (images, labels) = (dataset.len(), data::labels(dataset.as_ref()));
         let pipeline = Pipeline::new(&recipe.view).unwrap();
         let views = (0..pipeline.views()).map(|view| {
             let (mean, std) = pipeline.normalization(view);
@@ -53,9 +55,29 @@ fn every_recipe_takes_a_step() {
             .next()
             .unwrap()
             .unwrap();
-        let method = recipe.method.build(&recipe.backbone, 0, Device::Cpu, Kind::Float).unwrap();
+        let setup = Setup {
+            backbone: &recipe.backbone,
+            views: recipe.views(),
+            images,
+            batch: 2,
+            seed: 0,
+            device: Device::Cpu,
+            kind: Kind::Float,
+        };
+        let method = recipe.method.build(&setup).unwrap();
+        let at = Step {
+            index: 0,
+            steps: 1,
+            steps_per_epoch: 1,
+            seed: 0,
+            indices: &batch.indices,
+            labels: labels.as_deref(),
+            ranks: 1,
+            tile_rows: layout.tile_rows,
+        };
         let objective =
-            gradient(method.as_ref(), &batch, &layout, &Stop::new(), None).unwrap().unwrap();
+            gradient(method.as_ref(), &batch, &layout, &at, &Stop::new(), None).unwrap().unwrap();
+        method.after_step(&objective.objective.carried, &at);
         assert!(objective.objective.loss.is_finite(), "{name}: loss {}", objective.objective.loss);
         let norm = gradient_norm(method.parameters());
         assert!(norm.is_finite() && norm > 0.0, "{name}: gradient norm {norm}");

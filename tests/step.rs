@@ -3,13 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use diptych::augment::HostBatch;
-use diptych::method::{Config, Method, simclr};
+use diptych::method::{Config, Method, Setup, Step, simclr};
 use diptych::model::heads::{HeadConfig, HeadInitialization};
 use diptych::model::resnet::BlockGroup;
 use diptych::model::{BackboneConfig, Phase, Role, Statistics};
 use diptych::random::{Purpose, Scope, Stream};
 use diptych::train::Precision;
-use diptych::train::step::{Layout, ViewInput, gradient};
+use diptych::train::step::{self, Layout, Outcome, ViewInput};
 use diptych::train::stop::Stop;
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
@@ -23,7 +23,36 @@ fn method(kind: Kind) -> Box<dyn Method> {
     let projector =
         HeadConfig { initialization: HeadInitialization::PyTorch, ..HeadConfig::default() };
     let config = Config::SimClr(simclr::Config { projector, ..simclr::Config::default() });
-    config.build(&backbone, 3, Device::Cpu, kind).unwrap()
+    let setup = Setup {
+        backbone: &backbone,
+        views: 2,
+        images: BATCH,
+        batch: BATCH,
+        seed: 3,
+        device: Device::Cpu,
+        kind,
+    };
+    config.build(&setup).unwrap()
+}
+
+/// The gradient of the first step.
+fn gradient(
+    method: &dyn Method,
+    batch: &HostBatch,
+    layout: &Layout,
+    stop: &Stop,
+) -> Option<Outcome> {
+    let step = Step {
+        index: 0,
+        steps: 1,
+        steps_per_epoch: 1,
+        seed: 0,
+        indices: &batch.indices,
+        labels: None,
+        ranks: (layout.batch / layout.group) as i64,
+        tile_rows: layout.tile_rows,
+    };
+    step::gradient(method, batch, layout, &step, stop, None).unwrap()
 }
 
 fn batch() -> HostBatch {
@@ -53,7 +82,7 @@ fn after_step(layout: &Layout) -> (f64, BTreeMap<String, Tensor>) {
 
 fn after_step_on(batch: &HostBatch, layout: &Layout) -> (f64, BTreeMap<String, Tensor>) {
     let method = method(layout.precision.parameters());
-    let outcome = gradient(method.as_ref(), batch, layout, &Stop::new(), None).unwrap().unwrap();
+    let outcome = gradient(method.as_ref(), batch, layout, &Stop::new()).unwrap();
     let values = method.parameters().all().iter().map(|parameter| {
         let buffer = parameter.role == Role::Buffer;
         let value = if buffer { parameter.tensor.copy() } else { parameter.tensor.grad().copy() };
@@ -194,9 +223,9 @@ fn a_dropped_step_leaves_no_trace() {
     let stop = Stop::new();
     stop.ask();
     let layout = layout(8, 8, Precision::Float32);
-    assert!(gradient(method.as_ref(), &batch(), &layout, &stop, None).unwrap().is_none());
+    assert!(gradient(method.as_ref(), &batch(), &layout, &stop).is_none());
     assert_eq!(before, buffers());
-    assert!(gradient(method.as_ref(), &batch(), &layout, &Stop::new(), None).unwrap().is_some());
+    assert!(gradient(method.as_ref(), &batch(), &layout, &Stop::new()).is_some());
     assert_ne!(before, buffers());
     let images = Tensor::zeros([4, 3, 16, 16], (Kind::Float, Device::Cpu));
     assert_eq!(method.backbone().forward(&images, Phase::Evaluation).size(), [4, 64]);

@@ -8,7 +8,7 @@ use diptych::data::Source;
 use diptych::error::{Error, Result};
 use diptych::evaluate::weights::Weights;
 use diptych::machine;
-use diptych::method::Method;
+use diptych::method::{Method, Setup};
 use diptych::model::BackboneConfig;
 use diptych::recipe::{Executor, Recipe};
 use diptych::train::engine::guard;
@@ -56,7 +56,15 @@ pub(super) fn attempt(
     }
     let kind = layout.precision.parameters();
     let mut trained = guard("building the networks", || {
-        let method = recipe.method.build(&recipe.backbone, recipe.seed, layout.device, kind)?;
+        let method = recipe.method.build(&Setup {
+            backbone: &recipe.backbone,
+            views: layout.views.len(),
+            images: plan.dataset.len(),
+            batch: layout.batch,
+            seed: recipe.seed,
+            device: layout.device,
+            kind,
+        })?;
         let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters());
         let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
         let probe = labels.map(|labels| {
@@ -113,6 +121,8 @@ pub(super) fn attempt(
         first_step,
         steps: plan.steps,
         steps_per_epoch: plan.order.steps_per_epoch(),
+        seed: recipe.seed,
+        labels: plan.labels.clone().map(Into::into),
         max_damaged: (recipe.data.max_damaged * plan.dataset.len() as f64) as usize,
         model: json!({
             // A checkpoint knows no paths.

@@ -1,13 +1,13 @@
 //! `diptych doctor`: what this machine offers, and the batch it can train.
 
 use super::Answer;
+use super::plan::memory_plan;
 use super::storage::{self, Speed};
 use super::table::aligned;
 use anyhow::Result;
 use diptych::augment::Pipeline;
 use diptych::error::Error;
 use diptych::recipe::{BUILT_IN, Recipe};
-use diptych::train::memory_plan::MemoryPlan;
 use diptych::{ffi, machine, memory};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -302,16 +302,8 @@ fn batch_plan(name: &str, mut recipe: Recipe) -> Result<(Vec<String>, Value)> {
     recipe.resolve()?;
     let pipeline = Pipeline::new(&recipe.view)?;
     let sizes: Vec<usize> = (0..pipeline.views()).map(|view| pipeline.size_px(view)).collect();
-    let plan = MemoryPlan {
-        backbone: &recipe.backbone,
-        view_sizes_px: &sizes,
-        batch: recipe.data.batch_size,
-        group: recipe.backbone.norm_group,
-        tile_rows: recipe.train.tile_rows,
-        optimizer_state: recipe.train.optimizer.state_per_parameter(),
-        precision: recipe.train.precision,
-        prefetch: recipe.data.prefetch,
-    };
+    // Nobody has said which data; a bank of a million images would be small beside the maps.
+    let plan = memory_plan(&recipe, &sizes, 0);
     let held = machine::held_memory().unwrap_or(0);
     let budget = memory::available_bytes().map_or(0, |left| left.saturating_sub(machine::MARGIN));
     let (batch, micro) = (recipe.data.batch_size, recipe.data.micro_batch_size);

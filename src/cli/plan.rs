@@ -91,16 +91,8 @@ impl Plan {
     /// Bytes the run will hold at most: what the process holds already (program, libtorch, data) and its tensors.
     fn predicted_memory(&self, recipe: &Recipe) -> u64 {
         let layout = &self.layout;
-        let plan = MemoryPlan {
-            backbone: &recipe.backbone,
-            view_sizes_px: &layout.views.iter().map(|view| view.size_px).collect::<Vec<_>>(),
-            batch: layout.batch,
-            group: layout.group,
-            tile_rows: layout.tile_rows,
-            optimizer_state: recipe.train.optimizer.state_per_parameter(),
-            precision: layout.precision,
-            prefetch: recipe.data.prefetch,
-        };
+        let sizes: Vec<usize> = layout.views.iter().map(|view| view.size_px).collect();
+        let plan = memory_plan(recipe, &sizes, self.dataset.len());
         machine::held_memory().unwrap_or(0) + plan.bytes(layout.micro_batch)
     }
 
@@ -157,6 +149,29 @@ impl Plan {
             recipe.train.device,
         );
         Answer { text, json }
+    }
+}
+
+/// What decides the memory of a recipe whose views have these sides, for so many images.
+pub(super) fn memory_plan<'a>(
+    recipe: &'a Recipe,
+    sizes_px: &[usize],
+    images: usize,
+) -> MemoryPlan<'a> {
+    let (settings, batch) = (recipe.method.settings(), recipe.data.batch_size);
+    let wiring = settings.wiring(sizes_px.len());
+    let sizes = |of: &[usize]| of.iter().map(|view| sizes_px[*view]).collect();
+    MemoryPlan {
+        backbone: &recipe.backbone,
+        view_sizes_px: sizes(&wiring.online),
+        target_sizes_px: sizes(&wiring.targets),
+        held: settings.held(&recipe.backbone, sizes_px.len(), batch, images),
+        batch,
+        group: recipe.backbone.norm_group,
+        tile_rows: recipe.train.tile_rows,
+        optimizer_state: recipe.train.optimizer.state_per_parameter(),
+        precision: recipe.train.precision,
+        prefetch: recipe.data.prefetch,
     }
 }
 

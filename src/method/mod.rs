@@ -1,20 +1,93 @@
 //! Pre-training methods. Each is one file that reads like its paper.
+//!
+//! What several of them have in common is in [`passes`] (how views go through the backbone), [`momentum`] (networks that
+//! follow others), [`queue`] and [`bank`] (rows remembered from earlier steps).
 
+pub mod momentum;
+
+pub mod passes;
+pub mod queue;
 pub mod simclr;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
+use crate::random::{Purpose, Scope, Stream};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-/// Where in the run a method is called.
+/// Where in the run a method is called, and on which images.
 #[derive(Clone, Copy, Debug)]
-pub struct Step {
+pub struct Step<'a> {
     /// Optimizer steps taken before this one.
     pub index: u64,
+    /// Optimizer steps of the run.
+    pub steps: u64,
+    /// Optimizer steps of an epoch, at least 1.
+    pub steps_per_epoch: u64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Index in the data set of each image of the batch.
+    pub indices: &'a [usize],
+    /// Label of each image of the data set, for methods that learn from labels.
+    pub labels: Option<&'a [u32]>,
+    /// Virtual ranks: normalisation groups, each of consecutive images of the batch.
+    pub ranks: i64,
     /// Rows of a tile in the losses that compare all rows with all rows, at least 1.
     pub tile_rows: i64,
+}
+
+impl Step<'_> {
+    /// Epoch, from 0.
+    pub fn epoch(&self) -> u64 {
+        self.index / self.steps_per_epoch
+    }
+
+    /// Share of the run that lies behind, in [0, 1).
+    pub fn progress(&self) -> f64 {
+        self.index as f64 / self.steps as f64
+    }
+
+    /// The random numbers of this step for a purpose; `part` tells several streams of one purpose apart.
+    pub fn stream(&self, purpose: Purpose, part: u8) -> Stream {
+        Stream::open(self.seed, purpose, Scope::Step { step: self.index, view: part })
+    }
+
+    /// The indices as i64 `[N]`.
+    pub fn images(&self, device: Device) -> Tensor {
+        let indices: Vec<i64> = self.indices.iter().map(|index| *index as i64).collect();
+        Tensor::from_slice(&indices).to_device(device)
+    }
+}
+
+/// Which views of an image go where, by their place in the recipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wiring {
+    /// Views that the trained backbone sees: [`Method::embed`].
+    pub online: Vec<usize>,
+    /// Views that a network without a gradient sees: [`Method::targets`].
+    pub targets: Vec<usize>,
+}
+
+impl Wiring {
+    /// The first `count` views for the trained backbone, none for another.
+    pub fn online(count: usize) -> Self {
+        Self { online: (0..count).collect(), targets: Vec::new() }
+    }
+
+    /// Views of an image in all.
+    pub fn views(&self) -> usize {
+        self.online.iter().chain(&self.targets).max().map_or(0, |last| last + 1)
+    }
+}
+
+/// Features of a whole batch.
+#[derive(Debug)]
+pub struct Rows {
+    /// Of the online views, `[V, N, F]`.
+    pub online: Tensor,
+    /// Of the target views, `[V, N, F]`, without a graph, if the method has such.
+    pub targets: Option<Tensor>,
 }
 
 /// What [`Method::objective`] gives back.
@@ -22,13 +95,40 @@ pub struct Step {
 pub struct Objective {
     /// The loss of the whole batch.
     pub loss: f64,
-    /// Gradient of the loss for the rows, of their shape `[V, N, F]`.
+    /// Gradient of the loss for the online rows, of their shape `[V, N, F]`.
     pub rows_gradient: Tensor,
     /// What the loss compared, `[R, d]`, detached and not normalised; the sentinels look at its spread.
     pub projections: Tensor,
     /// Named values worth logging, `contrastive_accuracy`. The sentinels know `positive_similarity`,
     /// `negative_similarity` (mean cosines) and `prototype_usage` (share of the prototypes in use).
     pub scalars: Vec<(String, f64)>,
+    /// What [`Method::after_step`] is to remember: keys for a queue, features for a bank.
+    pub carried: Vec<Tensor>,
+}
+
+impl Objective {
+    /// Works out the gradient of `loss`, a scalar with a graph that leads to `leaf` (and to the heads' parameters, whose
+    /// gradients it adds to).
+    pub fn backward(loss: &Tensor, leaf: &Tensor, projections: &Tensor) -> Self {
+        let value = loss.double_value(&[]);
+        loss.backward();
+        let gradient = leaf.grad();
+        let rows_gradient = if gradient.defined() { gradient } else { leaf.zeros_like() };
+        Self {
+            loss: value,
+            rows_gradient,
+            projections: projections.detach(),
+            scalars: Vec::new(),
+            carried: Vec::new(),
+        }
+    }
+
+    /// With these values to log.
+    #[must_use]
+    pub fn with<'a>(mut self, scalars: impl IntoIterator<Item = (&'a str, f64)>) -> Self {
+        self.scalars.extend(scalars.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        self
+    }
 }
 
 /// What the loss of a network that tells nothing apart comes to.
@@ -42,32 +142,100 @@ pub struct Constant {
 
 /// A way to learn from views of images without labels.
 ///
-/// A step has two halves. [`Method::embed`] sees images, a micro-batch at a time. [`Method::objective`] sees the rows of
-/// the whole batch at once, as leaves, so the loss never notices how the batch was cut (gradient caching, Gao et al.
-/// 2021, arXiv:2101.06983).
+/// A step has two halves. [`Method::embed`] and [`Method::targets`] see images, a micro-batch at a time.
+/// [`Method::objective`] sees the rows of the whole batch at once, as leaves, so the loss never notices how the batch was
+/// cut (gradient caching, Gao et al. 2021, arXiv:2101.06983). What a method remembers (queue, bank, momentum networks) is
+/// among its [`Method::parameters`], and moves in [`Method::after_step`] alone.
 pub trait Method {
-    /// Views wanted per image.
-    fn views(&self) -> usize;
+    /// Which views go where.
+    fn wiring(&self) -> &Wiring;
 
-    /// Embeds a micro-batch: V views `[n, 3, h, w]` to rows `[V, n, F]`. Normalisation statistics are taken over `groups`
-    /// groups of n / groups consecutive images each, all views of an image in one group.
+    /// Embeds a micro-batch: the online views, `[n, 3, h, w]` each, to rows `[V, n, F]`. Normalisation statistics are taken
+    /// over `groups` groups of n / groups consecutive images each.
     fn embed(&self, views: &[Tensor], groups: i64, statistics: Statistics) -> Tensor;
 
-    /// Loss and gradient of the rows `[V, N, F]` of a whole batch; gradients of what lies behind the rows (heads) are
-    /// added to their parameters.
+    /// Embeds the target views of a micro-batch in the same way, by another network. Called once per micro-batch and
+    /// without a graph, for a wiring that has target views.
+    fn targets(&self, _views: &[Tensor], _groups: i64, _statistics: Statistics) -> Tensor {
+        unreachable!("the wiring has no target views")
+    }
+
+    /// The order in which [`Method::targets`] is to see the images of the batch, so that its normalisation groups are others
+    /// than those of the online views; rows come back in the batch's own order.
+    fn targets_order(&self, _step: &Step<'_>) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// Loss and gradient of the rows of a whole batch; gradients of what lies behind the rows (heads) are added to their
+    /// parameters.
     ///
     /// # Errors
-    /// [`crate::error::Error::Shape`] if the rows do not fit the method.
-    fn objective(&self, rows: &Tensor, step: &Step) -> Result<Objective>;
+    /// [`Error::Shape`] if the rows do not fit the method.
+    fn objective(&self, rows: &Rows, step: &Step<'_>) -> Result<Objective>;
+
+    /// Between the gradient and the optimizer: a method may drop gradients here (frozen prototypes).
+    fn before_update(&self, _step: &Step<'_>) {}
+
+    /// After the optimizer: moves what the method remembers. `carried` is what the objective of this step gave back. A step
+    /// that is left out moves nothing.
+    fn after_step(&self, _carried: &[Tensor], _step: &Step<'_>) {}
 
     /// The loss for a batch of `batch_size` images at which a collapsed or untaught network stays, if there is one.
     fn stuck_at(&self, batch_size: usize) -> Option<Constant>;
 
-    /// Everything the optimizer moves and the buffers that go with it.
+    /// Settings of this run that take away what keeps the method from collapsing, `method.stop_gradient = false`.
+    fn suspects(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    /// Everything the optimizer moves, the buffers that go with it, and what the method moves itself.
     fn parameters(&self) -> &Parameters;
 
     /// What evaluation sees; its parameters are named `backbone.…`.
     fn backbone(&self) -> &ResNet;
+}
+
+/// Beside a method's own settings, what it is built from.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// The network.
+    pub backbone: &'a BackboneConfig,
+    /// Views of an image that the recipe makes.
+    pub views: usize,
+    /// Images of the data set.
+    pub images: usize,
+    /// Images of a batch.
+    pub batch: usize,
+    /// Initial values are drawn from it.
+    pub seed: u64,
+    /// Where everything lies.
+    pub device: Device,
+    /// Kind of the parameters.
+    pub kind: Kind,
+}
+
+/// What a method holds beside a backbone with its gradient and optimizer state, in scalars.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Columns that a tile of the loss compares each row with.
+    pub columns: usize,
+    /// Scalars of momentum networks, queues and banks.
+    pub state: u64,
+}
+
+/// Settings of a method: what follows from them alone.
+pub trait Settings {
+    /// Which views go where, given how many a recipe makes.
+    fn wiring(&self, views: usize) -> Wiring;
+
+    /// What it holds for a data set of `images` images, in batches of `batch`.
+    fn held(&self, backbone: &BackboneConfig, views: usize, batch: usize, images: usize) -> Held;
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the key.
+    fn check(&self) -> Result<()>;
 }
 
 /// Makes the settings enum, the list of names and the builder out of one list.
@@ -89,34 +257,20 @@ macro_rules! methods {
                 match self { $(Self::$variant(_) => stringify!($module),)* }
             }
 
-            /// Views per image.
-            pub fn views(&self) -> usize {
-                match self { $(Self::$variant(_) => $module::VIEWS,)* }
+            /// What follows from the settings alone.
+            pub fn settings(&self) -> &dyn Settings {
+                match self { $(Self::$variant(config) => config,)* }
             }
 
-            /// Checks ranges.
+            /// Builds the networks of the method.
             ///
             /// # Errors
-            /// [`crate::error::Error::Recipe`] naming the key.
-            pub fn check(&self) -> Result<()> {
-                match self { $(Self::$variant(config) => config.check(),)* }
-            }
-
-            /// Builds the networks of the method, their initial values drawn from `seed`.
-            ///
-            /// # Errors
-            /// [`crate::error::Error::Recipe`] if the settings do not fit each other.
-            pub fn build(
-                &self,
-                backbone: &BackboneConfig,
-                seed: u64,
-                device: Device,
-                kind: Kind,
-            ) -> Result<Box<dyn Method>> {
-                let parameters = Parameters::new(seed, device, kind);
+            /// [`Error::Recipe`] if the settings do not fit each other.
+            pub fn build(&self, setup: &Setup<'_>) -> Result<Box<dyn Method>> {
+                let parameters = Parameters::new(setup.seed, setup.device, setup.kind);
                 Ok(match self {
                     $(Self::$variant(config) => {
-                        Box::new($module::$variant::build(config, backbone, parameters)?)
+                        Box::new($module::$variant::build(config, setup, parameters)?)
                     })*
                 })
             }
@@ -125,6 +279,21 @@ macro_rules! methods {
 }
 
 methods! {
+
+
     /// [`simclr`].
     SimClr = simclr,
+}
+
+/// Checks that a setting of the recipe lies in its range.
+pub(crate) fn require(
+    holds: bool,
+    key: &str,
+    range: &str,
+    found: impl std::fmt::Display,
+) -> Result<()> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::Recipe(format!("`{key}` must be {range}, found `{found}`")))
 }

@@ -14,9 +14,12 @@
 //!
 //! **Cost.** One forward and backward pass of the backbone over 2N views; with micro-batches a second forward pass.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::loss::attach;
 use crate::loss::nt_xent::{NtXent, Reduction};
-use crate::method::{Constant, Method, Objective, Step};
+use crate::method::{
+    Constant, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
+};
 use crate::model::heads::{Head, HeadConfig};
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Phase, Statistics};
@@ -42,17 +45,20 @@ impl Default for Config {
     }
 }
 
-/// Views per image.
-pub(super) const VIEWS: usize = 2;
+const VIEWS: usize = 2;
 
-impl Config {
-    pub(super) fn check(&self) -> Result<()> {
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(Error::Recipe(format!(
-                "`method.temperature` must be above 0, found `{}`",
-                self.temperature
-            )));
-        }
+impl Settings for Config {
+    fn wiring(&self, _views: usize) -> Wiring {
+        Wiring::online(VIEWS)
+    }
+
+    fn held(&self, _: &BackboneConfig, views: usize, batch: usize, _images: usize) -> Held {
+        Held { columns: views * batch, state: 0 }
+    }
+
+    fn check(&self) -> Result<()> {
+        let fits = self.temperature.is_finite() && self.temperature > 0.0;
+        require(fits, "method.temperature", "above 0", self.temperature)?;
         self.projector.check("method.projector")
     }
 }
@@ -60,6 +66,7 @@ impl Config {
 /// The networks of SimCLR.
 pub struct SimClr {
     parameters: Parameters,
+    wiring: Wiring,
     backbone: ResNet,
     projector: Head,
     loss: NtXent,
@@ -68,55 +75,41 @@ pub struct SimClr {
 impl SimClr {
     pub(super) fn build(
         config: &Config,
-        backbone: &BackboneConfig,
+        setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), backbone)?;
+        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
         let features = backbone.features();
         let projector =
             Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
         let loss = NtXent { temperature: config.temperature, reduction: config.reduction };
-        Ok(Self { parameters, backbone, projector, loss })
+        let wiring = config.wiring(setup.views);
+        Ok(Self { parameters, wiring, backbone, projector, loss })
     }
 }
 
 impl Method for SimClr {
-    fn views(&self) -> usize {
-        VIEWS
+    fn wiring(&self) -> &Wiring {
+        &self.wiring
     }
 
     fn embed(&self, views: &[Tensor], groups: i64, statistics: Statistics) -> Tensor {
-        let (v, n) = (views.len() as i64, views[0].size()[0]);
-        // All views of a group's images next to each other: batch norm sees both (§2.1, global batch norm).
-        let per_group = n / groups;
-        let x: Vec<Tensor> = (0..groups)
-            .flat_map(|group| views.iter().map(move |x| x.narrow(0, group * per_group, per_group)))
-            .collect();
-        let x = if let [one] = x.as_slice() { one.shallow_clone() } else { Tensor::cat(&x, 0) };
-        let h = self.backbone.forward(&x, Phase::Training { groups, statistics }); // [groups·V·per_group, F]
-        h.view([groups, v, per_group, -1]).permute([1, 0, 2, 3]).reshape([v, n, -1])
+        passes::together(&self.backbone, views, groups, statistics)
     }
 
-    fn objective(&self, rows: &Tensor, step: &Step) -> Result<Objective> {
-        shape::check("rows", rows, &[VIEWS as i64, -1, self.backbone.features()])?;
-        let h = rows.detach().set_requires_grad(true);
+    fn objective(&self, rows: &Rows, step: &Step<'_>) -> Result<Objective> {
+        shape::check("rows", &rows.online, &[VIEWS as i64, -1, self.backbone.features()])?;
+        let h = rows.online.detach().set_requires_grad(true);
         let statistics = Statistics::Move { seen: 0, of: 1 };
         let z = self.projector.forward(&h.flatten(0, 1), Phase::Training { groups: 1, statistics }); // [2N, d]
         let contrast = self.loss.evaluate(&z.detach(), step.tile_rows)?;
-        (&z * &contrast.gradient).sum(None).backward();
-        Ok(Objective {
-            loss: contrast.loss,
-            rows_gradient: h.grad(),
-            projections: z.detach(),
-            scalars: [
-                ("contrastive_accuracy", contrast.contrastive_accuracy),
-                ("contrastive_entropy", contrast.contrastive_entropy),
-                ("positive_similarity", contrast.positive_similarity),
-                ("negative_similarity", contrast.negative_similarity),
-            ]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into(),
-        })
+        let loss = attach(contrast.loss, &[(&z, &contrast.gradient)]);
+        Ok(Objective::backward(&loss, &h, &z).with([
+            ("contrastive_accuracy", contrast.contrastive_accuracy),
+            ("contrastive_entropy", contrast.contrastive_entropy),
+            ("positive_similarity", contrast.positive_similarity),
+            ("negative_similarity", contrast.negative_similarity),
+        ]))
     }
 
     fn stuck_at(&self, batch_size: usize) -> Option<Constant> {

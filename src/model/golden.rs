@@ -40,7 +40,7 @@ pub(super) fn fill(parameters: &Parameters) {
             Role::Weight => noise * (3.0 / shape[1..].iter().product::<i64>() as f64).sqrt(),
             Role::Buffer if parameter.name.ends_with("running_var") => noise * 0.3 + 1.0,
             Role::NormScale => noise * 0.2 + 1.0,
-            Role::Bias | Role::NormShift | Role::Buffer => noise * 0.1,
+            Role::Bias | Role::NormShift | Role::Buffer | Role::State => noise * 0.1,
         };
         tch::no_grad(|| parameter.tensor.shallow_clone().copy_(&value));
     }

@@ -16,8 +16,10 @@ pub enum Role {
     NormScale,
     /// Shift (beta) of a normalisation layer.
     NormShift,
-    /// Running statistics and other state without a gradient.
+    /// Running statistics, which move in forward passes.
     Buffer,
+    /// What a method keeps from step to step and moves itself: a queue, a memory bank.
+    State,
 }
 
 /// One named tensor. The tensor is shared with the layer that uses it: change it in place.
@@ -25,10 +27,12 @@ pub enum Role {
 pub struct Parameter {
     /// Full name, `backbone.layer1.0.conv1.weight`.
     pub name: String,
-    /// The value; requires a gradient unless it is a [`Role::Buffer`].
+    /// The value; requires a gradient if it is trained.
     pub tensor: Tensor,
     /// What it does.
     pub role: Role,
+    /// Whether an optimizer moves it: not buffers and state, and nothing of a frozen network.
+    pub trained: bool,
 }
 
 /// All tensors of a network in the order in which they were made.
@@ -48,17 +52,17 @@ impl Parameters {
 
     /// The place where names start.
     pub fn root(&mut self) -> Place<'_> {
-        Place { parameters: self, prefix: String::new() }
+        Place { parameters: self, prefix: String::new(), frozen: false }
     }
 
-    /// Every tensor, buffers included.
+    /// Every tensor, buffers and state included.
     pub fn all(&self) -> &[Parameter] {
         &self.list
     }
 
     /// Only what an optimizer moves.
     pub fn trainable(&self) -> impl Iterator<Item = &Parameter> {
-        self.list.iter().filter(|parameter| parameter.role != Role::Buffer)
+        self.list.iter().filter(|parameter| parameter.trained)
     }
 
     /// Number of trainable scalars.
@@ -152,7 +156,11 @@ fn load<'a>(
 pub struct Place<'a> {
     parameters: &'a mut Parameters,
     prefix: String,
+    frozen: bool,
 }
+
+/// Values drawn at a time where a tensor starts: a memory bank of all images of a data set is large.
+const DRAWN: usize = 1 << 16;
 
 impl Place<'_> {
     /// The place below this one: `place.at("layer1").at(0)`.
@@ -162,7 +170,23 @@ impl Place<'_> {
         } else {
             format!("{}.{name}", self.prefix)
         };
-        Place { parameters: self.parameters, prefix }
+        Place { parameters: self.parameters, prefix, frozen: self.frozen }
+    }
+
+    /// The same place for a network that no optimizer moves (a momentum encoder); it is checkpointed all the same.
+    #[must_use]
+    pub fn frozen(self) -> Self {
+        Self { frozen: true, ..self }
+    }
+
+    /// Adds a counter, i64 `[1]`, that starts at 0: state like a queue's position.
+    pub fn add_counter(&mut self, name: &str) -> Tensor {
+        let tensor = self.add(name, Role::State, &[1], |_| 0.0);
+        let counter = tensor.to_kind(Kind::Int64);
+        if let Some(parameter) = self.parameters.list.last_mut() {
+            parameter.tensor = counter.shallow_clone();
+        }
+        counter
     }
 
     /// Adds a tensor of the given shape whose values are `value(stream)` in row-major order; the stream belongs to the
@@ -183,21 +207,25 @@ impl Place<'_> {
         assert!(parameters.list.iter().all(|other| other.name != name), "two tensors named {name}");
         let item = parameters.list.len() as u64;
         let mut stream = Stream::open(parameters.seed, Purpose::Weights, Scope::Item(item));
-        let values: Vec<f64> =
-            (0..shape.iter().product::<i64>()).map(|_| value(&mut stream)).collect();
-        let tensor = Tensor::from_slice(&values)
-            .view(shape)
-            .to_kind(parameters.kind)
-            .to_device(parameters.device);
+        let count = shape.iter().product::<i64>() as usize;
+        let tensor = Tensor::empty([count as i64], (parameters.kind, parameters.device));
+        for start in (0..count).step_by(DRAWN) {
+            let values: Vec<f64> =
+                (start..count.min(start + DRAWN)).map(|_| value(&mut stream)).collect();
+            let mut part = tensor.narrow(0, start as i64, values.len() as i64);
+            part.copy_(&Tensor::from_slice(&values));
+        }
+        let tensor = tensor.view(shape);
         // Kernels lie channels-last, the layout convolutions are fastest in.
         let tensor = if shape.len() == 4 {
             tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
         } else {
             tensor
         };
-        let tensor = tensor.set_requires_grad(role != Role::Buffer);
+        let trained = !(self.frozen || matches!(role, Role::Buffer | Role::State));
+        let tensor = tensor.set_requires_grad(trained);
         let shared = tensor.shallow_clone();
-        parameters.list.push(Parameter { name, tensor, role });
+        parameters.list.push(Parameter { name, tensor, role, trained });
         shared
     }
 }

@@ -1,5 +1,7 @@
 //! What a run will hold in memory, reckoned from its settings alone; measured peaks are in `results/`.
 
+use crate::loss::tiled::default_tile;
+use crate::method::Held;
 use crate::model::BackboneConfig;
 use crate::train::Precision;
 
@@ -12,8 +14,12 @@ const BESIDE: u64 = 40 << 20;
 pub struct MemoryPlan<'a> {
     /// The network.
     pub backbone: &'a BackboneConfig,
-    /// Side of each view of an image, in pixels.
-    pub view_sizes_px: &'a [usize],
+    /// Side of each view of an image that the trained network sees, in pixels.
+    pub view_sizes_px: Vec<usize>,
+    /// Side of each view that a network without a gradient sees, in pixels.
+    pub target_sizes_px: Vec<usize>,
+    /// What the method holds beside the network.
+    pub held: Held,
     /// Images per optimizer step.
     pub batch: usize,
     /// Images per normalisation group.
@@ -31,24 +37,23 @@ pub struct MemoryPlan<'a> {
 impl MemoryPlan<'_> {
     /// Bytes the run takes at most when `micro_batch` images are embedded at a time, beside what the process holds already
     /// (program, libtorch, data): the maps of a micro-batch and one more in passing; per parameter its value, gradient and
-    /// optimizer state; the rows of the batch; a tile of the loss; and the loader's batches, of which one is in use and one
-    /// in the making beside those kept ready.
+    /// optimizer state; the rows of the batch; a tile of the loss; momentum networks, queues and banks; and the loader's
+    /// batches, of which one is in use and one in the making beside those kept ready.
     pub fn bytes(&self, micro_batch: usize) -> u64 {
-        let pixels = || self.view_sizes_px.iter().map(|side| 3 * (side * side) as u64);
-        let maps: u64 = self
-            .view_sizes_px
-            .iter()
-            .map(|side| {
-                let (kept, largest) = self.backbone.activation_count(*side as i64);
-                micro_batch as u64 * (kept + largest)
-            })
-            .sum();
-        let rows = (self.batch * self.view_sizes_px.len()) as u64;
+        let views = || self.view_sizes_px.iter().chain(&self.target_sizes_px);
+        let pixels: u64 = views().map(|side| 3 * (side * side) as u64).sum();
+        let count = |side: &usize| self.backbone.activation_count(*side as i64);
+        // Target rows are there before the maps that are kept: without a graph a map goes as the next but one comes.
+        let kept = self.view_sizes_px.iter().map(|side| count(side).0 + count(side).1).sum();
+        let passing = self.target_sizes_px.iter().map(|side| 3 * count(side).1).max();
+        let maps = micro_batch as u64 * passing.unwrap_or(0).max(kept);
+        let rows = (self.batch * views().count()) as u64;
         let projections = 8 * rows * self.backbone.features() as u64;
-        let tile = 3 * self.tile_rows as u64 * rows;
+        let tile_rows = self.tile_rows.min(default_tile(self.held.columns as i64));
+        let tile = 3 * tile_rows as u64 * self.held.columns as u64;
         let parameters = (2 + self.optimizer_state) * self.backbone.parameter_count();
-        let scalars = projections + tile + parameters;
-        let loader = (self.prefetch + 2) as u64 * self.batch as u64 * pixels().sum::<u64>();
+        let scalars = projections + tile + parameters + self.held.state;
+        let loader = (self.prefetch + 2) as u64 * self.batch as u64 * pixels;
         let [scalar_bytes, map_bytes] = [self.precision.parameters(), self.precision.maps()]
             .map(|kind| kind.elt_size_in_bytes() as u64);
         map_bytes * maps + scalar_bytes * scalars + loader + BESIDE
@@ -75,10 +80,12 @@ mod tests {
         toml::from_str("name = \"resnet18\"\nwidth = 0.25\nstem = \"cifar\"").unwrap()
     }
 
-    fn plan<'a>(backbone: &'a BackboneConfig, sizes: &'a [usize], group: usize) -> MemoryPlan<'a> {
+    fn plan<'a>(backbone: &'a BackboneConfig, sizes: &[usize], group: usize) -> MemoryPlan<'a> {
         MemoryPlan {
             backbone,
-            view_sizes_px: sizes,
+            view_sizes_px: sizes.to_vec(),
+            target_sizes_px: Vec::new(),
+            held: Held { columns: 192, state: 0 },
             batch: 96,
             group,
             tile_rows: 64,
@@ -104,6 +111,11 @@ mod tests {
         assert_eq!(rest, 4 * scalars + pixels + BESIDE);
         let double = MemoryPlan { precision: Precision::Float64, ..small.clone() };
         assert_eq!(double.bytes(7) - pixels - BESIDE, 2 * (small.bytes(7) - pixels - BESIDE));
+        // Views without a graph pass through; what a method holds is added.
+        let target = MemoryPlan { target_sizes_px: vec![64], ..small.clone() };
+        assert_eq!(target.bytes(2) - target.bytes(1), per_image);
+        let held = Held { state: 1000, ..small.held };
+        assert_eq!(MemoryPlan { held, ..small.clone() }.bytes(7) - small.bytes(7), 4000);
         let half = MemoryPlan { precision: Precision::BFloat16, ..small.clone() };
         assert_eq!(small.bytes(7) - half.bytes(7), 7 * per_image / 2);
     }

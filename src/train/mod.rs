@@ -18,7 +18,7 @@ pub mod stop;
 use crate::augment::{Batch, Batches};
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::method::{Method, Objective};
+use crate::method::{Method, Objective, Step};
 pub use config::{Config, MonitorConfig, Precision};
 use events::Events;
 use journal::{Event, Journal};
@@ -29,6 +29,7 @@ use run::{Metrics, RunFolder, Status, Warning};
 use schedule::Schedule;
 use sentinel::{Alarm, Policy, Watch};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 use step::{Buffers, Layout, Outcome};
 use stop::Stop;
@@ -132,6 +133,10 @@ pub struct Job<'a> {
     pub steps: u64,
     /// Steps of an epoch.
     pub steps_per_epoch: u64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Labels of the training images, if each has one; for methods that learn from them.
+    pub labels: Option<Arc<[u32]>>,
     /// Most images that may turn out damaged in the whole run, over all processes.
     pub max_damaged: usize,
     /// What a checkpoint says about the model.
@@ -221,7 +226,8 @@ impl<'a, 'o> Trainer<'a, 'o> {
             job.trained.method.stuck_at(job.layout.batch),
             judged_from,
             job.journal.counts.clone(),
-        );
+        )
+        .suspecting(job.trained.method.suspects());
         let loader = (job.batches)(job.first_step)?;
         let step = job.first_step;
         let mut trainer =
@@ -235,6 +241,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
 
     fn steps(&mut self, stop: &Stop) -> Result<()> {
         let leaves_out = self.job.config.sentinels.non_finite == Policy::Warn;
+        let labels = self.job.labels.clone();
         while self.step < self.job.steps {
             let (step, steps) = (self.step, self.job.steps);
             let interrupted = || {
@@ -260,9 +267,19 @@ impl<'a, 'o> Trainer<'a, 'o> {
             }
             let layout = &self.job.layout;
             let method = self.job.trained.method.as_ref();
+            let at = Step {
+                index: self.step,
+                steps,
+                steps_per_epoch: self.job.steps_per_epoch,
+                seed: self.job.seed,
+                indices: batch.indices(),
+                labels: labels.as_deref(),
+                ranks: (layout.batch / layout.group) as i64,
+                tile_rows: layout.tile_rows,
+            };
             let mut buffers = leaves_out.then(|| Buffers::of(method));
             let outcome = engine::guard(&what, || {
-                step::gradient(method, batch.views(), layout, stop, profile)
+                step::gradient(method, batch.views(), layout, &at, stop, profile)
             })?;
             enter(profile, Stage::Metrics);
             let Some(outcome) = outcome else { return Err(interrupted()) };
@@ -291,7 +308,9 @@ impl<'a, 'o> Trainer<'a, 'o> {
             let trained = &mut self.job.trained;
             let probe_top1 = engine::guard(&what, || {
                 enter(profile, Stage::Optimizer);
+                trained.method.before_update(&at);
                 trained.optimizer.step(learning_rate);
+                trained.method.after_step(&objective.carried, &at);
                 let Some(probe) = trained.probe.as_mut() else { return Ok(None) };
                 enter(profile, Stage::Probe);
                 Ok(probe.step(&rows, batch.indices()))

@@ -2,6 +2,8 @@
 
 use super::journal::Counts;
 use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::method::Method;
 use crate::method::{Constant, Objective};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -90,7 +92,7 @@ pub struct Alarm {
     pub text: String,
 }
 
-/// How far from its constant, relative to it, a loss counts as stuck.
+/// How far from its constant, relative to it where that is above 1, a loss counts as stuck.
 const STUCK_WITHIN: f64 = 0.01;
 /// Steps in a row at its constant that make a loss stuck.
 const STUCK_STEPS: u32 = 50;
@@ -115,6 +117,7 @@ pub struct Watch {
     constant: Option<Constant>,
     judged_from: u64,
     counts: Counts,
+    suspects: Vec<&'static str>,
 }
 
 /// What the projections of a batch look like.
@@ -165,7 +168,21 @@ impl Watch {
         judged_from: u64,
         counts: Counts,
     ) -> Self {
-        Self { config, constant, judged_from, counts }
+        Self { config, constant, judged_from, counts, suspects: Vec::new() }
+    }
+
+    /// The watch, naming these settings as the likely cause of a collapse: see [`Method::suspects`].
+    #[must_use]
+    pub fn suspecting(self, suspects: Vec<&'static str>) -> Self {
+        Self { suspects, ..self }
+    }
+
+    /// What the settings of this run have to do with a collapse.
+    fn blame(&self) -> String {
+        match self.suspects.as_slice() {
+            [] => String::new(),
+            suspects => format!("; most likely here: {}", suspects.join(", ")),
+        }
     }
 
     /// What was counted so far, for the checkpoint.
@@ -200,15 +217,16 @@ impl Watch {
             });
         }
         let constant = self.constant?;
-        let close = (loss - constant.value).abs() <= STUCK_WITHIN * constant.value.abs();
+        let close = (loss - constant.value).abs() <= STUCK_WITHIN * constant.value.abs().max(1.0);
         let stuck = step >= self.judged_from && close;
         let raised = count(&mut self.counts.stuck, stuck, STUCK_STEPS);
+        let blame = self.blame();
         alarm("stuck", step, self.config.stuck, raised, || {
             let Constant { value, formula } = constant;
             format!(
                 "for {STUCK_STEPS} steps the loss has been at {loss:.4}, which is {formula} = {value:.4}, the \
                  loss of a network that tells nothing apart; the learning rate is too high (collapsed) or too low, the \
-                 temperature is wrong, or the views have nothing in common"
+                 temperature is wrong, or the views have nothing in common{blame}"
             )
         })
     }
@@ -228,6 +246,7 @@ impl Watch {
         let scalar = |name: &str| {
             objective.scalars.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
         };
+        let blame = self.blame();
         let (config, counts) = (&self.config, &mut self.counts);
         let flat = spread.deviation < SPREAD;
         let collapse = alarm(
@@ -239,7 +258,7 @@ impl Watch {
                 format!(
                     "the projections of all images are nearly one vector (standard deviation {:.3} of 1/√d, \
                  {SPREAD} is the bound): the network has collapsed; the learning rate is too high, or what keeps the \
-                 method from collapsing (negatives, batch norm, stop-gradient, predictor) is missing",
+                 method from collapsing (negatives, batch norm, stop-gradient, predictor) is missing{blame}",
                     spread.deviation
                 )
             },
@@ -264,7 +283,7 @@ impl Watch {
             || {
                 format!(
                     "{:.1} % of the prototypes are used: the assignment has degenerated; raise epsilon, freeze the \
-                 prototypes for longer at the start, or use fewer of them",
+                 prototypes for longer at the start, or use fewer of them{blame}",
                     100.0 * usage.unwrap_or_default()
                 )
             },
@@ -276,7 +295,7 @@ impl Watch {
             format!(
                 "two views of an image (cosine {positive:.3}) are no closer than views of different images \
                  ({negative:.3}): nothing is learned; augmentation is too strong, the images are all alike, or the learning rate is \
-                 wrong (too high where both are near 1)"
+                 wrong (too high where both are near 1){blame}"
             )
         });
         (values, [collapse, rank, prototypes, gap].into_iter().flatten().collect())
@@ -329,6 +348,7 @@ mod tests {
         Objective {
             loss: 1.0,
             rows_gradient: Tensor::zeros([1], (Kind::Float, Device::Cpu)),
+            carried: Vec::new(),
             projections,
             scalars: scalars.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         }

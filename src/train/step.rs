@@ -3,11 +3,11 @@
 //! With `micro_batch` below the batch size the step takes two passes (gradient caching, Gao et al. 2021,
 //! arXiv:2101.06983): all micro-batches are embedded without a graph, the objective gives the gradient for every row, and
 //! each micro-batch is embedded again, with its graph, to carry that gradient back. Views and statistics are the same in
-//! both passes; running statistics move in the second.
+//! both passes; running statistics move in the second. Target rows have no gradient and are made once, in the first.
 
 use crate::augment::{Views, normalize};
 use crate::error::{Error, Result};
-use crate::method::{Method, Objective, Step};
+use crate::method::{Method, Objective, Rows, Step};
 use crate::model::{Role, Statistics};
 use crate::train::Precision;
 use crate::train::profile::{Profile, Stage, enter};
@@ -45,6 +45,12 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The bytes `[n, h, w, 3]` of a view as what the network takes in.
+    fn pixels(&self, bytes: &Tensor, view: usize) -> Tensor {
+        let ViewInput { mean, std, .. } = self.views[view];
+        normalize(bytes, mean, std, self.precision.parameters()).to_kind(self.precision.maps())
+    }
+
     /// The next smaller micro-batch: at most half, a divisor of the batch and a multiple of the normalisation group.
     /// `None` when there is none, so that less memory would mean another computation.
     pub fn smaller_micro_batch(&self) -> Option<usize> {
@@ -65,7 +71,7 @@ pub struct Outcome {
 
 /// Sets the gradient of the method's parameters to that of the batch.
 ///
-/// Returns `None`, with gradients and buffers as before the call, when a stop is asked for on the way.
+/// Returns `None`, with buffers as before the call, when a stop is asked for on the way.
 ///
 /// # Errors
 /// Those of [`Method::objective`].
@@ -73,62 +79,122 @@ pub fn gradient(
     method: &dyn Method,
     batch: &dyn Views,
     layout: &Layout,
+    step: &Step<'_>,
     stop: &Stop,
     profile: Option<&Profile>,
 ) -> Result<Option<Outcome>> {
-    let step = Step { index: batch.step(), tile_rows: layout.tile_rows };
     let (batch_size, micro) = (layout.batch, layout.micro_batch);
     let groups = (micro / layout.group) as i64;
     let all_groups = (batch_size / layout.group) as i64;
+    let starts: Vec<usize> = (0..batch_size).step_by(micro).collect();
+    let moving = |index: usize| Statistics::Move { seen: index as i64 * groups, of: all_groups };
     enter(profile, Stage::Optimizer);
     method.parameters().zero_grad();
     let embed = |start: usize, statistics| {
-        let view = |(index, view): (usize, &ViewInput)| {
-            let bytes = batch.bytes(index, view.size_px, start, micro, layout.device)?;
-            let pixels = normalize(&bytes, view.mean, view.std, layout.precision.parameters());
-            Ok(pixels.to_kind(layout.precision.maps()))
-        };
         enter(profile, Stage::Normalize);
-        let views: Result<Vec<Tensor>> = layout.views.iter().enumerate().map(view).collect();
+        let part = |view: usize| {
+            let bytes =
+                batch.bytes(view, layout.views[view].size_px, start, micro, layout.device)?;
+            Ok(layout.pixels(&bytes, view))
+        };
+        let views: Result<Vec<Tensor>> =
+            method.wiring().online.iter().map(|view| part(*view)).collect();
         let views = views?;
         enter(profile, Stage::Forward);
         Ok::<_, Error>(method.embed(&views, groups, statistics))
     };
+    let mut buffers = (starts.len() > 1).then(|| Buffers::of(method));
+    let Some(targets) = targets(method, batch, layout, step, stop, profile)? else {
+        if let Some(buffers) = &mut buffers {
+            buffers.restore();
+        }
+        return Ok(None);
+    };
 
-    if micro == batch_size {
-        let rows = embed(0, Statistics::Move { seen: 0, of: all_groups })?;
+    let Some(mut buffers) = buffers else {
+        let rows = embed(0, moving(0))?;
         enter(profile, Stage::Loss);
-        let objective = method.objective(&rows.detach(), &step)?;
+        let leaves = Rows { online: rows.detach(), targets };
+        let objective = method.objective(&leaves, step)?;
         enter(profile, Stage::Backward);
-        let detached = rows.detach();
         (rows * &objective.rows_gradient).sum(None).backward();
-        return Ok(Some(Outcome { objective, rows: detached }));
-    }
+        return Ok(Some(Outcome { objective, rows: leaves.online }));
+    };
 
-    let starts: Vec<usize> = (0..batch_size).step_by(micro).collect();
     let mut rows = Vec::with_capacity(starts.len());
     for start in &starts {
         if stop.asked() {
+            buffers.restore();
             return Ok(None);
         }
         rows.push(no_grad(|| embed(*start, Statistics::Keep))?);
     }
-    let mut buffers = Buffers::of(method);
-    let rows = Tensor::cat(&rows, 1);
+    let rows = Rows { online: Tensor::cat(&rows, 1), targets };
     enter(profile, Stage::Loss);
-    let objective = method.objective(&rows, &step)?;
+    let objective = method.objective(&rows, step)?;
     for (index, start) in starts.iter().enumerate() {
         if stop.asked() {
             buffers.restore();
             return Ok(None);
         }
-        let again =
-            embed(*start, Statistics::Move { seen: index as i64 * groups, of: all_groups })?;
+        let again = embed(*start, moving(index))?;
         enter(profile, Stage::Backward);
         let part = objective.rows_gradient.narrow(1, *start as i64, micro as i64);
         (again * part).sum(None).backward();
     }
-    Ok(Some(Outcome { objective, rows }))
+    Ok(Some(Outcome { objective, rows: rows.online }))
+}
+
+/// The target rows `[V, N, F]` of the batch, if the method has such, in the order of its images; `None` when a stop is
+/// asked for on the way.
+fn targets(
+    method: &dyn Method,
+    batch: &dyn Views,
+    layout: &Layout,
+    step: &Step<'_>,
+    stop: &Stop,
+    profile: Option<&Profile>,
+) -> Result<Option<Option<Tensor>>> {
+    let views = &method.wiring().targets;
+    if views.is_empty() {
+        return Ok(Some(None));
+    }
+    let (batch_size, micro) = (layout.batch, layout.micro_batch);
+    let groups = (micro / layout.group) as i64;
+    let all_groups = (batch_size / layout.group) as i64;
+    // Within one group the order changes nothing.
+    let order = method.targets_order(step).filter(|_| all_groups > 1);
+    let order = order.map(|order| {
+        let order: Vec<i64> = order.into_iter().map(|image| image as i64).collect();
+        Tensor::from_slice(&order).to_device(layout.device)
+    });
+    let mut rows = Vec::new();
+    for (index, start) in (0..batch_size).step_by(micro).enumerate() {
+        if stop.asked() {
+            return Ok(None);
+        }
+        enter(profile, Stage::Normalize);
+        let part = |view: &usize| {
+            let side = layout.views[*view].size_px;
+            let bytes = match &order {
+                None => batch.bytes(*view, side, start, micro, layout.device)?,
+                Some(order) => batch
+                    .bytes(*view, side, 0, batch_size, layout.device)?
+                    .index_select(0, &order.narrow(0, start as i64, micro as i64)),
+            };
+            Ok(layout.pixels(&bytes, *view))
+        };
+        let views: Result<Vec<Tensor>> = views.iter().map(part).collect();
+        let views = views?;
+        enter(profile, Stage::Forward);
+        let statistics = Statistics::Move { seen: index as i64 * groups, of: all_groups };
+        rows.push(no_grad(|| method.targets(&views, groups, statistics)).detach());
+    }
+    let rows = Tensor::cat(&rows, 1);
+    Ok(Some(Some(match &order {
+        Some(order) => rows.index_select(1, &order.argsort(0, false)),
+        None => rows,
+    })))
 }
 
 /// The running statistics and copies of them, so that a step that is dropped leaves no trace.

@@ -1,7 +1,7 @@
 use super::summary::kind;
 use super::*;
 use crate::augment::HostBatch;
-use crate::method::{Config, simclr};
+use crate::method::{Config, Setup, Step, simclr};
 use crate::train::optim::{Optimizer, OptimizerConfig};
 use crate::train::step::{ViewInput, gradient};
 use crate::train::stop::Stop;
@@ -29,7 +29,16 @@ fn layout(micro_batch: usize) -> Layout {
 
 fn trained() -> Trained {
     let method = Config::SimClr(simclr::Config::default());
-    let method = method.build(&backbone(), 0, Device::Cpu, Kind::Float).unwrap();
+    let setup = Setup {
+        backbone: &backbone(),
+        views: 2,
+        images: BATCH,
+        batch: BATCH,
+        seed: 0,
+        device: Device::Cpu,
+        kind: Kind::Float,
+    };
+    let method = method.build(&setup).unwrap();
     let sgd = "name = \"sgd\"\nlearning_rate = 0.1\nweight_decay = 0.0";
     let optimizer: OptimizerConfig = toml::from_str(sgd).unwrap();
     let optimizer = Optimizer::new(optimizer, method.parameters());
@@ -43,7 +52,17 @@ fn step(trained: &mut Trained, profile: &Profile, layout: &Layout) {
     let views = vec![view.clone(), view];
     let batch = HostBatch { step: 0, epoch: 0, indices, views, damaged: Vec::new() };
     let method = trained.method.as_ref();
-    gradient(method, &batch, layout, &Stop::new(), Some(profile)).unwrap().unwrap();
+    let at = Step {
+        index: 0,
+        steps: 1,
+        steps_per_epoch: 1,
+        seed: 0,
+        indices: &batch.indices,
+        labels: None,
+        ranks: 1,
+        tile_rows: layout.tile_rows,
+    };
+    gradient(method, &batch, layout, &at, &Stop::new(), Some(profile)).unwrap().unwrap();
     profile.enter(Stage::Optimizer);
     trained.optimizer.step(0.1);
     profile.enter(Stage::Metrics);

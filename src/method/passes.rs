@@ -1,0 +1,75 @@
+//! How views go through a backbone: all of them together, or each by itself. What batch norm takes its statistics over
+//! differs, and the methods with it.
+
+use crate::model::resnet::ResNet;
+use crate::model::{Phase, Statistics};
+use tch::Tensor;
+
+/// All views of one size in one pass, batch norm seeing all of them (SimCLR's global batch norm; `SwAV`, one pass per
+/// resolution). Views `[n, 3, h, w]` to rows `[V, n, F]`; a normalisation group holds all views of n / groups consecutive
+/// images.
+pub(super) fn together(
+    backbone: &ResNet,
+    views: &[Tensor],
+    groups: i64,
+    statistics: Statistics,
+) -> Tensor {
+    let sizes: Vec<&[Tensor]> = views.chunk_by(|a, b| a.size() == b.size()).collect();
+    let rows: Vec<Tensor> = (0..)
+        .zip(&sizes)
+        .map(|(index, views)| {
+            let statistics = share(statistics, index, sizes.len() as i64, groups);
+            one_size(backbone, views, groups, statistics)
+        })
+        .collect();
+    joined(rows, |rows| Tensor::cat(rows, 0))
+}
+
+fn one_size(backbone: &ResNet, views: &[Tensor], groups: i64, statistics: Statistics) -> Tensor {
+    let (v, n) = (views.len() as i64, views[0].size()[0]);
+    let per_group = n / groups;
+    // All views of a group's images next to each other.
+    let x: Vec<Tensor> = (0..groups)
+        .flat_map(|group| views.iter().map(move |x| x.narrow(0, group * per_group, per_group)))
+        .collect();
+    let x = joined(x, |x| Tensor::cat(x, 0));
+    let h = backbone.forward(&x, Phase::Training { groups, statistics }); // [groups·V·per_group, F]
+    h.view([groups, v, per_group, -1]).permute([1, 0, 2, 3]).reshape([v, n, -1])
+}
+
+/// Each view in its own pass, batch norm seeing that view alone (MoCo, `SimSiam`, BYOL). Views `[n, 3, h, w]` to rows
+/// `[V, n, F]`.
+///
+/// Running statistics move once per step, by the mean over all views. In PyTorch each pass moves them, so there they follow
+/// nearly V times as fast; training does not see them.
+pub(super) fn apart(
+    backbone: &ResNet,
+    views: &[Tensor],
+    groups: i64,
+    statistics: Statistics,
+) -> Tensor {
+    let passes = views.len() as i64;
+    let rows: Vec<Tensor> = (0..)
+        .zip(views)
+        .map(|(index, view)| {
+            let statistics = share(statistics, index, passes, groups);
+            backbone.forward(view, Phase::Training { groups, statistics })
+        })
+        .collect();
+    Tensor::stack(&rows, 0)
+}
+
+/// The part of a step's statistics that belongs to one of several passes over the same images.
+fn share(statistics: Statistics, pass: i64, passes: i64, groups: i64) -> Statistics {
+    match statistics {
+        Statistics::Keep => Statistics::Keep,
+        Statistics::Move { seen, of } => {
+            Statistics::Move { seen: seen * passes + pass * groups, of: of * passes }
+        }
+    }
+}
+
+/// Spares the copy where there is nothing to join.
+fn joined(mut parts: Vec<Tensor>, join: impl Fn(&[Tensor]) -> Tensor) -> Tensor {
+    if parts.len() == 1 { parts.remove(0) } else { join(&parts) }
+}
