@@ -1,17 +1,28 @@
 //! Pre-training methods. Each is one file that reads like its paper.
 //!
-//! What several of them have in common is in [`passes`] (how views go through the backbone), [`momentum`] (networks that
-//! follow others), [`queue`] and [`bank`] (rows remembered from earlier steps).
+//! What several of them have in common is in `passes` (how views go through networks), [`momentum`] (networks that follow
+//! others), [`queue`] and [`bank`] (rows remembered from earlier steps), `prediction` and `group_branch` (where plug-ins
+//! attach).
 
+pub mod bank;
+pub mod byol;
+pub mod infomin;
+pub mod moco;
 pub mod momentum;
-
-pub mod passes;
+pub mod npid;
 pub mod queue;
 pub mod simclr;
+pub mod simsiam;
+pub mod supcon;
+
+mod group_branch;
+mod passes;
+mod prediction;
 
 use crate::error::{Error, Result};
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
+use crate::plugin::Plugins;
 use crate::random::{Purpose, Scope, Stream};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -88,6 +99,16 @@ pub struct Rows {
     pub online: Tensor,
     /// Of the target views, `[V, N, F]`, without a graph, if the method has such.
     pub targets: Option<Tensor>,
+}
+
+impl Rows {
+    /// The target rows.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are none.
+    pub fn targets(&self) -> Result<&Tensor> {
+        self.targets.as_ref().ok_or_else(|| Error::Shape("there are no target rows".to_owned()))
+    }
 }
 
 /// What [`Method::objective`] gives back.
@@ -200,6 +221,8 @@ pub trait Method {
 pub struct Setup<'a> {
     /// The network.
     pub backbone: &'a BackboneConfig,
+    /// What is added to the method.
+    pub plugins: &'a Plugins,
     /// Views of an image that the recipe makes.
     pub views: usize,
     /// Images of the data set.
@@ -214,6 +237,41 @@ pub struct Setup<'a> {
     pub kind: Kind,
 }
 
+impl Setup<'_> {
+    /// Virtual ranks: normalisation groups of a batch.
+    pub fn ranks(&self) -> usize {
+        match self.backbone.norm_group {
+            0 => 1,
+            group => self.batch / group,
+        }
+    }
+}
+
+/// Where a plug-in attaches to a method, or why it does not.
+pub type Fit = std::result::Result<&'static str, &'static str>;
+
+/// How the plug-ins go with a method; `docs/plugins.md` has them all in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fits {
+    /// Feature transformation.
+    pub feature_transformation: Fit,
+    /// Cross-level discrimination.
+    pub cross_level: Fit,
+    /// Guided stop-gradient.
+    pub guided_stop_gradient: Fit,
+}
+
+impl Fits {
+    /// The plug-ins by the names of their tables.
+    pub fn named(&self) -> [(&'static str, Fit); 3] {
+        [
+            ("feature_transformation", self.feature_transformation),
+            ("cross_level", self.cross_level),
+            ("guided_stop_gradient", self.guided_stop_gradient),
+        ]
+    }
+}
+
 /// What a method holds beside a backbone with its gradient and optimizer state, in scalars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
@@ -226,16 +284,19 @@ pub struct Held {
 /// Settings of a method: what follows from them alone.
 pub trait Settings {
     /// Which views go where, given how many a recipe makes.
-    fn wiring(&self, views: usize) -> Wiring;
+    fn wiring(&self, plugins: &Plugins, views: usize) -> Wiring;
+
+    /// Which plug-ins go with the method.
+    fn fits(&self) -> Fits;
 
     /// What it holds for a data set of `images` images, in batches of `batch`.
     fn held(&self, backbone: &BackboneConfig, views: usize, batch: usize, images: usize) -> Held;
 
-    /// Checks ranges.
+    /// Checks ranges, and that the settings go together with those of the plug-ins.
     ///
     /// # Errors
     /// [`Error::Recipe`] naming the key.
-    fn check(&self) -> Result<()>;
+    fn check(&self, plugins: &Plugins) -> Result<()>;
 }
 
 /// Makes the settings enum, the list of names and the builder out of one list.
@@ -262,6 +323,27 @@ macro_rules! methods {
                 match self { $(Self::$variant(config) => config,)* }
             }
 
+            /// Checks the method's settings, and that the plug-ins go with it.
+            ///
+            /// # Errors
+            /// [`Error::Recipe`] naming the key, and why a plug-in does not go with the method.
+            pub fn check(&self, plugins: &Plugins) -> Result<()> {
+                plugins.check()?;
+                for ((plugin, fit), on) in self.settings().fits().named().iter().zip([
+                    plugins.feature_transformation.is_some(),
+                    plugins.cross_level.is_some(),
+                    plugins.guided_stop_gradient.is_some(),
+                ]) {
+                    if let (true, Err(why)) = (on, fit) {
+                        return Err(Error::Recipe(format!(
+                            "`plugins.{plugin}` does not go with method {}: {why}",
+                            self.name()
+                        )));
+                    }
+                }
+                self.settings().check(plugins)
+            }
+
             /// Builds the networks of the method.
             ///
             /// # Errors
@@ -279,10 +361,20 @@ macro_rules! methods {
 }
 
 methods! {
-
-
+    /// [`byol`].
+    Byol = byol,
+    /// [`infomin`].
+    InfoMin = infomin,
+    /// [`moco`].
+    MoCo = moco,
+    /// [`npid`].
+    Npid = npid,
     /// [`simclr`].
     SimClr = simclr,
+    /// [`simsiam`].
+    SimSiam = simsiam,
+    /// [`supcon`].
+    SupCon = supcon,
 }
 
 /// Checks that a setting of the recipe lies in its range.

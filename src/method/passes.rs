@@ -1,6 +1,7 @@
 //! How views go through a backbone: all of them together, or each by itself. What batch norm takes its statistics over
 //! differs, and the methods with it.
 
+use crate::model::heads::Head;
 use crate::model::resnet::ResNet;
 use crate::model::{Phase, Statistics};
 use tch::Tensor;
@@ -59,8 +60,31 @@ pub(super) fn apart(
     Tensor::stack(&rows, 0)
 }
 
+/// The taps of a head for each view by itself: rows `[V, N, F]`, one list of `[N, ·]` per view.
+pub(super) fn heads_apart(head: &Head, rows: &Tensor) -> Vec<Vec<Tensor>> {
+    let views = rows.size()[0];
+    let phase = |view| Phase::Training {
+        groups: 1,
+        statistics: Statistics::Move { seen: view, of: views },
+    };
+    (0..views).map(|view| head.forward_taps(&rows.select(0, view), phase(view))).collect()
+}
+
+/// What a head makes of each view by itself, `[N, ·]` each.
+pub(super) fn head_apart(head: &Head, views: &[Tensor]) -> Vec<Tensor> {
+    let of = views.len() as i64;
+    let phase =
+        |seen| Phase::Training { groups: 1, statistics: Statistics::Move { seen, of } };
+    (0..).zip(views).map(|(view, rows)| head.forward(rows, phase(view))).collect()
+}
+
+/// Taps of the first two views, one below the other, `[2N, ·]` each.
+pub(super) fn two_views(taps: &[Vec<Tensor>]) -> Vec<Tensor> {
+    taps[0].iter().zip(&taps[1]).map(|(first, second)| Tensor::cat(&[first, second], 0)).collect()
+}
+
 /// The part of a step's statistics that belongs to one of several passes over the same images.
-fn share(statistics: Statistics, pass: i64, passes: i64, groups: i64) -> Statistics {
+pub(super) fn share(statistics: Statistics, pass: i64, passes: i64, groups: i64) -> Statistics {
     match statistics {
         Statistics::Keep => Statistics::Keep,
         Statistics::Move { seen, of } => {
