@@ -1,13 +1,10 @@
 //! NT-Xent, the normalised temperature-scaled cross entropy of SimCLR.
 
 use crate::error::{Error, Result};
-use crate::loss::tiled::{Contrast, Positive, row_dot};
+use crate::loss::tiled::{Contrast, Positive, SHORTEST, computing_kind, row_dot, sum};
 use crate::shape::check;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
-
-/// Rows shorter than this are divided by it instead of by their length.
-const SHORTEST: f64 = 1e-12;
 
 /// How the losses of the 2N anchors become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +82,7 @@ impl NtXent {
     }
 
     fn evaluate_checked(&self, projections: &Tensor, images: i64, tile: i64) -> Result<Evaluated> {
-        let kind = if projections.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let kind = computing_kind(projections);
         let options = (kind, projections.device());
         let values = projections.to_kind(kind);
         let length = values.square().sum_dim_intlist(1, true, None).sqrt();
@@ -94,6 +91,7 @@ impl NtXent {
 
         let index = Tensor::arange(images, (Kind::Int64, options.1));
         let partner = Tensor::cat(&[&index + images, index.shallow_clone()], 0);
+        let itself = Tensor::arange(2 * images, (Kind::Int64, options.1)).unsqueeze(1);
         let weight = match self.reduction {
             Reduction::Mean2n => 0.5 / images as f64,
             Reduction::SimclrSum => 1.0 / images as f64,
@@ -104,8 +102,8 @@ impl NtXent {
             temperature: self.temperature,
             positive: Positive::Column(&partner),
             weights: &Tensor::full([2 * images], weight, options),
-            exclude_same_index: true,
-            exclude_positive: false,
+            excluded: Some(&itself),
+            negatives_scale: None,
             columns_gradient: true,
             tile,
         }
@@ -126,8 +124,8 @@ impl NtXent {
             temperature: self.temperature,
             positive: Positive::Column(&index),
             weights: &Tensor::ones([images], options),
-            exclude_same_index: false,
-            exclude_positive: false,
+            excluded: None,
+            negatives_scale: None,
             columns_gradient: false,
             tile,
         }
@@ -156,11 +154,6 @@ impl NtXent {
             negative_similarity,
         })
     }
-}
-
-/// Sum over all elements, accumulated in f64.
-fn sum(tensor: &Tensor) -> f64 {
-    tensor.sum(Kind::Double).double_value(&[])
 }
 
 #[cfg(test)]
