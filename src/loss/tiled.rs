@@ -124,6 +124,9 @@ impl Contrast<'_> {
         }
         let (columns, excluded) =
             (self.columns.size()[0], self.excluded.map_or(0, |excluded| excluded.size()[1]));
+        if columns == 0 {
+            return Err(Error::Shape("`columns` must have a row at least, found none".into()));
+        }
         if matches!(self.positive, Positive::None) && columns <= excluded {
             return Err(Error::Shape(format!(
                 "rows without a positive need a negative each, found {columns} columns of which {excluded} are none: use \
@@ -244,6 +247,17 @@ pub(crate) fn unit_rows(rows: &Tensor) -> Tensor {
     &rows / rows.square().sum_dim_intlist(1, true, None).clamp_min(shortest).sqrt()
 }
 
+/// Checks a temperature: above 0.
+///
+/// # Errors
+/// [`Error::Recipe`] naming what was found.
+pub(crate) fn check_temperature(temperature: f64) -> Result<()> {
+    if temperature > 0.0 && temperature.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Recipe(format!("`method.temperature` must be above 0, found `{temperature}`")))
+}
+
 /// What a loss of such rows is computed in: f64 for f64, else f32.
 pub(crate) fn computing_kind(rows: &Tensor) -> Kind {
     if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float }
@@ -254,5 +268,7 @@ pub(crate) fn sum(tensor: &Tensor) -> f64 {
     tensor.sum(Kind::Double).double_value(&[])
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -1,22 +1,8 @@
 //! The primitive held to a scalar loop.
 
+use super::testing::{dot, normal, rows_of};
 use super::*;
-use crate::random::{Purpose, Scope, Stream};
 use tch::Device;
-
-fn normal(item: u64, rows: i64, width: i64) -> Tensor {
-    let mut stream = Stream::open(5, Purpose::Test, Scope::Item(item));
-    let values: Vec<f64> = (0..rows * width).map(|_| stream.normal()).collect();
-    Tensor::from_slice(&values).view([rows, width])
-}
-
-fn rows_of(tensor: &Tensor) -> Vec<Vec<f64>> {
-    Vec::<Vec<f64>>::try_from(tensor.to_kind(Kind::Double)).unwrap()
-}
-
-fn dot(left: &[f64], right: &[f64]) -> f64 {
-    left.iter().zip(right).map(|(left, right)| left * right).sum()
-}
 
 /// log-sum-exp, positive, hardest, then the gradients of rows, columns and pairs: one scalar loop in f64.
 type Naive = (Vec<[f64; 3]>, Vec<Vec<f64>>, Vec<Vec<f64>>, Vec<Vec<f64>>);
