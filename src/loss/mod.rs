@@ -1,5 +1,6 @@
 //! Losses that compare rows with a batch, a queue or a bank: pure functions of projections.
 
+pub mod decoupled;
 pub mod info_nce;
 pub mod nt_xent;
 pub mod tiled;
