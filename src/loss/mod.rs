@@ -3,6 +3,7 @@
 pub mod decoupled;
 pub mod info_nce;
 pub mod nt_xent;
+pub mod sup_con;
 pub mod tiled;
 
 use tch::{Kind, Tensor};
