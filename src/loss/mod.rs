@@ -2,6 +2,7 @@
 
 pub mod decoupled;
 pub mod info_nce;
+pub mod instance;
 pub mod nt_xent;
 pub mod sup_con;
 pub mod tiled;
