@@ -22,6 +22,7 @@ fn unit_rows(rows: i64, width: i64) -> Tensor {
 fn batch(criterion: &mut Criterion, count: i64, width: i64) {
     let rows = unit_rows(count, width);
     let partner = Tensor::arange(count, (Kind::Int64, Device::Cpu)).roll(count / 2, 0);
+    let itself = Tensor::arange(count, (Kind::Int64, Device::Cpu)).unsqueeze(1);
     let weights = Tensor::ones([count], (Kind::Float, Device::Cpu));
     let contrast = Contrast {
         rows: &rows,
@@ -29,8 +30,8 @@ fn batch(criterion: &mut Criterion, count: i64, width: i64) {
         temperature: TEMPERATURE,
         positive: Positive::Column(&partner),
         weights: &weights,
-        exclude_same_index: true,
-        exclude_positive: false,
+        excluded: Some(&itself),
+        negatives_scale: None,
         columns_gradient: true,
         tile: default_tile(count),
     };
@@ -40,12 +41,12 @@ fn batch(criterion: &mut Criterion, count: i64, width: i64) {
         bench.iter(|| contrast.evaluate().expect("shapes fit"));
     });
     if count * count <= DENSE {
-        let itself = Tensor::eye(count, (Kind::Bool, Device::Cpu));
+        let diagonal = Tensor::eye(count, (Kind::Bool, Device::Cpu));
         group.bench_function("dense", |bench| {
             bench.iter(|| {
                 let leaf = rows.detach().set_requires_grad(true);
                 let logits = leaf.mm(&leaf.tr()) / TEMPERATURE;
-                let logits = logits.masked_fill(&itself, f64::NEG_INFINITY);
+                let logits = logits.masked_fill(&diagonal, f64::NEG_INFINITY);
                 logits
                     .cross_entropy_loss::<Tensor>(&partner, None, tch::Reduction::Sum, -100, 0.0)
                     .backward();
@@ -68,8 +69,8 @@ fn queue(criterion: &mut Criterion, count: i64, keys: i64, width: i64) {
         temperature: TEMPERATURE,
         positive: Positive::Pair(&positives),
         weights: &weights,
-        exclude_same_index: false,
-        exclude_positive: false,
+        excluded: None,
+        negatives_scale: None,
         columns_gradient: false,
         tile: default_tile(keys),
     };

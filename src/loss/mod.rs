@@ -1,6 +1,10 @@
 //! Losses that compare rows with a batch, a queue or a bank: pure functions of projections.
 
+pub mod decoupled;
+pub mod info_nce;
+pub mod instance;
 pub mod nt_xent;
+pub mod sup_con;
 pub mod tiled;
 
 use tch::{Kind, Tensor};

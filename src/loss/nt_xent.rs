@@ -1,13 +1,14 @@
 //! NT-Xent, the normalised temperature-scaled cross entropy of SimCLR.
 
 use crate::error::{Error, Result};
-use crate::loss::tiled::{Contrast, Positive, row_dot};
+use crate::loss::attach;
+use crate::loss::info_nce::Scored;
+use crate::loss::tiled::{
+    Contrast, Positive, SHORTEST, check_temperature, computing_kind, row_dot, sum,
+};
 use crate::shape::check;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
-
-/// Rows shorter than this are divided by it instead of by their length.
-const SHORTEST: f64 = 1e-12;
 
 /// How the losses of the 2N anchors become one number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,24 +69,96 @@ impl NtXent {
     /// [`Error::Shape`] unless there is an even number of rows, at least two. [`Error::Recipe`] if the temperature is not
     /// above 0.
     pub fn evaluate(&self, projections: &Tensor, tile: i64) -> Result<Evaluated> {
-        check("projections", projections, &[-1, -1])?;
-        let rows = projections.size()[0];
-        if rows < 2 || rows % 2 != 0 {
-            return Err(Error::Shape(format!(
-                "`projections` must hold two views of every image, found {rows} rows"
-            )));
-        }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(Error::Recipe(format!(
-                "`method.temperature` must be above 0, found `{}`",
-                self.temperature
-            )));
-        }
+        let rows = self.check("projections", projections)?;
         tch::no_grad(|| self.evaluate_checked(projections, rows / 2, tile))
     }
 
+    /// The same with a graph: a scalar (f64) that adds to other losses.
+    ///
+    /// # Errors
+    /// Those of [`NtXent::evaluate`].
+    pub fn loss(&self, projections: &Tensor, tile: i64) -> Result<Tensor> {
+        Ok(self.evaluate(projections, tile)?.attached(projections))
+    }
+
+    /// The loss over transformed rows (feature transformation, Zhu et al. 2021, arXiv:2108.02982; this form for in-batch
+    /// negatives is ours, the authors' is not released):
+    ///
+    /// ```text
+    /// ℓ(i) = ln( exp(z'_i·z'_π(i) / τ) + c_i Σ_{j kept} exp(z'_i·n_j / τ) ) - z'_i·z'_π(i) / τ
+    /// ```
+    ///
+    /// `rows` are z' `[2N, d]` (first views, then second views; π(i) the other view), `negatives` n `[2N, d]`, both taken
+    /// as they are and both with gradient. `excluded` i64 `[2N, E]` names the rows of n an anchor does not keep, repeats
+    /// allowed; `negatives_scale` is c `[2N]`, 1 if left out. The reduction is the setting's, the metrics count the kept
+    /// negatives.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if shapes do not fit, [`Error::Recipe`] if the temperature is not above 0.
+    pub fn transformed(
+        &self,
+        rows: &Tensor,
+        negatives: &Tensor,
+        excluded: &Tensor,
+        negatives_scale: Option<&Tensor>,
+        tile: i64,
+    ) -> Result<Scored> {
+        let count = self.check("rows", rows)?;
+        check("negatives", negatives, &rows.size())?;
+        let kind = computing_kind(rows);
+        let [rows, negatives] = [rows, negatives].map(|tensor| tensor.to_kind(kind));
+        let scale = negatives_scale.map(|scale| scale.detach().to_kind(kind));
+        let values = rows.detach();
+        let weight = self.weight(count / 2);
+        let found = Contrast {
+            rows: &values,
+            columns: &negatives.detach(),
+            temperature: self.temperature,
+            positive: Positive::Pair(&values.roll(count / 2, 0)),
+            weights: &Tensor::full([count], weight, (kind, rows.device())),
+            excluded: Some(excluded),
+            negatives_scale: scale.as_ref(),
+            columns_gradient: true,
+            tile,
+        }
+        .evaluate()?;
+        let (Some(columns), Some(positives)) = (&found.columns_gradient, &found.positives_gradient)
+        else {
+            unreachable!("pairs have a gradient, and the columns' was asked for");
+        };
+        let gradient = &found.rows_gradient + positives.roll(count / 2, 0);
+        let loss = weight * sum(&(&found.log_sum_exp - &found.positive));
+        Ok(Scored {
+            loss: attach(loss, &[(&rows, &gradient), (&negatives, columns)]),
+            accuracy: sum(&found.positive.gt_tensor(&found.hardest)) / count as f64,
+            positive_similarity: sum(&found.positive) * self.temperature / count as f64,
+            negative_similarity: tch::no_grad(|| kept_similarity(&rows, &negatives, excluded)),
+        })
+    }
+
+    /// Rows of an input that holds two views of every image.
+    fn check(&self, name: &str, input: &Tensor) -> Result<i64> {
+        check(name, input, &[-1, -1])?;
+        let rows = input.size()[0];
+        if rows < 2 || rows % 2 != 0 {
+            return Err(Error::Shape(format!(
+                "`{name}` must hold two views of every image, found {rows} rows"
+            )));
+        }
+        check_temperature(self.temperature)?;
+        Ok(rows)
+    }
+
+    /// Weight of an anchor.
+    fn weight(&self, images: i64) -> f64 {
+        match self.reduction {
+            Reduction::Mean2n => 0.5 / images as f64,
+            Reduction::SimclrSum => 1.0 / images as f64,
+        }
+    }
+
     fn evaluate_checked(&self, projections: &Tensor, images: i64, tile: i64) -> Result<Evaluated> {
-        let kind = if projections.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let kind = computing_kind(projections);
         let options = (kind, projections.device());
         let values = projections.to_kind(kind);
         let length = values.square().sum_dim_intlist(1, true, None).sqrt();
@@ -94,18 +167,16 @@ impl NtXent {
 
         let index = Tensor::arange(images, (Kind::Int64, options.1));
         let partner = Tensor::cat(&[&index + images, index.shallow_clone()], 0);
-        let weight = match self.reduction {
-            Reduction::Mean2n => 0.5 / images as f64,
-            Reduction::SimclrSum => 1.0 / images as f64,
-        };
+        let itself = Tensor::arange(2 * images, (Kind::Int64, options.1)).unsqueeze(1);
+        let weight = self.weight(images);
         let all = Contrast {
             rows: &unit,
             columns: &unit,
             temperature: self.temperature,
             positive: Positive::Column(&partner),
             weights: &Tensor::full([2 * images], weight, options),
-            exclude_same_index: true,
-            exclude_positive: false,
+            excluded: Some(&itself),
+            negatives_scale: None,
             columns_gradient: true,
             tile,
         }
@@ -126,8 +197,8 @@ impl NtXent {
             temperature: self.temperature,
             positive: Positive::Column(&index),
             weights: &Tensor::ones([images], options),
-            exclude_same_index: false,
-            exclude_positive: false,
+            excluded: None,
+            negatives_scale: None,
             columns_gradient: false,
             tile,
         }
@@ -158,16 +229,33 @@ impl NtXent {
     }
 }
 
-/// Sum over all elements, accumulated in f64.
-fn sum(tensor: &Tensor) -> f64 {
-    tensor.sum(Kind::Double).double_value(&[])
+impl Evaluated {
+    /// The loss with a graph to the projections it was evaluated for.
+    pub fn attached(&self, projections: &Tensor) -> Tensor {
+        attach(self.loss, &[(projections, &self.gradient)])
+    }
+}
+
+/// Mean product of rows and negatives over the pairs that are not excluded; 0 if none is left.
+fn kept_similarity(rows: &Tensor, negatives: &Tensor, excluded: &Tensor) -> f64 {
+    let (count, each) = (excluded.size()[0], excluded.size()[1]);
+    // A column named twice counts once: its first place in the sorted list.
+    let (sorted, _) = excluded.sort(1, false);
+    let first = sorted.diff::<Tensor>(1, 1, None, None).not_equal(0).constant_pad_nd([1, 0]);
+    let _ = first.narrow(1, 0, 1).fill_(1);
+    let columns = negatives.index_select(0, &sorted.flatten(0, 1)).view([count, each, -1]);
+    let products = columns.bmm(&rows.unsqueeze(2)).squeeze_dim(2) * &first;
+    let all = |tensor: &Tensor| tensor.sum_dim_intlist(0, false, Kind::Double);
+    let total = all(rows).dot(&all(negatives)).double_value(&[]) - sum(&products);
+    total / (count as f64 * negatives.size()[0] as f64 - sum(&first)).max(1.0)
 }
 
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "exact by construction: counts and equal inputs")]
 mod tests {
     use super::*;
-    use crate::loss::tiled::default_tile;
+    use crate::loss::tiled::testing::{dot, graded, rows_of, slope};
+    use crate::loss::tiled::{default_tile, unit_rows};
     use crate::random::{Purpose, Scope, Stream};
     use std::collections::HashMap;
     use tch::Device;
@@ -441,6 +529,110 @@ mod tests {
             let largest = gradient.abs().max().double_value(&[]);
             assert!(distance(&found.gradient, gradient) < 1e-5 * largest);
         }
+    }
+
+    #[test]
+    fn the_graph_form_carries_the_gradient() {
+        let rows = normal(12, 5, Kind::Float);
+        let found = PAPER.evaluate(&rows, 5).unwrap();
+        let (loss, gradient) = graded(&(&rows / 2.0), |half| PAPER.loss(&(half * 2.0), 5).unwrap());
+        assert_eq!(loss, found.loss);
+        assert_eq!(gradient, found.gradient * 2.0);
+    }
+
+    /// Rows that are not of length 1, negatives, and for each anchor the rows of the negatives that it does not keep, one
+    /// of them named twice.
+    fn transformed_inputs() -> [Tensor; 3] {
+        let itself = Tensor::arange(10, (Kind::Int64, Device::Cpu));
+        let mixed = Tensor::from_slice(&[3_i64, 7, 0, 5, 9, 1, 6, 2, 8, 4]);
+        let excluded = [&itself, &itself.roll(5, 0), &mixed, &mixed.roll(5, 0)];
+        let (rows, negatives) = (normal(10, 4, Kind::Double), normal(10, 3, Kind::Double));
+        let negatives = Tensor::cat(&[&negatives, &negatives.narrow(1, 0, 1).square()], 1);
+        [rows, negatives, Tensor::stack(&excluded, 1)]
+    }
+
+    /// Loss, accuracy and mean scores of the transformed form in one scalar loop.
+    fn transformed(temperature: f64, inputs: [&Tensor; 3], scale: &[f64]) -> [f64; 4] {
+        let (rows, negatives) = (rows_of(inputs[0]), rows_of(inputs[1]));
+        let excluded = Vec::<Vec<i64>>::try_from(inputs[2]).unwrap();
+        let [mut sums, mut kept] = [[0.0; 4], [0.0; 4]];
+        for (i, row) in rows.iter().enumerate() {
+            let own = dot(row, &rows[(i + rows.len() / 2) % rows.len()]);
+            let scores: Vec<f64> = (0..negatives.len())
+                .filter(|j| !excluded[i].contains(&(*j as i64)))
+                .map(|j| dot(row, &negatives[j]))
+                .collect();
+            let sum: f64 = scores.iter().map(|score| (score / temperature).exp()).sum();
+            sums[0] += ((own / temperature).exp() + scale[i] * sum).ln() - own / temperature;
+            sums[1] += f64::from(u8::from(scores.iter().all(|score| *score < own)));
+            sums[2] += own;
+            sums[3] += scores.iter().sum::<f64>();
+            kept[3] += scores.len() as f64;
+        }
+        kept[..3].fill(rows.len() as f64);
+        [0, 1, 2, 3].map(|at| sums[at] / kept[at])
+    }
+
+    #[test]
+    fn the_transformed_form_equals_a_scalar_loop_and_its_slopes() {
+        let [rows, negatives, excluded] = transformed_inputs();
+        let scale = (0..10).map(|i| 0.8 + 0.1 * f64::from(i)).collect::<Vec<_>>();
+        let tensor = Tensor::from_slice(&scale);
+        let sum = NtXent { reduction: Reduction::SimclrSum, ..PAPER };
+        for (factor, scales, scale) in [(1.0, Some(&tensor), &scale), (2.0, None, &vec![1.0; 10])] {
+            let loss = if factor == 1.0 { PAPER } else { sum };
+            let expected = transformed(0.5, [&rows, &negatives, &excluded], scale);
+            assert!(expected[1] > 0.0 && expected[1] < 1.0, "the batch tests nothing");
+            let found = loss.transformed(&rows, &negatives, &excluded, scales, 3).unwrap();
+            assert!((found.loss.double_value(&[]) - factor * expected[0]).abs() < 1e-12);
+            assert_eq!(found.accuracy, expected[1]);
+            assert!((found.positive_similarity - expected[2]).abs() < 1e-12);
+            assert!((found.negative_similarity - expected[3]).abs() < 1e-12);
+
+            let of = |rows: &Tensor, negatives: &Tensor| {
+                loss.transformed(rows, negatives, &excluded, scales, 3).unwrap().loss
+            };
+            let slopes =
+                slope(&rows, |r| factor * transformed(0.5, [r, &negatives, &excluded], scale)[0]);
+            assert!(distance(&graded(&rows, |r| of(r, &negatives)).1, &slopes) < 1e-8);
+            let slopes =
+                slope(&negatives, |n| factor * transformed(0.5, [&rows, n, &excluded], scale)[0]);
+            assert!(distance(&graded(&negatives, |n| of(&rows, n)).1, &slopes) < 1e-8);
+        }
+    }
+
+    #[test]
+    fn a_transformation_that_changes_nothing_is_nt_xent() {
+        let rows = normal(16, 6, Kind::Float);
+        let itself = Tensor::arange(16, (Kind::Int64, Device::Cpu));
+        // λ = 1, the permutation the identity: each of the two excluded rows is named twice.
+        let pair = Tensor::stack(&[&itself, &itself.roll(8, 0)], 1).repeat([1, 2]);
+        let expected = graded(&rows, |rows| PAPER.loss(rows, 5).unwrap());
+        let found = graded(&rows, |rows| {
+            let unit = unit_rows(rows);
+            PAPER.transformed(&unit, &unit, &pair, None, 5).unwrap().loss
+        });
+        assert!((found.0 - expected.0).abs() < 1e-6);
+        assert!(distance(&found.1, &expected.1) < 1e-6);
+        let unit = unit_rows(&rows);
+        let metrics = PAPER.evaluate(&rows, 5).unwrap();
+        let found = PAPER.transformed(&unit, &unit, &pair, None, 5).unwrap();
+        assert!((found.positive_similarity - metrics.positive_similarity).abs() < 1e-6);
+        assert!((found.negative_similarity - metrics.negative_similarity).abs() < 1e-6);
+    }
+
+    #[test]
+    fn transformed_inputs_that_do_not_fit_are_refused() {
+        let [rows, negatives, excluded] = transformed_inputs();
+        let refused = |inputs: [&Tensor; 3], part: &str| {
+            let found = PAPER.transformed(inputs[0], inputs[1], inputs[2], None, 3);
+            let message = found.unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        };
+        let odd = rows.narrow(0, 0, 7);
+        refused([&odd, &negatives, &excluded], "two views of every image, found 7 rows");
+        refused([&rows, &odd, &excluded], "`negatives` must have shape [10, 4]");
+        refused([&rows, &negatives, &excluded.tr()], "`excluded columns` must have shape");
     }
 
     #[test]

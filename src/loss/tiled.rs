@@ -1,12 +1,13 @@
 //! The one primitive behind every loss that compares rows with a batch, a queue or a bank: log-sum-exp over columns and
 //! its gradients, tile by tile.
 //!
-//! With logits `S = A Bᵀ / T`, a positive per row and weights `w`, it evaluates
+//! With logits `S = A Bᵀ / T`, a positive per row, weights `w` and factors `c` it evaluates
 //!
 //! ```text
-//! L = Σ_i w_i ( lse_i - s⁺_i ),   lse_i = ln( exp s⁺_i + Σ_{j negative of i} exp S_ij )
+//! L = Σ_i w_i ( lse_i - s⁺_i ),   lse_i = ln( exp s⁺_i + c_i Σ_{j negative of i} exp S_ij )
 //! ```
 //!
+//! or, where rows have no positive, `L = Σ_i w_i lse_i` with `lse_i = ln( c_i Σ_{j negative of i} exp S_ij )`,
 //! and its exact gradients, holding one tile of rows against all columns at a time: memory is `tile · K` scalars beside
 //! the inputs and results, never `M · K`. It works on values, not on a graph: losses chain its gradients by hand.
 
@@ -25,9 +26,15 @@ pub fn default_tile(columns: i64) -> i64 {
     (TILE_ELEMENTS / columns.max(1)).clamp(1, TILE_ROWS)
 }
 
+/// Rows shorter than this are divided by it instead of by their length.
+pub(crate) const SHORTEST: f64 = 1e-12;
+
 /// Where each row's positive is.
 #[derive(Clone, Copy, Debug)]
 pub enum Positive<'a> {
+    /// Nowhere: the log-sum-exp of the negatives alone, for losses whose positives are counted outside (decoupled,
+    /// several positives a row). Every row needs a negative.
+    None,
     /// Among the columns: i64 `[M]`, the column of each row's positive (in-batch losses, memory banks).
     Column(&'a Tensor),
     /// Beside the columns: `[M, d]`, the i-th belonging to the i-th row alone (a key against a queue).
@@ -49,10 +56,11 @@ pub struct Contrast<'a> {
     pub positive: Positive<'a>,
     /// `w`, `[M]`: weight of each row in the objective the gradients belong to.
     pub weights: &'a Tensor,
-    /// Column i is no negative of row i (it is the row itself). Needs `M ≤ K`.
-    pub exclude_same_index: bool,
-    /// The positive is left out of the denominator: the decoupled loss (Yeh et al. 2022, arXiv:2110.06848, §3).
-    pub exclude_positive: bool,
+    /// Columns that are no negatives of a row beside its positive, i64 `[M, E]`: the row itself in a batch, say. An index
+    /// may be named twice, so rows with fewer than E such columns repeat one.
+    pub excluded: Option<&'a Tensor>,
+    /// `c`, `[M]`, above 0: factor on the sum over a row's negatives; 1 where it is left out.
+    pub negatives_scale: Option<&'a Tensor>,
     /// Also compute the gradient for the columns, a third of the work; queues and banks need none.
     pub columns_gradient: bool,
     /// Rows handled at once, at least 1; see [`default_tile`]. Changes the last bits of a result, never more.
@@ -64,7 +72,7 @@ pub struct Contrast<'a> {
 pub struct Contrasted {
     /// `lse_i`, `[M]`.
     pub log_sum_exp: Tensor,
-    /// `s⁺_i`, `[M]`: the positive's logit (cosine over temperature for unit rows).
+    /// `s⁺_i`, `[M]`: the positive's logit (cosine over temperature for unit rows); 0 for [`Positive::None`].
     pub positive: Tensor,
     /// The largest logit among each row's negatives, `[M]`; minus infinity for a row without any.
     pub hardest: Tensor,
@@ -85,7 +93,7 @@ impl Contrast<'_> {
     /// is summed in an order that depends on threads.
     ///
     /// # Errors
-    /// [`Error::Shape`] if shapes or kinds do not fit, or a decoupled row would have no negative.
+    /// [`Error::Shape`] if shapes or kinds do not fit, or a row without a positive might have no negative either.
     pub fn evaluate(&self) -> Result<Contrasted> {
         self.check()?;
         Ok(tch::no_grad(|| self.sweep()))
@@ -97,8 +105,15 @@ impl Contrast<'_> {
         check("columns", self.columns, &[-1, width])?;
         check("weights", self.weights, &[count])?;
         match self.positive {
+            Positive::None => {}
             Positive::Column(index) => check("positive columns", index, &[count])?,
             Positive::Pair(keys) => check("positives", keys, &[count, width])?,
+        }
+        if let Some(excluded) = self.excluded {
+            check("excluded columns", excluded, &[count, -1])?;
+        }
+        if let Some(scale) = self.negatives_scale {
+            check("scale of the negatives", scale, &[count])?;
         }
         let kind = self.rows.kind();
         if !matches!(kind, Kind::Float | Kind::Double) || self.columns.kind() != kind {
@@ -107,18 +122,15 @@ impl Contrast<'_> {
                 self.columns.kind()
             )));
         }
-        let columns = self.columns.size()[0];
-        if self.exclude_same_index && count > columns {
-            return Err(Error::Shape(format!(
-                "to leave out the column of the same index `columns` must have at least {count} rows, found {columns}"
-            )));
+        let (columns, excluded) =
+            (self.columns.size()[0], self.excluded.map_or(0, |excluded| excluded.size()[1]));
+        if columns == 0 {
+            return Err(Error::Shape("`columns` must have a row at least, found none".into()));
         }
-        let excluded = i64::from(self.exclude_same_index)
-            + i64::from(matches!(self.positive, Positive::Column(_)));
-        if self.exclude_positive && columns <= excluded {
+        if matches!(self.positive, Positive::None) && columns <= excluded {
             return Err(Error::Shape(format!(
-                "a loss without the positive in its denominator needs a negative, found {columns} columns of which \
-                 {excluded} are none: use a larger batch"
+                "rows without a positive need a negative each, found {columns} columns of which {excluded} are none: use \
+                 a larger batch"
             )));
         }
         assert!(self.temperature > 0.0 && self.tile > 0, "temperature and tile are checked before");
@@ -131,18 +143,19 @@ impl Contrast<'_> {
         if let Positive::Column(index) = self.positive {
             let _ = tile.scatter_value_(1, &index.narrow(0, start, size).unsqueeze(1), value);
         }
-        if self.exclude_same_index {
-            let _ = tile.narrow(1, start, size).diagonal(0, 0, 1).fill_(value);
+        if let Some(excluded) = self.excluded {
+            let _ = tile.scatter_value_(1, &excluded.narrow(0, start, size), value);
         }
     }
 
     fn sweep(&self) -> Contrasted {
         let (count, width) = (self.rows.size()[0], self.rows.size()[1]);
         let columns = self.columns.size()[0];
+        let alone = matches!(self.positive, Positive::None);
         let options = (self.rows.kind(), self.rows.device());
         let scaled = self.rows / self.temperature;
         let buffer = Tensor::empty([self.tile.min(count), columns], options);
-        let [log_sum_exp, positive, hardest] = [(); 3].map(|()| Tensor::empty([count, 1], options));
+        let [log_sum_exp, positive, hardest] = [(); 3].map(|()| Tensor::zeros([count, 1], options));
         let rows_gradient = Tensor::empty([count, width], options);
         let mut columns_gradient =
             self.columns_gradient.then(|| Tensor::zeros([columns, width], options));
@@ -160,30 +173,39 @@ impl Contrast<'_> {
             // Logits, with everything that is no negative at minus infinity.
             let mut tile = buffer.narrow(0, 0, size);
             let _ = rows.mm_out(&tile, &self.columns.tr());
-            part(&positive).copy_(&match self.positive {
-                Positive::Column(index) => tile.gather(1, &part(index).unsqueeze(1), false),
-                Positive::Pair(keys) => row_dot(&rows, &part(keys)),
-            });
+            match self.positive {
+                Positive::None => {}
+                Positive::Column(index) => {
+                    part(&positive).copy_(&tile.gather(1, &part(index).unsqueeze(1), false));
+                }
+                Positive::Pair(keys) => part(&positive).copy_(&row_dot(&rows, &part(keys))),
+            }
             let positives = part(&positive);
             self.fill_excluded(&mut tile, start, f64::NEG_INFINITY);
 
             // exp(logit - shift) of the negatives and its sum, then of the positive.
             let largest = tile.amax(1, true);
             part(&hardest).copy_(&largest);
-            let shift = if self.exclude_positive { largest } else { largest.maximum(&positives) };
+            let shift = if alone { largest } else { largest.maximum(&positives) };
             tile -= &shift;
             let _ = tile.clamp_min_(smallest).exp_();
             self.fill_excluded(&mut tile, start, 0.0);
             let negatives = tile.sum_dim_intlist(1, true, None);
-            let sum = if self.exclude_positive {
-                negatives.shallow_clone()
-            } else {
-                &negatives + (&positives - &shift).exp()
+            let scale = self.negatives_scale.map(|scale| part(scale).unsqueeze(1));
+            let mut sum = match &scale {
+                Some(scale) => &negatives * scale,
+                None => negatives.shallow_clone(),
             };
+            if !alone {
+                sum = &sum + (&positives - &shift).exp();
+            }
             part(&log_sum_exp).copy_(&(sum.log() + shift));
 
-            // dL/dlogit = weight · tile / sum, and minus the negatives' share for the positive.
-            let factor = part(self.weights).unsqueeze(1) / sum;
+            // dL/dlogit = weight · scale · tile / sum, and minus the negatives' share for the positive.
+            let mut factor = part(self.weights).unsqueeze(1) / sum;
+            if let Some(scale) = scale {
+                factor *= scale;
+            }
             let pull = -negatives;
             if let Positive::Column(index) = self.positive {
                 let _ = tile.scatter_(1, &part(index).unsqueeze(1), &pull);
@@ -216,254 +238,37 @@ pub(crate) fn row_dot(left: &Tensor, right: &Tensor) -> Tensor {
     (left * right).sum_dim_intlist(1, true, None)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::random::{Purpose, Scope, Stream};
-    use tch::Device;
-
-    fn normal(item: u64, rows: i64, width: i64) -> Tensor {
-        let mut stream = Stream::open(5, Purpose::Test, Scope::Item(item));
-        let values: Vec<f64> = (0..rows * width).map(|_| stream.normal()).collect();
-        Tensor::from_slice(&values).view([rows, width])
-    }
-
-    fn rows_of(tensor: &Tensor) -> Vec<Vec<f64>> {
-        Vec::<Vec<f64>>::try_from(tensor.to_kind(Kind::Double)).unwrap()
-    }
-
-    fn dot(left: &[f64], right: &[f64]) -> f64 {
-        left.iter().zip(right).map(|(left, right)| left * right).sum()
-    }
-
-    /// log-sum-exp, positive, hardest, then the gradients of rows, columns and pairs: one scalar loop in f64.
-    type Naive = (Vec<[f64; 3]>, Vec<Vec<f64>>, Vec<Vec<f64>>, Vec<Vec<f64>>);
-
-    fn naive(contrast: &Contrast) -> Naive {
-        let (rows, columns) = (rows_of(contrast.rows), rows_of(contrast.columns));
-        let weights: Vec<f64> = Vec::try_from(contrast.weights.to_kind(Kind::Double)).unwrap();
-        let width = rows[0].len();
-        let mut scalars = Vec::new();
-        let mut rows_gradient = vec![vec![0.0; width]; rows.len()];
-        let mut columns_gradient = vec![vec![0.0; width]; columns.len()];
-        let mut pairs_gradient = vec![vec![0.0; width]; rows.len()];
-        for (i, row) in rows.iter().enumerate() {
-            let (own, pair) = match contrast.positive {
-                Positive::Column(index) => {
-                    let own = index.int64_value(&[i as i64]) as usize;
-                    (Some(own), columns[own].clone())
-                }
-                Positive::Pair(keys) => (None, rows_of(keys)[i].clone()),
-            };
-            let logit = |column: &[f64]| dot(row, column) / contrast.temperature;
-            let positive = logit(&pair);
-            let negatives: Vec<usize> = (0..columns.len())
-                .filter(|j| Some(*j) != own && !(contrast.exclude_same_index && *j == i))
-                .collect();
-            let mut sum: f64 = negatives.iter().map(|j| logit(&columns[*j]).exp()).sum();
-            if !contrast.exclude_positive {
-                sum += positive.exp();
-            }
-            let hardest = negatives.iter().map(|j| logit(&columns[*j])).fold(f64::MIN, f64::max);
-            scalars.push([sum.ln(), positive, hardest]);
-            let mut add = |slope: f64, column: &[f64], gradient: &mut [f64]| {
-                for k in 0..width {
-                    rows_gradient[i][k] += weights[i] * slope * column[k] / contrast.temperature;
-                    gradient[k] += weights[i] * slope * row[k] / contrast.temperature;
-                }
-            };
-            for j in negatives {
-                add(logit(&columns[j]).exp() / sum, &columns[j], &mut columns_gradient[j]);
-            }
-            let share = if contrast.exclude_positive { 0.0 } else { positive.exp() / sum };
-            let gradient = match own {
-                Some(own) => &mut columns_gradient[own],
-                None => &mut pairs_gradient[i],
-            };
-            add(share - 1.0, &pair, gradient);
-        }
-        (scalars, rows_gradient, columns_gradient, pairs_gradient)
-    }
-
-    fn close(found: &Tensor, expected: &[Vec<f64>], tolerance: f64) {
-        let expected = Tensor::from_slice2(expected);
-        let off = (found.to_kind(Kind::Double) - &expected).abs().max().double_value(&[]);
-        let scale = expected.abs().max().double_value(&[]).max(1e-3);
-        assert!(off < tolerance * scale, "off by {off} of {scale}");
-    }
-
-    fn agrees(contrast: &Contrast, tolerance: f64) {
-        let found = contrast.evaluate().unwrap();
-        let (scalars, rows, columns, pairs) = naive(contrast);
-        let scalars: Vec<Vec<f64>> = scalars.iter().map(|three| three.to_vec()).collect();
-        let three = [&found.log_sum_exp, &found.positive, &found.hardest];
-        close(&Tensor::stack(&three, 1), &scalars, tolerance);
-        close(&found.rows_gradient, &rows, tolerance);
-        match found.columns_gradient {
-            Some(gradient) => close(&gradient, &columns, tolerance),
-            None => assert!(!contrast.columns_gradient),
-        }
-        match found.positives_gradient {
-            Some(gradient) => close(&gradient, &pairs, tolerance),
-            None => assert!(matches!(contrast.positive, Positive::Column(_))),
-        }
-    }
-
-    #[test]
-    fn every_form_equals_a_scalar_loop() {
-        let (rows, columns, keys) = (normal(1, 7, 4), normal(2, 11, 4), normal(3, 7, 4));
-        let weights = normal(4, 7, 1).squeeze_dim(1);
-        let index = Tensor::from_slice(&[3_i64, 10, 0, 0, 5, 7, 1]);
-        for positive in [Positive::Column(&index), Positive::Pair(&keys)] {
-            for switches in 0..8 {
-                let mut contrast = Contrast {
-                    rows: &rows,
-                    columns: &columns,
-                    temperature: 0.4,
-                    positive,
-                    weights: &weights,
-                    exclude_same_index: switches & 1 != 0,
-                    exclude_positive: switches & 2 != 0,
-                    columns_gradient: switches & 4 != 0,
-                    tile: 1,
-                };
-                for tile in [1, 3, 7, 50] {
-                    contrast.tile = tile;
-                    agrees(&contrast, 1e-12);
-                }
-                let single = [&rows, &columns, &keys, &weights].map(|t| t.to_kind(Kind::Float));
-                let [rows, columns, keys, weights] = &single;
-                let positive = match positive {
-                    Positive::Column(index) => Positive::Column(index),
-                    Positive::Pair(_) => Positive::Pair(keys),
-                };
-                agrees(&Contrast { rows, columns, positive, weights, ..contrast }, 1e-5);
-            }
-        }
-    }
-
-    #[test]
-    fn a_queue_of_equal_scores_costs_ln_of_its_length_plus_one() {
-        let ones = |rows: i64| Tensor::ones([rows, 4], (Kind::Float, Device::Cpu)) / 2.0;
-        let found = Contrast {
-            rows: &ones(3),
-            columns: &ones(20),
-            temperature: 0.07,
-            positive: Positive::Pair(&ones(3)),
-            weights: &Tensor::ones([3], (Kind::Float, Device::Cpu)),
-            exclude_same_index: false,
-            exclude_positive: false,
-            columns_gradient: false,
-            tile: 2,
-        }
-        .evaluate()
-        .unwrap();
-        let loss = (found.log_sum_exp - found.positive).mean(Kind::Double).double_value(&[]);
-        assert!((loss - 21_f64.ln()).abs() < 1e-5);
-    }
-
-    #[test]
-    fn published_vectors_of_queue_and_decoupled_losses_are_met() {
-        let half = std::f64::consts::FRAC_1_SQRT_2;
-        let first = Tensor::from_slice(&[1.0, 0.0, 0.0, 1.0]).view([2, 2]);
-        let second = Tensor::from_slice(&[half, half, -half, half]).view([2, 2]);
-        let queue = Tensor::from_slice(&[0.6, 0.8, 0.0, -1.0, -1.0, 0.0]).view([3, 2]);
-        let all = Tensor::cat(&[&first, &second], 0);
-        let partner = Tensor::from_slice(&[2_i64, 3, 0, 1]);
-        let ones = |rows: i64| Tensor::ones([rows], (Kind::Double, Device::Cpu));
-        let loss = |contrast: Contrast| {
-            let found = contrast.evaluate().unwrap();
-            (found.log_sum_exp - found.positive).mean(None).double_value(&[])
-        };
-        for (temperature, expected) in [(0.07, 0.879_177_822_8), (0.2, 0.721_256_756_7)] {
-            let contrast = Contrast {
-                rows: &first,
-                columns: &queue,
-                temperature,
-                positive: Positive::Pair(&second),
-                weights: &ones(2),
-                exclude_same_index: false,
-                exclude_positive: false,
-                columns_gradient: false,
-                tile: 1,
-            };
-            assert!((loss(contrast) - expected).abs() < 1e-10);
-        }
-        // DCL is the mean of two directions of equal size: the mean over all anchors.
-        for (temperature, expected) in [(0.5, -0.489_485_059_6), (0.1, -3.534_684_940_7)] {
-            let contrast = Contrast {
-                rows: &all,
-                columns: &all,
-                temperature,
-                positive: Positive::Column(&partner),
-                weights: &ones(4),
-                exclude_same_index: true,
-                exclude_positive: true,
-                columns_gradient: false,
-                tile: 3,
-            };
-            assert!((loss(contrast) - expected).abs() < 1e-10);
-        }
-    }
-
-    #[test]
-    fn a_nearly_perfect_row_keeps_the_digits_of_its_gradient() {
-        // One negative at cosine 0, T = 0.05: the negative's share is e^-20, below f32's steps around 1.
-        let rows = Tensor::from_slice(&[1.0_f32, 0.0]).view([1, 2]);
-        let columns = Tensor::from_slice(&[1.0_f32, 0.0, 0.0, 1.0]).view([2, 2]);
-        let found = Contrast {
-            rows: &rows,
-            columns: &columns,
-            temperature: 0.05,
-            positive: Positive::Column(&Tensor::from_slice(&[0_i64])),
-            weights: &Tensor::from_slice(&[1.0_f32]),
-            exclude_same_index: false,
-            exclude_positive: false,
-            columns_gradient: false,
-            tile: 1,
-        }
-        .evaluate()
-        .unwrap();
-        let share = (-20.0_f64).exp() / (1.0 + (-20.0_f64).exp()) / 0.05;
-        for (column, expected) in [(0, -share), (1, share)] {
-            let value = found.rows_gradient.double_value(&[0, column]);
-            assert!((value / expected - 1.0).abs() < 1e-4, "{value} against {expected}");
-        }
-    }
-
-    #[test]
-    fn sizes_that_do_not_fit_are_refused() {
-        let (rows, columns) = (normal(1, 4, 3), normal(2, 2, 3));
-        let index = Tensor::zeros([4], (Kind::Int64, Device::Cpu));
-        let weights = Tensor::ones([4], (Kind::Double, Device::Cpu));
-        let contrast = Contrast {
-            rows: &rows,
-            columns: &columns,
-            temperature: 1.0,
-            positive: Positive::Column(&index),
-            weights: &weights,
-            exclude_same_index: false,
-            exclude_positive: false,
-            columns_gradient: false,
-            tile: 4,
-        };
-        let refused = |contrast: Contrast, part: &str| {
-            let message = contrast.evaluate().unwrap_err().to_string();
-            assert!(message.contains(part), "{message}");
-        };
-        refused(Contrast { columns: &normal(2, 2, 5), ..contrast }, "`columns` must have shape");
-        refused(Contrast { exclude_same_index: true, ..contrast }, "at least 4 rows, found 2");
-        let single = columns.to_kind(Kind::Float);
-        refused(Contrast { columns: &single, ..contrast }, "found Double and Float");
-        let one = columns.narrow(0, 0, 1);
-        refused(Contrast { columns: &one, exclude_positive: true, ..contrast }, "needs a negative");
-        refused(Contrast { weights: &weights.narrow(0, 0, 3), ..contrast }, "`weights` must");
-    }
-
-    #[test]
-    fn the_default_tile_bounds_memory() {
-        assert_eq!(default_tile(1), 512);
-        assert_eq!(default_tile(131_072), 256);
-        assert_eq!(default_tile(1 << 40), 1);
-    }
+/// Rows of length 1, `z / max(‖z‖, 1e-12)`, `[M, d]`, f32 or f64 for f64 input, with a graph where `rows` have one. A row of
+/// zeros stays zero and its gradient is finite.
+pub(crate) fn unit_rows(rows: &Tensor) -> Tensor {
+    let rows = rows.to_kind(computing_kind(rows));
+    // Clamped before the root, whose slope at 0 is infinite.
+    let shortest = SHORTEST * SHORTEST;
+    &rows / rows.square().sum_dim_intlist(1, true, None).clamp_min(shortest).sqrt()
 }
+
+/// Checks a temperature: above 0.
+///
+/// # Errors
+/// [`Error::Recipe`] naming what was found.
+pub(crate) fn check_temperature(temperature: f64) -> Result<()> {
+    if temperature > 0.0 && temperature.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Recipe(format!("`method.temperature` must be above 0, found `{temperature}`")))
+}
+
+/// What a loss of such rows is computed in: f64 for f64, else f32.
+pub(crate) fn computing_kind(rows: &Tensor) -> Kind {
+    if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
+/// Sum over all elements, accumulated in f64.
+pub(crate) fn sum(tensor: &Tensor) -> f64 {
+    tensor.sum(Kind::Double).double_value(&[])
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
