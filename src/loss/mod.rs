@@ -1,7 +1,11 @@
 //! Losses that compare rows with a batch, a queue or a bank: pure functions of projections.
 
+pub mod cosine;
 pub mod nt_xent;
 pub mod tiled;
+
+#[cfg(test)]
+mod numeric;
 
 use tch::{Kind, Tensor};
 
