@@ -2,6 +2,7 @@
 
 pub mod cosine;
 pub mod nt_xent;
+pub mod redundancy;
 pub mod swapped;
 pub mod tiled;
 
