@@ -57,7 +57,8 @@ pub(super) fn attempt(
     let kind = layout.precision.parameters();
     let mut trained = guard("building the networks", || {
         let method = recipe.method.build(&recipe.backbone, recipe.seed, layout.device, kind)?;
-        let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters());
+        let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters())
+            .hold(recipe.train.schedule.constant(), plan.peak_learning_rate)?;
         let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
         let probe = labels.map(|labels| {
             let (features, classes) = (method.backbone().features(), source.classes.len());
