@@ -58,6 +58,7 @@ pub(super) fn attempt(
     let mut trained = guard("building the networks", || {
         let method = recipe.method.build(&Setup {
             backbone: &recipe.backbone,
+            plugins: &recipe.plugins,
             views: layout.views.len(),
             images: plan.dataset.len(),
             batch: layout.batch,
@@ -65,7 +66,8 @@ pub(super) fn attempt(
             device: layout.device,
             kind,
         })?;
-        let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters());
+        let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters())
+            .hold(recipe.train.schedule.constant(), plan.peak_learning_rate)?;
         let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
         let probe = labels.map(|labels| {
             let (features, classes) = (method.backbone().features(), source.classes.len());

@@ -1,11 +1,17 @@
-//! Losses that compare rows with a batch, a queue or a bank: pure functions of projections.
+//! Losses: pure functions of projections.
 
+pub mod cosine;
 pub mod decoupled;
 pub mod info_nce;
 pub mod instance;
 pub mod nt_xent;
+pub mod redundancy;
 pub mod sup_con;
+pub mod swapped;
 pub mod tiled;
+
+#[cfg(test)]
+mod numeric;
 
 use tch::{Kind, Tensor};
 

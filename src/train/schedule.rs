@@ -21,13 +21,17 @@ use std::f64::consts::PI;
 /// | SimCLR, BYOL | `warmup_epochs = 10` |
 /// | SimCLRv2 | `warmup_fraction = 0.05` |
 /// | Barlow Twins, `VICReg` | `warmup_epochs = 10, final_fraction = 0.001` |
-/// | MoCo, `SimSiam` | `per = "epoch"` |
+/// | MoCo | `per = "epoch"` |
+/// | `SimSiam` | `per = "epoch", constant = ["predictor."]` |
 /// | MoCo's CIFAR demo | `per = "epoch", decay_ends = "last"` |
 /// | `PyContrast` | `per = "epoch", decay_ends = "last", final_fraction = 0.001`; for batches above 256 also `warmup_epochs = 5, warmup_start_learning_rate = 0.01, decay_over = "run"` |
 /// | `SwAV` | `warmup_epochs = 10, warmup_ends = "both", warmup_start_learning_rate = 0.3, final_learning_rate = 0.0048` |
 /// | CLD on CIFAR | `warmup_epochs = 5, warmup_start_fraction = 0.01, final_learning_rate = 1e-6` |
 /// | lightly | `warmup_epochs = 10, warmup_ends = "last", decay_ends = "both", final_fraction = 0.001` (its `VICReg`: 0.01) |
 /// | solo-learn | `warmup_epochs = 10, warmup_ends = "both", warmup_start_learning_rate = 3e-5` |
+///
+/// NPID's on CIFAR-10, `0.1^⌊(epoch - 80)/40⌋` from epoch 80 on, is `steps` with milestones every 40 epochs from 120: the
+/// first exponent is 0, so nothing drops at 80.
 ///
 /// MoCo's and `PyContrast`'s drops are both `steps`: the first counts epochs from 0 and drops where epoch ≥ milestone,
 /// the second counts from 1 and drops where epoch > milestone, which are the same epochs.
@@ -69,6 +73,8 @@ pub struct Decay {
     pub final_fraction: f64,
     /// Learning rate the curve ends at, in place of a share of the peak; not scaled with the batch.
     pub final_learning_rate: f64,
+    /// Beginnings of the names of parameters that keep the peak from the first step to the last (`predictor.`).
+    pub constant: Vec<String>,
 }
 
 /// Settings of a schedule that falls at once.
@@ -86,6 +92,9 @@ pub struct Steps {
     /// Learning rate the warm-up starts from; not scaled with the batch.
     #[serde(default)]
     pub warmup_start_learning_rate: f64,
+    /// Beginnings of the names of parameters that keep the peak from the first step to the last (`predictor.`).
+    #[serde(default)]
+    pub constant: Vec<String>,
 }
 
 /// How often a curve changes the learning rate.
@@ -152,6 +161,16 @@ impl ScheduleConfig {
         }
     }
 
+    /// Beginnings of the names of parameters that keep the peak learning rate throughout, for
+    /// [`Optimizer::hold`](crate::train::optim::Optimizer::hold).
+    pub fn constant(&self) -> &[String] {
+        match self {
+            Self::Constant {} => &[],
+            Self::Cosine(decay) | Self::Linear(decay) => &decay.constant,
+            Self::Steps(steps) => &steps.constant,
+        }
+    }
+
     /// Epochs and share of the run of the warm-up, of which one is 0.
     fn warmup(&self) -> (f64, f64) {
         match self {
@@ -192,7 +211,7 @@ impl Decay {
             let fits = value == 0.0 || rival == 0.0;
             require(fits, key, &format!("0 where `{other}` is given"), &value)?;
         }
-        Ok(())
+        starts(&self.constant)
     }
 }
 
@@ -202,8 +221,14 @@ impl Steps {
         at_least_0("warmup_start_learning_rate", self.warmup_start_learning_rate)?;
         require(self.factor > 0.0 && self.factor <= 1.0, "factor", "in (0, 1]", &self.factor)?;
         let increasing = self.milestones_epochs.is_sorted_by(|earlier, later| earlier < later);
-        require(increasing, "milestones_epochs", "increasing", &self.milestones_epochs)
+        require(increasing, "milestones_epochs", "increasing", &self.milestones_epochs)?;
+        starts(&self.constant)
     }
+}
+
+fn starts(names: &[String]) -> Result<()> {
+    let empty = names.iter().any(String::is_empty);
+    require(!empty, "constant", "beginnings of names (`predictor.`), none of them empty", &names)
 }
 
 fn at_least_0(key: &str, value: f64) -> Result<()> {

@@ -41,7 +41,7 @@ def run(case, make):
     optimizer = make(weights)
     for step, rate in enumerate(RATES):
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group.get("held", rate) * group.get("share", 1.0)
         for name, weight in weights.items():
             weight.grad = arrays[f"{name}.gradient.{step}"].clone()
         optimizer.step()
@@ -51,6 +51,17 @@ def run(case, make):
 
 for case, settings in SGD.items():
     run(f"sgd.{case}", lambda w: torch.optim.SGD(w.values(), lr=1.0, **settings))
+
+
+def split(weights, apart, **settings):
+    """Two groups, the second with settings of its own."""
+    first = {"params": [w for name, w in weights.items() if name not in apart]}
+    return [first, {"params": [w for name, w in weights.items() if name in apart], **settings}]
+
+
+# simsiam/main_simsiam.py, fix_pred_lr: one group stays at the peak. And biases at a rate of their own, a quarter.
+run("sgd.held", lambda w: torch.optim.SGD(split(w, {"matrix", "scale"}, held=0.5), lr=1.0, **SGD["decayed"]))
+run("sgd.bias", lambda w: torch.optim.SGD(split(w, {"bias", "scale", "shift"}, share=0.25), lr=1.0, **SGD["nesterov"]))
 run("adam.plain", lambda w: torch.optim.Adam(w.values(), lr=1.0, foreach=False))
 run("adam.decayed", lambda w: torch.optim.Adam(w.values(), lr=1.0, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1))
 run("adamw", lambda w: torch.optim.AdamW(w.values(), lr=1.0, weight_decay=0.1))
@@ -70,10 +81,10 @@ run("lars.lightly", lambda w: LARS(groups(w), lr=1.0, momentum=0.9))
 run("lars.lightly.undecayed", lambda w: LARS(w.values(), lr=1.0, momentum=0.9, weight_decay=0.0))
 
 
-def lars(form, weight, gradients, weight_decay, excluded, momentum=0.9, eta=0.001, clip=False):
+def lars(form, weight, gradients, weight_decay, excluded, momentum=0.9, eta=0.001, clip=False, share=1.0):
     """One tensor through all steps, by the rule of one program."""
     velocity, norm = np.zeros_like(weight), np.linalg.norm
-    for rate, gradient in zip(RATES, gradients, strict=True):
+    for rate, gradient in zip(np.array(RATES) * share, gradients, strict=True):
         flat, raw = norm(weight.ravel()), norm(gradient.ravel())
         if form in ("tf", "popular", "byol"):
             if not excluded:
@@ -117,6 +128,12 @@ for case, form, skip, settings in [
         gradients = [arrays[f"{name}.gradient.{step}"].numpy() for step in range(STEPS)]
         moved = lars(form, arrays[f"{name}.start"].numpy(), gradients, 0.1, name in skip, **settings)
         arrays[f"{case}.{name}"] = torch.from_numpy(moved)
+# barlowtwins/main.py: group 0 at 0.2, group 1 (biases and norms) at 0.0048 of the schedule.
+for name in SHAPES:
+    gradients = [arrays[f"{name}.gradient.{step}"].numpy() for step in range(STEPS)]
+    share = 0.0048 / 0.2 if name in SMALL else 1.0
+    moved = lars("byol", arrays[f"{name}.start"].numpy(), gradients, 0.1, name in SMALL, share=share)
+    arrays[f"lars.barlow.{name}"] = torch.from_numpy(moved)
 
 
 def torch_schedule(make, steps, peak=0.3):
@@ -223,6 +240,14 @@ def moco(epochs, cos=True, schedule=(6, 9)):
     return rates
 
 
+def npid(epochs):
+    """cifar.py, adjust_learning_rate."""
+    rates = []
+    for epoch in epochs:
+        rates += [PEAK * (0.1 ** ((epoch - 80) // 40)) if epoch >= 80 else PEAK] * S
+    return rates
+
+
 def solo():
     """LinearWarmupCosineAnnealingLR(warmup_start_lr=3e-5, eta_min=0), stepped per batch."""
     warmup = [3e-5 + t * (PEAK - 3e-5) / (W - 1) for t in range(W)]
@@ -244,6 +269,7 @@ keep("pycontrast_steps", pycontrast(False, True))
 keep("moco", moco(range(E)))
 keep("moco_steps", moco(range(E), cos=False))
 keep("moco_demo", moco(range(1, E + 1)))
+keep("npid", npid(range(200)))
 keep("solo", solo())
 keep("lightly", lightly(W, 0.001))
 keep("lightly_vicreg", lightly(W, 0.01))

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// optimizer = { name = "sgd", learning_rate = 0.06, scaling = "linear", momentum = 0.9, weight_decay = 5e-4 }
 /// optimizer = { name = "lars", learning_rate = 0.3, weight_decay = 1e-6 }
 /// optimizer = { name = "lars", form = "byol", learning_rate = 0.45, weight_decay = 1e-6 }
+/// optimizer = { name = "lars", form = "byol", learning_rate = 0.2, bias_learning_rate = 0.0048, weight_decay = 1e-6 }
 /// optimizer = { name = "adamw", learning_rate = 1e-3, scaling = "none", weight_decay = 0.05 }
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,10 @@ pub enum OptimizerConfig {
 pub struct Sgd {
     /// Base learning rate, above 0; `scaling` says what it is multiplied with.
     pub learning_rate: f64,
+    /// The same for every bias and for scale and shift of the normalisation layers, above 0; they follow the schedule in
+    /// proportion. If left out that of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias_learning_rate: Option<f64>,
     /// How the learning rate follows the batch size.
     #[serde(default)]
     pub scaling: Scaling,
@@ -61,6 +66,10 @@ pub struct Lars {
     pub form: LarsForm,
     /// Base learning rate, above 0; `scaling` says what it is multiplied with.
     pub learning_rate: f64,
+    /// The same for every bias and for scale and shift of the normalisation layers, above 0; they follow the schedule in
+    /// proportion. If left out that of the others; Barlow Twins has 0.0048 beside 0.2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias_learning_rate: Option<f64>,
     /// How the learning rate follows the batch size.
     pub scaling: Scaling,
     /// μ, in [0, 1); 0.9 if left out.
@@ -115,6 +124,7 @@ struct LarsSettings {
     #[serde(default)]
     form: LarsForm,
     learning_rate: f64,
+    bias_learning_rate: Option<f64>,
     #[serde(default)]
     scaling: Scaling,
     #[serde(default = "default_momentum")]
@@ -132,6 +142,7 @@ impl From<LarsSettings> for Lars {
         Self {
             form,
             learning_rate: settings.learning_rate,
+            bias_learning_rate: settings.bias_learning_rate,
             scaling: settings.scaling,
             momentum: settings.momentum,
             weight_decay: settings.weight_decay,
@@ -283,6 +294,9 @@ impl OptimizerConfig {
         let below_1 =
             |key: &str, value: f64| require(key, value, (0.0..1.0).contains(&value), "in [0, 1)");
         above_0("learning_rate", learning_rate)?;
+        if let Some(rate) = self.bias_learning_rate() {
+            above_0("bias_learning_rate", rate)?;
+        }
         require(
             "weight_decay",
             weight_decay,
@@ -315,11 +329,27 @@ impl OptimizerConfig {
         scaling.apply(learning_rate, batch_size)
     }
 
+    fn bias_learning_rate(&self) -> Option<f64> {
+        match self {
+            Self::Sgd(sgd) => sgd.bias_learning_rate,
+            Self::Lars(lars) => lars.bias_learning_rate,
+            Self::Adam(_) | Self::AdamW(_) => None,
+        }
+    }
+
     /// Scalars remembered for every scalar that is moved.
     pub fn state_per_parameter(&self) -> u64 {
         match self {
             Self::Sgd(_) | Self::Lars(_) => 1,
             Self::Adam(_) | Self::AdamW(_) => 2,
+        }
+    }
+
+    /// What the learning rate is multiplied with for `parameter`.
+    pub(super) fn share(&self, parameter: &Parameter) -> f64 {
+        match self.bias_learning_rate() {
+            Some(rate) if Exclude::BnBias.covers(parameter) => rate / self.common().learning_rate,
+            _ => 1.0,
         }
     }
 

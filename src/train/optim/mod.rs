@@ -25,6 +25,10 @@ struct Slot {
     name: String,
     weight: Tensor,
     excluded: bool,
+    /// What its learning rate is multiplied with.
+    share: f64,
+    /// Its learning rate in place of that of the step.
+    held: Option<f64>,
     memory: Memory,
 }
 
@@ -46,6 +50,8 @@ impl Optimizer {
                     name: parameter.name.clone(),
                     weight: parameter.tensor.shallow_clone(),
                     excluded: config.excludes(parameter),
+                    share: config.share(parameter),
+                    held: None,
                     memory: match config {
                         OptimizerConfig::Sgd(_) | OptimizerConfig::Lars(_) => {
                             Memory::Momentum(zeros())
@@ -61,6 +67,32 @@ impl Optimizer {
         Self { config, slots }
     }
 
+    /// The same optimizer, in which the parameters whose names start with one of `prefixes` have the learning rate
+    /// `learning_rate` at every step: SimSiam's predictor, whose rate does not decay (Chen and He 2020, arXiv:2011.10566,
+    /// §4.2).
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the first prefix that no trainable parameter has, and those there are.
+    pub fn hold(mut self, prefixes: &[String], learning_rate: f64) -> Result<Self> {
+        for prefix in prefixes {
+            let (mut named, mut found) = (Vec::new(), false);
+            for slot in &mut self.slots {
+                if slot.name.starts_with(prefix) {
+                    (slot.held, found) = (Some(learning_rate), true);
+                }
+                named.push(slot.name.split_inclusive('.').next().unwrap_or_default());
+            }
+            if !found {
+                named.dedup();
+                return Err(Error::Recipe(format!(
+                    "`train.schedule.constant`: no parameter's name starts with `{prefix}`; they start with `{}`",
+                    named.join("`, `")
+                )));
+            }
+        }
+        Ok(self)
+    }
+
     /// One step in place; a parameter without a gradient stays as it is. Gradients are read, not cleared.
     pub fn step(&mut self, learning_rate: f64) {
         tch::no_grad(|| {
@@ -70,6 +102,7 @@ impl Optimizer {
                     continue;
                 }
                 let (weight, excluded) = (&mut slot.weight, slot.excluded);
+                let learning_rate = slot.held.unwrap_or(learning_rate) * slot.share;
                 let step = Move { weight, gradient: &gradient, excluded, learning_rate };
                 match (&self.config, &mut slot.memory) {
                     (OptimizerConfig::Sgd(sgd), Memory::Momentum(v)) => rules::sgd(sgd, step, v),

@@ -53,10 +53,14 @@ fn config(text: &str) -> OptimizerConfig {
 
 /// All steps of the golden file, in f64 to the stored digits and in f32 to its rounding.
 fn run(text: &str, case: &str) {
+    run_with(|parameters| Optimizer::new(config(text), parameters), case);
+}
+
+fn run_with(make: impl Fn(&Parameters) -> Optimizer, case: &str) {
     let golden = golden();
     for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 2e-5)] {
         let parameters = network_of(&golden, kind);
-        let mut optimizer = Optimizer::new(config(text), &parameters);
+        let mut optimizer = make(&parameters);
         for (step, rate) in rates(&golden).into_iter().enumerate() {
             set_gradients(&parameters, &golden, step);
             optimizer.step(rate);
@@ -79,6 +83,63 @@ fn sgd_equals_pytorch() {
     run(&format!("{sgd} momentum = 0.0\n weight_decay = 0.0"), "sgd.plain");
     run(&format!("{sgd} weight_decay = 0.1"), "sgd.decayed");
     run(&format!("{sgd} weight_decay = 0.1\n nesterov = true"), "sgd.nesterov");
+}
+
+fn starts(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn held_parameters_keep_their_learning_rate_as_a_group_of_pytorch_does() {
+    let text = "name = 'sgd'\nlearning_rate = 1.0\nweight_decay = 0.1";
+    let held = starts(&["net.mat", "net.scale"]);
+    run_with(|p| Optimizer::new(config(text), p).hold(&held, 0.5).unwrap(), "sgd.held");
+    // None of them is nothing at all.
+    run_with(|p| Optimizer::new(config(text), p).hold(&[], 0.5).unwrap(), "sgd.decayed");
+}
+
+#[test]
+fn biases_may_have_a_learning_rate_of_their_own() {
+    let sgd = "name = 'sgd'\nlearning_rate = 2.0\nbias_learning_rate = 0.5\nweight_decay = 0.1";
+    run(&format!("{sgd}\nnesterov = true"), "sgd.bias");
+    let lars = "name = 'lars'\nform = 'byol'\nlearning_rate = 0.2\nweight_decay = 0.1";
+    run(&format!("{lars}\nbias_learning_rate = 0.0048"), "lars.barlow");
+    // That of the others is none.
+    run(&format!("{lars}\nbias_learning_rate = 0.2"), "lars.byol");
+    // A bias that is held is so at its own rate.
+    let golden = golden();
+    let parameters = network(&golden);
+    parameters.all()[2].tensor.sum(None).backward();
+    let plain = sgd.replace("weight_decay = 0.1", "weight_decay = 0.0");
+    let held = starts(&["net."]);
+    Optimizer::new(config(&plain), &parameters).hold(&held, 0.8).unwrap().step(0.1);
+    let expected = &golden["bias.start"] - 0.8 * 0.25;
+    assert!((&parameters.all()[2].tensor - expected).abs().max().double_value(&[]) < 1e-12);
+}
+
+#[test]
+fn a_name_to_hold_that_no_parameter_has_is_refused() {
+    let golden = golden();
+    let mut parameters = network(&golden);
+    let _ = parameters.root().at("predictor").add("weight", Role::Weight, &[2], |_| 0.0);
+    let text = "name = 'sgd'\nlearning_rate = 1.0\nweight_decay = 0.1";
+    let hold = |names: &[&str]| {
+        Optimizer::new(config(text), &parameters).hold(&starts(names), 0.5).map(|_| ())
+    };
+    assert!(hold(&["predictor.", "net.kernel"]).is_ok());
+    // A running mean is no parameter.
+    for (names, wrong) in [(["net.", "predictr."], "predictr."), (["net.mean", "net."], "net.mean")]
+    {
+        let error = hold(&names).unwrap_err();
+        assert!(matches!(error, Error::Recipe(_)));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`train.schedule.constant`: no parameter's name starts with `{wrong}`; \
+                 they start with `net.`, `predictor.`"
+            )
+        );
+    }
 }
 
 #[test]
@@ -303,6 +364,11 @@ fn settings_out_of_range_or_unknown_are_refused() {
     for (text, part) in [
         (format!("{sgd} momentum = 1.0"), "momentum` must be in [0, 1), found `1`"),
         (format!("{sgd} momentum = 0.0\n nesterov = true"), "above 0 for `nesterov`"),
+        (
+            format!("{sgd} bias_learning_rate = 0.0"),
+            "bias_learning_rate` must be above 0, found `0`",
+        ),
+        (format!("{lars} bias_learning_rate = -1.0"), "bias_learning_rate` must be above 0"),
         (format!("{lars} trust = -0.1"), "trust` must be above 0, found `-0.1`"),
         (format!("{lars} clip = true"), "clip` must be false, except with `form` solo or larc"),
         (format!("{adam} betas = [0.9, 1.0]"), "betas[1]` must be in [0, 1), found `1`"),
@@ -315,6 +381,7 @@ fn settings_out_of_range_or_unknown_are_refused() {
         assert!(message.starts_with("`train.optimizer.") && message.contains(part), "{message}");
     }
     for (text, part) in [
+        (format!("{adam} bias_learning_rate = 0.1"), "unknown field `bias_learning_rate`"),
         (format!("{sgd} trust = 0.1"), "unknown field `trust`"),
         ("name = 'sgd'\nweight_decay = 0.0".to_owned(), "missing field `learning_rate`"),
         (sgd.replace("sgd", "adamax"), "unknown variant `adamax`"),
@@ -336,6 +403,10 @@ fn a_written_config_reads_back_with_every_default_spelt_out() {
         assert!(text.contains(line), "{text}");
     }
     assert_eq!(config(&text), lars);
+    assert!(!text.contains("bias_learning_rate"), "{text}");
+    let barlow = config(&format!("{text}bias_learning_rate = 0.0048"));
+    assert_eq!(config(&toml::to_string(&barlow).unwrap()), barlow);
+    assert_ne!(barlow, lars);
     let solo = config("name = 'lars'\nform = 'solo'\nlearning_rate = 0.3\nweight_decay = 1e-5");
     let text = toml::to_string(&solo).unwrap();
     for line in ["form = \"solo\"", "trust = 0.02", "clip = true", "exclude = \"bn_bias\""] {

@@ -84,6 +84,8 @@ fn every_published_schedule_has_its_settings() {
     holds("swav", &Schedule::new(swav, 4.8, 5, 60));
     let steps = "name = 'steps'\nmilestones_epochs = [6, 9]";
     holds("moco_steps", &Schedule::new(config(steps), 0.3, 5, 60));
+    let npid = "name = 'steps'\nmilestones_epochs = [120, 160]";
+    holds("npid", &Schedule::new(config(npid), 0.3, 5, 1000));
     let warm = format!("{steps}\nwarmup_epochs = 3\nwarmup_start_learning_rate = 0.01");
     holds("pycontrast_steps", &Schedule::new(config(&warm), 0.3, 5, 60));
     holds("linear", &Schedule::new(config("name = 'linear'"), 0.3, 5, 60));
@@ -135,6 +137,18 @@ fn the_end_stays_and_a_run_within_warm_up_stays_finite() {
 }
 
 #[test]
+fn what_stays_constant_is_told_and_does_not_change_the_rest() {
+    let start = ["predictor.".to_owned()];
+    for text in ["name = 'cosine'", "name = 'linear'", "name = 'steps'\nmilestones_epochs = [2]"] {
+        let (with, without) = (config(&format!("{text}\nconstant = ['predictor.']")), config(text));
+        assert_eq!((with.constant(), without.constant()), (start.as_slice(), [].as_slice()));
+        let (with, without) = (Schedule::new(with, 0.3, 5, 60), Schedule::new(without, 0.3, 5, 60));
+        assert!((0..60).all(|step| with.at(step).to_bits() == without.at(step).to_bits()));
+    }
+    assert!(config("name = 'constant'").constant().is_empty());
+}
+
+#[test]
 fn settings_out_of_range_or_unknown_are_refused() {
     for (text, part) in [
         ("name = 'cosine'\nwarmup_epochs = -1", "warmup_epochs` must be at least 0"),
@@ -158,12 +172,21 @@ fn settings_out_of_range_or_unknown_are_refused() {
         ("name = 'cosine'\nfinal_fraction = 1.5", "final_fraction` must be in [0, 1]"),
         ("name = 'steps'\nmilestones_epochs = [3]\nfactor = 0.0", "factor` must be in (0, 1]"),
         ("name = 'steps'\nmilestones_epochs = [3, 3]", "must be increasing, found `[3, 3]`"),
+        (
+            "name = 'cosine'\nconstant = ['predictor.', '']",
+            "constant` must be beginnings of names (`predictor.`), none of them empty, found `[\"predictor.\", \"\"]`",
+        ),
+        ("name = 'steps'\nmilestones_epochs = [3]\nconstant = ['']", "constant` must be"),
     ] {
         let config: ScheduleConfig = toml::from_str(text).unwrap();
         let message = config.check().unwrap_err().to_string();
         assert!(message.starts_with("`train.schedule.") && message.contains(part), "{message}");
     }
-    for text in ["name = 'constant'\nfactor = 0.1", "name = 'cosine'\nwarmup = 1"] {
+    for text in [
+        "name = 'constant'\nfactor = 0.1",
+        "name = 'constant'\nconstant = ['predictor.']",
+        "name = 'cosine'\nwarmup = 1",
+    ] {
         let message = toml::from_str::<ScheduleConfig>(text).unwrap_err().to_string();
         assert!(message.contains("unknown field"), "{message}");
     }
@@ -176,6 +199,7 @@ fn a_written_config_reads_back() {
         "name = 'cosine'\nwarmup_epochs = 10",
         "name = 'linear'\nwarmup_fraction = 0.05\ndecay_over = 'run'\ndecay_ends = 'both'",
         "name = 'steps'\nmilestones_epochs = [60, 80]",
+        "name = 'cosine'\nper = 'epoch'\nconstant = ['predictor.']",
     ] {
         let config = config(text);
         let written = toml::to_string(&config).unwrap();
