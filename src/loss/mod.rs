@@ -1,7 +1,10 @@
 //! Losses that compare rows with a batch, a queue or a bank: pure functions of projections.
 
+pub mod logistic;
 pub mod nt_xent;
+pub mod pairwise;
 pub mod tiled;
+pub mod triplet;
 
 use tch::{Kind, Tensor};
 
