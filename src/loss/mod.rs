@@ -1,8 +1,10 @@
 //! Losses that compare rows with a batch, a queue or a bank: pure functions of projections.
 
+pub mod generalized;
 pub mod logistic;
 pub mod nt_xent;
 pub mod pairwise;
+pub mod sliced_wasserstein;
 pub mod tiled;
 pub mod triplet;
 
