@@ -2,13 +2,18 @@
 
 pub mod cosine;
 pub mod decoupled;
+pub mod generalized;
 pub mod info_nce;
 pub mod instance;
+pub mod logistic;
 pub mod nt_xent;
+pub mod pairwise;
 pub mod redundancy;
+pub mod sliced_wasserstein;
 pub mod sup_con;
 pub mod swapped;
 pub mod tiled;
+pub mod triplet;
 
 #[cfg(test)]
 mod numeric;
