@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::loss::tiled::default_tile;
 use crate::model::BackboneConfig;
 use crate::overrides::{self, nearest, unknown_key};
+use crate::plugin::Plugins;
 use crate::{method, train};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -75,6 +76,9 @@ pub struct Recipe {
     pub backbone: BackboneConfig,
     /// How it learns.
     pub method: method::Config,
+    /// What is added to the method.
+    #[serde(default, skip_serializing_if = "Plugins::is_empty")]
+    pub plugins: Plugins,
     /// For how long, how fast, and where.
     pub train: train::Config,
     /// One block per kind of view, or the name of a published set, `"mocov2"` or `"mocov2@96"` for another size, which the
@@ -268,13 +272,13 @@ impl Recipe {
             &micro,
         )?;
         self.backbone.check()?;
-        self.method.settings().check()?;
+        self.method.check(&self.plugins)?;
         self.train.check()?;
         for (index, view) in self.view.iter().enumerate() {
             view.check(index)?;
         }
         let views = self.views();
-        let wanted = self.method.settings().wiring(views).views();
+        let wanted = self.method.settings().wiring(&self.plugins, views).views();
         require(
             views == wanted,
             "view",

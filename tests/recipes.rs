@@ -57,6 +57,7 @@ fn every_recipe_takes_a_step() {
             .unwrap();
         let setup = Setup {
             backbone: &recipe.backbone,
+            plugins: &recipe.plugins,
             views: recipe.views(),
             images,
             batch: 2,

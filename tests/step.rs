@@ -7,6 +7,7 @@ use diptych::method::{Config, Method, Setup, Step, simclr};
 use diptych::model::heads::{HeadConfig, HeadInitialization};
 use diptych::model::resnet::BlockGroup;
 use diptych::model::{BackboneConfig, Phase, Role, Statistics};
+use diptych::plugin::Plugins;
 use diptych::random::{Purpose, Scope, Stream};
 use diptych::train::Precision;
 use diptych::train::step::{self, Layout, Outcome, ViewInput};
@@ -25,6 +26,7 @@ fn method(kind: Kind) -> Box<dyn Method> {
     let config = Config::SimClr(simclr::Config { projector, ..simclr::Config::default() });
     let setup = Setup {
         backbone: &backbone,
+        plugins: &Plugins::default(),
         views: 2,
         images: BATCH,
         batch: BATCH,

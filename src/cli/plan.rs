@@ -159,7 +159,7 @@ pub(super) fn memory_plan<'a>(
     images: usize,
 ) -> MemoryPlan<'a> {
     let (settings, batch) = (recipe.method.settings(), recipe.data.batch_size);
-    let wiring = settings.wiring(sizes_px.len());
+    let wiring = settings.wiring(&recipe.plugins, sizes_px.len());
     let sizes = |of: &[usize]| of.iter().map(|view| sizes_px[*view]).collect();
     MemoryPlan {
         backbone: &recipe.backbone,

@@ -2,6 +2,7 @@ use super::summary::kind;
 use super::*;
 use crate::augment::HostBatch;
 use crate::method::{Config, Setup, Step, simclr};
+use crate::plugin::Plugins;
 use crate::train::optim::{Optimizer, OptimizerConfig};
 use crate::train::step::{ViewInput, gradient};
 use crate::train::stop::Stop;
@@ -31,6 +32,7 @@ fn trained() -> Trained {
     let method = Config::SimClr(simclr::Config::default());
     let setup = Setup {
         backbone: &backbone(),
+        plugins: &Plugins::default(),
         views: 2,
         images: BATCH,
         batch: BATCH,
