@@ -4,6 +4,8 @@
 //! as its key and (scope, purpose, block) as its counter, so no stream depends on how many draws another has taken,
 //! on threads, on the batch an image lands in, or on a restart.
 
+mod beta;
+
 use multiversion::multiversion;
 
 /// What a stream is for; two purposes never share numbers.

@@ -1,6 +1,6 @@
 //! Heads: the small perceptron g between the features h and what a loss compares, z = g(h).
 
-use super::layers::{Affine, BatchNorm, Initialization, Linear, check_groups};
+use super::layers::{Affine, BatchNorm, Initialization, Linear, NormLinear, check_groups};
 use super::{Phase, Place};
 use crate::error::{Error, Result};
 use crate::shape::check;
@@ -40,6 +40,9 @@ pub struct HeadConfig {
     pub bias: bool,
     /// How linear layers start.
     pub initialization: HeadInitialization,
+    /// Whether the last linear layer gives cosines, without a bias and from a start of its own; see [`NormLinear`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub norm_linear: bool,
 }
 
 impl Default for HeadConfig {
@@ -53,6 +56,7 @@ impl Default for HeadConfig {
             output_batch_norm: OutputNorm::Gamma,
             bias: true,
             initialization: HeadInitialization::SimClr,
+            norm_linear: false,
         }
     }
 }
@@ -106,8 +110,14 @@ impl HeadConfig {
 }
 
 #[derive(Debug)]
+enum Product {
+    Plain(Linear),
+    Normalized(NormLinear),
+}
+
+#[derive(Debug)]
 struct Layer {
-    linear: Linear,
+    linear: Product,
     norm: Option<BatchNorm>,
     hidden: bool,
 }
@@ -151,8 +161,14 @@ impl Head {
             let mut place = place.at("layers");
             let mut place = place.at(index);
             let bias = config.bias && affine.is_none();
+            let mut linear = place.at("linear");
+            let linear = if config.norm_linear && !hidden {
+                Product::Normalized(NormLinear::build(&mut linear, width, outputs))
+            } else {
+                Product::Plain(Linear::build(&mut linear, width, outputs, bias, start))
+            };
             layers.push(Layer {
-                linear: Linear::build(&mut place.at("linear"), width, outputs, bias, start),
+                linear,
                 norm: affine.map(|a| BatchNorm::build(&mut place.at("norm"), outputs, a, 1.0)),
                 hidden,
             });
@@ -200,7 +216,10 @@ impl Head {
 
 impl Layer {
     fn forward(&self, x: &Tensor, phase: Phase) -> Tensor {
-        let mut x = self.linear.forward(x);
+        let mut x = match &self.linear {
+            Product::Plain(linear) => linear.forward(x),
+            Product::Normalized(linear) => linear.forward(x),
+        };
         if let Some(norm) = &self.norm {
             x = norm.forward(&x, phase);
         }
@@ -314,6 +333,27 @@ mod tests {
         let (_, none) = build(6, "layers = 0");
         assert_eq!(none.outputs(), 6);
         assert_eq!(none.forward_taps(&features, TRAINING), [features]);
+    }
+
+    #[test]
+    fn a_normalized_last_layer_gives_cosines() {
+        let (parameters, head) =
+            build(6, "output = 4\noutput_batch_norm = 'none'\nnorm_linear = true");
+        let weight = &parameters.all().last().unwrap().tensor;
+        assert_eq!(parameters.all().last().unwrap().name, "layers.1.linear.weight");
+        let lengths = weight.square().sum_dim_intlist(1, false, None);
+        assert!((lengths - 1.0).abs().max().double_value(&[]) < 1e-12);
+        tch::no_grad(|| {
+            let _ = weight.shallow_clone().g_mul_scalar_(3.0);
+        });
+        let taps = head.forward_taps(&noise(INPUT, &[5, 6]), TRAINING);
+        for (row, output) in (0..5).flat_map(|row| (0..4).map(move |output| (row, output))) {
+            let pair = [taps[1].get(row), weight.get(output)];
+            let dot = pair[0].dot(&pair[1]).double_value(&[]);
+            let length = |v: &Tensor| v.norm().double_value(&[]);
+            let cosine = dot / length(&pair[0]) / length(&pair[1]);
+            assert!((taps[2].double_value(&[row, output]) - cosine).abs() < 1e-12);
+        }
     }
 
     #[test]

@@ -139,6 +139,33 @@ impl Linear {
     }
 }
 
+/// A linear layer whose outputs are cosines: rows of the input and of `weight` `[outputs, inputs]` are brought to unit
+/// length at every forward pass. No bias. Wang et al. 2021 (arXiv:2008.03813) call it `NormLinear` and store the transpose.
+#[derive(Debug)]
+pub struct NormLinear {
+    weight: Tensor,
+}
+
+impl NormLinear {
+    /// Adds `weight` to the place, uniform in ±1 and then of unit length for each output.
+    pub fn build(place: &mut Place<'_>, inputs: i64, outputs: i64) -> Self {
+        let draw = |stream: &mut Stream| stream.range(-1.0, 1.0);
+        let weight = place.add("weight", Role::Weight, &[outputs, inputs], draw);
+        tch::no_grad(|| weight.shallow_clone().copy_(&unit(&weight)));
+        Self { weight }
+    }
+
+    /// `[N, inputs]` to `[N, outputs]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        unit(x).linear(&unit(&self.weight), None::<&Tensor>)
+    }
+}
+
+/// Rows divided by their length, or by 1e-12 if they are shorter.
+fn unit(rows: &Tensor) -> Tensor {
+    rows / rows.square().sum_dim_intlist(1, true, None).sqrt().clamp_min(1e-12)
+}
+
 /// What a batch norm learns after normalising.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affine {
