@@ -1,7 +1,7 @@
 //! Learning visual representations without labels.
 //!
 //! The modules, in the order in which data flows; each may use only those before it:
-//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`method`] → [`train`] → [`evaluate`] → [`report`].
+//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`evaluate`] → [`report`].
 //! Below all of them lie [`error`], [`shape`] and [`random`].
 
 pub mod augment;
@@ -16,6 +16,7 @@ pub mod memory;
 pub mod method;
 pub mod model;
 pub mod overrides;
+pub mod plugin;
 pub mod random;
 pub mod recipe;
 pub mod report;

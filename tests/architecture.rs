@@ -10,8 +10,9 @@ const BELOW: &[&str] =
     &["error", "ffi", "files", "machine", "memory", "overrides", "random", "shape"];
 
 /// The flow, in order.
-const FLOW: &[&str] =
-    &["data", "augment", "model", "loss", "method", "train", "evaluate", "report", "recipe"];
+const FLOW: &[&str] = &[
+    "data", "augment", "model", "loss", "plugin", "method", "train", "evaluate", "report", "recipe",
+];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

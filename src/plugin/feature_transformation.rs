@@ -1,0 +1,451 @@
+//! Feature transformation: positives pushed apart and negatives mixed, between head and logits.
+//!
+//! **Paper.** Zhu, Zhao, Liu, Sun, Chen 2021, "Improving contrastive learning by visualizing feature transformation",
+//! arXiv:2108.02982. Its code: `memory/mem_moco.py` of DTennant/CL-Visualizing-Feature-Transformation.
+//!
+//! **Idea.** A mixture of unit rows is another, unseen row. Extrapolated beyond each other, the two rows of a positive
+//! pair become a harder pair; interpolated, the rows of a queue become more varied negatives. Nothing is stored: a queue
+//! receives the original keys.
+
+use super::{full, row_dot, unit, within};
+use crate::error::{Error, Result};
+use crate::random::Stream;
+use crate::shape::check;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// What happens to the two rows of a positive pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PositiveMixing {
+    /// Nothing.
+    None,
+    /// q' = λq + (1-λ)k and k' = λk + (1-λ)q with λ = 1 + Beta(α, α).
+    #[default]
+    Extrapolate,
+}
+
+/// What happens to the negatives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NegativeMixing {
+    /// Nothing.
+    None,
+    /// n' = λn + (1-λ)m, m another negative drawn by a random permutation, λ = Beta(α, α).
+    #[default]
+    Interpolate,
+    /// The same with λ = 1 + Beta(α, α).
+    Extrapolate,
+    /// n' = λq + (1-λ)n: drawn towards each query (Table 7).
+    Hard,
+}
+
+/// How many λ are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// One a step: the published commands.
+    #[default]
+    Step,
+    /// One for every pair, or every negative; not in the released code.
+    Sample,
+    /// One for every coordinate of every pair or negative (Table 3).
+    Dimension,
+}
+
+/// Where λ comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distribution {
+    /// The Beta distribution of each mixing.
+    #[default]
+    Beta,
+    /// Uniform in [0, 1] (plus 1 where it extrapolates), whatever the Beta settings say.
+    Uniform,
+}
+
+/// Which mixed rows are brought back to unit length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Renormalize {
+    /// None: the published runs.
+    None,
+    /// The two rows of a positive pair.
+    Positive,
+    /// The negatives.
+    Negative,
+    /// All.
+    Both,
+}
+
+/// The recipe's `[plugins.feature_transformation]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FeatureTransformation {
+    /// What happens to positive pairs.
+    pub positive: PositiveMixing,
+    /// What happens to negatives, where a method has them.
+    pub negative: NegativeMixing,
+    /// How many λ the positives get; both rows of a pair share theirs.
+    pub positive_level: Level,
+    /// How many λ the negatives get.
+    pub negative_level: Level,
+    /// α of every extrapolation, from 0.05 to 1000 (2.0: §B.4).
+    pub alpha_extrapolate: f64,
+    /// α of the interpolation, from 0.05 to 1000 (1.6: §B.4).
+    pub alpha_interpolate: f64,
+    /// The Beta distribution of λ of the hard negatives, each from 0.05 to 1000: [2, 1] or, better, [5, 2] (Table 7).
+    pub hard_beta: [f64; 2],
+    /// Where λ comes from.
+    pub distribution: Distribution,
+    /// Whether the query within a mixed key is a constant too; the released code keeps its gradient. Queues only.
+    pub detach_keys_mix: bool,
+    /// Which mixed rows get unit length again; left out it is `none` against negatives (as published) and `positive` where
+    /// a pair is compared with nothing else, or with prototypes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renormalize: Option<Renormalize>,
+    /// Whole epochs at the start without transformation (Table 2: 0 for ResNet-50, 2 for ResNet-18).
+    pub start_epoch: u32,
+    /// Hard negatives with λ on the negative and 1-λ on the query. Text and Table 7 of the paper disagree about the side;
+    /// off is the printed formula.
+    pub swap_lambda: bool,
+    /// In a batch, the sum over an anchor's kept negatives counts as much as one over all of them.
+    pub rescale_negatives: bool,
+}
+
+impl Default for FeatureTransformation {
+    fn default() -> Self {
+        Self {
+            positive: PositiveMixing::default(),
+            negative: NegativeMixing::default(),
+            positive_level: Level::default(),
+            negative_level: Level::default(),
+            alpha_extrapolate: 2.0,
+            alpha_interpolate: 1.6,
+            hard_beta: [2.0, 1.0],
+            distribution: Distribution::default(),
+            detach_keys_mix: false,
+            renormalize: None,
+            start_epoch: 0,
+            swap_lambda: false,
+            rescale_negatives: true,
+        }
+    }
+}
+
+/// Negatives as the columns of a plain product of rows; made by [`FeatureTransformation::negatives`].
+///
+/// Hard negatives differ from query to query, but their logits are those of longer rows against common columns: with one λ
+/// per negative, `q'·(λq + (1-λ)n) = [q', q'·q]·[(1-λ)n, λ]`; with one per coordinate
+/// `[q', q'⊙q]·[(1-λ)⊙n, λ]`. No negative is made per query, and the temperature stays.
+#[derive(Debug)]
+pub struct Negatives {
+    /// What the rows of [`Self::align`] are compared with, `[K, d]`, `[K, d + 1]` or `[K, 2d]`.
+    pub columns: Tensor,
+    hard: Option<Level>,
+}
+
+impl Negatives {
+    /// Queries and keys as long as the columns: `queries` q' and `keys` k' `[N, d]` as they are compared, `unmixed` q
+    /// `[N, d]` as it was before, which is what hard negatives are drawn towards. That pull is a constant, as a queue is.
+    /// Products of a query with its key do not change.
+    pub fn align(&self, queries: &Tensor, keys: &Tensor, unmixed: &Tensor) -> (Tensor, Tensor) {
+        let Some(level) = self.hard else {
+            return (queries.shallow_clone(), keys.shallow_clone());
+        };
+        let query = unmixed.detach();
+        let more = match level {
+            Level::Step | Level::Sample => row_dot(queries, &query),
+            Level::Dimension => queries * query,
+        };
+        let longer = Tensor::cat(&[queries, &more], 1);
+        (longer, Tensor::cat(&[keys, &more.zeros_like()], 1))
+    }
+}
+
+/// A batch whose rows are each other's negatives; made by [`FeatureTransformation::in_batch`].
+///
+/// The loss of anchor i is `-s⁺/τ + ln( exp(s⁺/τ) + scale_i Σ_j exp(rows_i·negatives_j / τ) )` over the columns j that are
+/// not excluded, with `s⁺ = rows_i·positives_i`.
+#[derive(Debug)]
+pub struct InBatch {
+    /// Anchors, `[2N, d']`, d' as in [`Negatives`].
+    pub rows: Tensor,
+    /// Their positives, `[2N, d']`.
+    pub positives: Tensor,
+    /// Columns, `[2N, d']`.
+    pub negatives: Tensor,
+    /// Columns that are no negatives of an anchor, i64 `[2N, 2]`, or `[2N, 4]` where negatives are mixed with each other;
+    /// one column may stand there twice.
+    pub excluded: Tensor,
+    /// Factor of each anchor's sum over its negatives, `[2N]`: (2N - 2) / kept, or 1.
+    pub scale: Tensor,
+}
+
+impl FeatureTransformation {
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the key.
+    pub fn check(&self) -> Result<()> {
+        let [first, second] = self.hard_beta;
+        for (key, value) in [
+            ("alpha_extrapolate", self.alpha_extrapolate),
+            ("alpha_interpolate", self.alpha_interpolate),
+            ("hard_beta", first),
+            ("hard_beta", second),
+        ] {
+            within(&format!("feature_transformation.{key}"), value, [0.05, 1000.0])?;
+        }
+        if self.positive == PositiveMixing::None && self.negative == NegativeMixing::None {
+            return Err(Error::Recipe(
+                "`plugins.feature_transformation` with `positive` and `negative` both `none` does nothing: leave the \
+                 table out"
+                    .to_owned(),
+            ));
+        }
+        let renormalized =
+            matches!(self.renormalize, Some(Renormalize::Negative | Renormalize::Both));
+        if self.negative == NegativeMixing::Hard && renormalized {
+            return Err(Error::Recipe(
+                "`plugins.feature_transformation.renormalize` must be `none` or `positive` with hard negatives, which \
+                 are never made one by one"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether features are transformed in this epoch, counted from 0.
+    pub fn active(&self, epoch: u32) -> bool {
+        epoch >= self.start_epoch
+    }
+
+    /// The pair (q', k') of unit queries and keys `[N, d]`: both mixed from the rows as they were, with one λ. Keys are
+    /// constants, the query within k' keeps its gradient. With several queries per key call it for each, so that each
+    /// has its own λ.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless both have one shape.
+    pub fn positives(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        stream: &mut Stream,
+    ) -> Result<(Tensor, Tensor)> {
+        check("queries", q, &[-1, -1])?;
+        check("keys", k, &q.size())?;
+        let (q, k) = (full(q), full(&k.detach()));
+        let inside = if self.detach_keys_mix { q.detach() } else { q.shallow_clone() };
+        let Some(lambda) = self.positive_lambda(&q, stream) else {
+            return Ok((q, k));
+        };
+        let pair = (mix(&q, &k, &lambda), mix(&k, &inside, &lambda));
+        Ok(self.lengths(pair, Renormalize::None))
+    }
+
+    /// The negatives Q' out of a queue `[K, d]`, which stays as it is; without a graph.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless it is a matrix.
+    pub fn negatives(&self, queue: &Tensor, stream: &mut Stream) -> Result<Negatives> {
+        check("queue", queue, &[-1, -1])?;
+        Ok(tch::no_grad(|| self.mix_negatives(&full(&queue.detach()), stream).0))
+    }
+
+    /// Unit rows `[2N, d]` of a batch, first views, then second: each pair extrapolated, all rows mixed among each other as
+    /// negatives, everything with its gradient. The paper tells of this use (§E.1) without its code; an anchor keeps
+    /// those mixed rows that contain neither itself nor its positive.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there is an even number of rows, at least two.
+    pub fn in_batch(&self, rows: &Tensor, stream: &mut Stream) -> Result<InBatch> {
+        check("rows", rows, &[-1, -1])?;
+        let count = rows.size()[0];
+        if count < 2 || count % 2 != 0 {
+            return Err(Error::Shape(format!(
+                "`rows` must hold two views of every image, found {count} rows"
+            )));
+        }
+        let (z, images) = (full(rows), count / 2);
+        let other_view = |rows: &Tensor| rows.roll(images, 0);
+        let anchors = match self.positive_lambda(&z.narrow(0, 0, images), stream) {
+            None => z.shallow_clone(),
+            Some(lambda) => {
+                let repeats = if lambda.size()[0] == images { 2 } else { 1 };
+                let mixed = mix(&z, &other_view(&z), &lambda.repeat([repeats, 1]));
+                if self.renormalizes_positives(Renormalize::None) { unit(&mixed) } else { mixed }
+            }
+        };
+        let (negatives, order) = self.mix_negatives(&z, stream);
+        let (excluded, kept) = exclusions(count as usize, order.as_deref());
+        let scale = kept.iter().map(|kept| match kept {
+            0 => 1.0,
+            _ if !self.rescale_negatives => 1.0,
+            kept => (count - 2) as f64 / *kept as f64,
+        });
+        let options = (z.kind(), z.device());
+        let (rows, positives) = negatives.align(&anchors, &other_view(&anchors), &z);
+        Ok(InBatch {
+            rows,
+            positives,
+            negatives: negatives.columns,
+            excluded: Tensor::from_slice(&excluded).view([count, -1]).to_device(options.1),
+            scale: Tensor::from_slice(&scale.collect::<Vec<f64>>())
+                .to_kind(options.0)
+                .to_device(options.1),
+        })
+    }
+
+    /// Cosine of each prediction with its target after both were mixed, `[N]`, from unit rows `[N, d]`; targets are
+    /// constants (SimSiam, BYOL: §E). Mixed rows are brought to unit length unless the settings say otherwise: with
+    /// `t = 2λ(λ-1)` and s the cosine before, it is `(s - t(1-s)) / (1 + t(1-s))`, and without that length
+    /// `1 - (1-s)(1+t)`, the loss of before times a random factor.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless both have one shape.
+    pub fn similarity(
+        &self,
+        predictions: &Tensor,
+        targets: &Tensor,
+        stream: &mut Stream,
+    ) -> Result<Tensor> {
+        check("predictions", predictions, &[-1, -1])?;
+        check("targets", targets, &predictions.size())?;
+        let pair = (full(predictions), full(&targets.detach()));
+        let (p, z) = self.extrapolate(pair, stream);
+        Ok(row_dot(&p, &z).squeeze_dim(1))
+    }
+
+    /// The embeddings `[N, d]` (unit rows) of the two large crops, mixed with each other, both with their gradients, and
+    /// brought to unit length for the prototypes unless the settings say otherwise (SwAV: §E).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless both have one shape.
+    pub fn crops(
+        &self,
+        first: &Tensor,
+        second: &Tensor,
+        stream: &mut Stream,
+    ) -> Result<(Tensor, Tensor)> {
+        check("first crops", first, &[-1, -1])?;
+        check("second crops", second, &first.size())?;
+        Ok(self.extrapolate((full(first), full(second)), stream))
+    }
+
+    /// Both rows mixed with the other, where nothing but the pair's direction counts.
+    fn extrapolate(&self, (a, b): (Tensor, Tensor), stream: &mut Stream) -> (Tensor, Tensor) {
+        match self.positive_lambda(&a, stream) {
+            None => (a, b),
+            Some(lambda) => {
+                let pair = (mix(&a, &b, &lambda), mix(&b, &a, &lambda));
+                self.lengths(pair, Renormalize::Positive)
+            }
+        }
+    }
+
+    fn renormalizes_positives(&self, otherwise: Renormalize) -> bool {
+        let choice = self.renormalize.unwrap_or(otherwise);
+        matches!(choice, Renormalize::Positive | Renormalize::Both)
+    }
+
+    fn lengths(&self, (a, b): (Tensor, Tensor), otherwise: Renormalize) -> (Tensor, Tensor) {
+        if self.renormalizes_positives(otherwise) { (unit(&a), unit(&b)) } else { (a, b) }
+    }
+
+    /// λ of positive pairs whose first rows are these, if they are mixed at all.
+    fn positive_lambda(&self, rows: &Tensor, stream: &mut Stream) -> Option<Tensor> {
+        let shape = [self.alpha_extrapolate; 2];
+        match self.positive {
+            PositiveMixing::None => None,
+            PositiveMixing::Extrapolate => {
+                Some(self.lambda(shape, self.positive_level, rows, stream) + 1.0)
+            }
+        }
+    }
+
+    /// The negatives, and the order in which they were mixed with each other if they were.
+    fn mix_negatives(&self, rows: &Tensor, stream: &mut Stream) -> (Negatives, Option<Vec<usize>>) {
+        let (shape, beyond) = match self.negative {
+            NegativeMixing::None => {
+                return (Negatives { columns: rows.shallow_clone(), hard: None }, None);
+            }
+            NegativeMixing::Interpolate => ([self.alpha_interpolate; 2], 0.0),
+            NegativeMixing::Extrapolate => ([self.alpha_extrapolate; 2], 1.0),
+            NegativeMixing::Hard => (self.hard_beta, 0.0),
+        };
+        let level = self.negative_level;
+        let lambda = self.lambda(shape, level, rows, stream) + beyond;
+        if self.negative == NegativeMixing::Hard {
+            let query = if self.swap_lambda { 1.0 - lambda } else { lambda };
+            let negative = rows * (1.0 - &query);
+            let columns = Tensor::cat(&[negative, query.expand([rows.size()[0], -1], false)], 1);
+            return (Negatives { columns, hard: Some(level) }, None);
+        }
+        let order = stream.permutation(rows.size()[0] as usize);
+        let index: Vec<i64> = order.iter().map(|index| *index as i64).collect();
+        let others = rows.index_select(0, &Tensor::from_slice(&index).to_device(rows.device()));
+        let mixed = mix(rows, &others, &lambda);
+        let renormalized =
+            matches!(self.renormalize, Some(Renormalize::Negative | Renormalize::Both));
+        let columns = if renormalized { unit(&mixed) } else { mixed };
+        (Negatives { columns, hard: None }, Some(order))
+    }
+
+    /// Draws λ in [0, 1] for `rows` `[N, d]`: `[1, 1]`, `[N, 1]` or `[N, d]`.
+    fn lambda(
+        &self,
+        [alpha, beta]: [f64; 2],
+        level: Level,
+        rows: &Tensor,
+        stream: &mut Stream,
+    ) -> Tensor {
+        let [alpha, beta] = match self.distribution {
+            Distribution::Beta => [alpha, beta],
+            Distribution::Uniform => [1.0, 1.0],
+        };
+        let (count, width) = (rows.size()[0], rows.size()[1]);
+        let [count, width] = match level {
+            Level::Step => [1, 1],
+            Level::Sample => [count, 1],
+            Level::Dimension => [count, width],
+        };
+        let values = if level == Level::Step {
+            Tensor::from_slice(&[stream.beta(alpha, beta)])
+        } else {
+            let mut values = vec![0.0; (count * width) as usize];
+            stream.fill_beta(alpha, beta, &mut values);
+            Tensor::from_slice(&values)
+        };
+        values.view([count, width]).to_device(rows.device()).to_kind(rows.kind())
+    }
+}
+
+/// λa + (1-λ)b.
+fn mix(a: &Tensor, b: &Tensor, lambda: &Tensor) -> Tensor {
+    a * lambda + b * (1.0 - lambda)
+}
+
+/// For every anchor of a batch of this many rows the columns it must not see, row by row, and how many it keeps. Column j
+/// is made of row j and, with an order, of row `order[j]`.
+fn exclusions(count: usize, order: Option<&[usize]>) -> (Vec<i64>, Vec<usize>) {
+    let mut made_of = vec![0; count];
+    for (column, row) in order.unwrap_or_default().iter().enumerate() {
+        made_of[*row] = column;
+    }
+    let (mut excluded, mut kept) = (Vec::new(), Vec::new());
+    for anchor in 0..count {
+        let mut columns = vec![anchor, (anchor + count / 2) % count];
+        if order.is_some() {
+            columns.extend([made_of[columns[0]], made_of[columns[1]]]);
+        }
+        excluded.extend(columns.iter().map(|column| *column as i64));
+        columns.sort_unstable();
+        columns.dedup();
+        kept.push(count - columns.len());
+    }
+    (excluded, kept)
+}
+
+#[cfg(test)]
+mod tests;
