@@ -1,4 +1,4 @@
-//! Losses that forbid the dimensions of a projection to say the same: Barlow Twins and VICReg.
+//! Losses that forbid the dimensions of a projection to say the same: Barlow Twins and `VICReg`.
 //!
 //! Both hold one `[D, D]` matrix at a time, which becomes its own gradient in place, beside a few copies of the
 //! projections.
@@ -87,7 +87,7 @@ impl BarlowTwins {
     }
 }
 
-/// VICReg (Bardes et al. 2021, arXiv:2105.04906, §4.1, Eq. 1–6), with the averages of its code:
+/// `VICReg` (Bardes et al. 2021, arXiv:2105.04906, §4.1, Eq. 1–6), with the averages of its code:
 ///
 /// ```text
 /// L = invariance · mean (z₁ - z₂)²

@@ -123,15 +123,21 @@ mod tests {
             .map(|k| scores.iter().map(|row| (row[k] / epsilon).exp()).collect())
             .collect();
         let total: f64 = q.iter().flatten().sum();
-        q.iter_mut().flatten().for_each(|value| *value /= total);
+        for value in q.iter_mut().flatten() {
+            *value /= total;
+        }
         for _ in 0..iterations {
             for row in &mut q {
                 let sum: f64 = row.iter().sum();
-                row.iter_mut().for_each(|value| *value /= sum * prototypes as f64);
+                for value in row {
+                    *value /= sum * prototypes as f64;
+                }
             }
             for b in 0..rows {
                 let sum: f64 = q.iter().map(|row| row[b]).sum();
-                q.iter_mut().for_each(|row| row[b] /= sum * rows as f64);
+                for row in &mut q {
+                    row[b] /= sum * rows as f64;
+                }
             }
         }
         (0..rows).map(|b| q.iter().map(|row| row[b] * rows as f64).collect()).collect()
@@ -259,6 +265,17 @@ mod tests {
         let codes = [0, 1].map(|crop: usize| sinkhorn(&scores[crop], 0.05, 3).unwrap());
         let found = swapped_prediction(&scores, &codes, 0.1).unwrap().double_value(&[]);
         assert!((found - 7.0_f64.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn half_precision_is_computed_in_f32() {
+        let halves = [0, 1].map(|crop| normal(30 + crop, &[6, 5]).to_kind(Kind::BFloat16));
+        let whole = halves.each_ref().map(|scores| scores.to_kind(Kind::Float));
+        let codes = halves.each_ref().map(|scores| sinkhorn(scores, 0.05, 3).unwrap());
+        assert_eq!(codes[0].kind(), Kind::Float);
+        assert_eq!(codes[0], sinkhorn(&whole[0], 0.05, 3).unwrap());
+        let loss = |scores: &[Tensor]| swapped_prediction(scores, &codes, 0.1).unwrap();
+        assert_eq!(loss(&halves), loss(&whole));
     }
 
     #[test]

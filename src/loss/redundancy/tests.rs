@@ -1,4 +1,4 @@
-//! Barlow Twins and VICReg against the formulas written out, published numbers, lightly, and slopes.
+//! Barlow Twins and `VICReg` against the formulas written out, published numbers, lightly, and slopes.
 
 use super::*;
 use crate::loss::numeric::{distance, golden, leaf, normal, slopes};
@@ -44,7 +44,7 @@ fn barlow_loop(z1: &Tensor, z2: &Tensor) -> (f64, f64) {
     (on, off)
 }
 
-/// The three terms of VICReg, entry by entry.
+/// The three terms of `VICReg`, entry by entry.
 fn vicreg_loop(z1: &Tensor, z2: &Tensor) -> [f64; 3] {
     let free = (z1.size()[0] - 1) as f64;
     let views = [columns(z1), columns(z2)];
@@ -173,6 +173,26 @@ fn whitened_equal_views_cost_nothing_and_collapsed_ones_their_closed_form() {
     assert!((vicreg.loss.double_value(&[]) - 25.0 * (1.0 - 0.01)).abs() < 1e-12);
     (barlow.loss + vicreg.loss).backward();
     assert!(leaves.iter().all(|z| bool::try_from(z.grad().isfinite().all()).unwrap()));
+}
+
+#[test]
+fn single_precision_keeps_its_digits_at_many_dimensions() {
+    let wide = views(64, 512);
+    for losses in [
+        |z: &[Tensor; 2]| BarlowTwins::default().evaluate(&z[0], &z[1]).unwrap().loss,
+        |z: &[Tensor; 2]| VicReg::default().evaluate(&z[0], &z[1]).unwrap().loss,
+    ] {
+        let found = [Kind::Float, Kind::Double].map(|kind| {
+            let leaves = wide.each_ref().map(|z| leaf(&z.to_kind(kind)));
+            let loss = losses(&leaves);
+            loss.backward();
+            (loss.double_value(&[]), leaves[0].grad())
+        });
+        let [(single, single_gradient), (double, gradient)] = found;
+        assert!((single / double - 1.0).abs() < 1e-5, "{single}, not {double}");
+        let scale = gradient.abs().max().double_value(&[]);
+        assert!(distance(&single_gradient, &gradient) / scale < 1e-4);
+    }
 }
 
 #[test]
