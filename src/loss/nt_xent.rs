@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::loss::attach;
 use crate::loss::info_nce::Scored;
 use crate::loss::tiled::{
-    Contrast, Positive, SHORTEST, check_temperature, computing_kind, row_dot, sum,
+    Contrast, Positive, SHORTEST, check_temperature, computing_kind, row_dot, sum, unit_rows,
 };
 use crate::shape::check;
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,8 @@ impl NtXent {
     /// [`Error::Shape`] unless there is an even number of rows, at least two. [`Error::Recipe`] if the temperature is not
     /// above 0.
     pub fn evaluate(&self, projections: &Tensor, tile: i64) -> Result<Evaluated> {
-        let rows = self.check("projections", projections)?;
+        let rows = check_two_views("projections", projections)?;
+        check_temperature(self.temperature)?;
         tch::no_grad(|| self.evaluate_checked(projections, rows / 2, tile))
     }
 
@@ -103,7 +104,8 @@ impl NtXent {
         negatives_scale: Option<&Tensor>,
         tile: i64,
     ) -> Result<Scored> {
-        let count = self.check("rows", rows)?;
+        let count = check_two_views("rows", rows)?;
+        check_temperature(self.temperature)?;
         check("negatives", negatives, &rows.size())?;
         let kind = computing_kind(rows);
         let [rows, negatives] = [rows, negatives].map(|tensor| tensor.to_kind(kind));
@@ -136,19 +138,6 @@ impl NtXent {
         })
     }
 
-    /// Rows of an input that holds two views of every image.
-    fn check(&self, name: &str, input: &Tensor) -> Result<i64> {
-        check(name, input, &[-1, -1])?;
-        let rows = input.size()[0];
-        if rows < 2 || rows % 2 != 0 {
-            return Err(Error::Shape(format!(
-                "`{name}` must hold two views of every image, found {rows} rows"
-            )));
-        }
-        check_temperature(self.temperature)?;
-        Ok(rows)
-    }
-
     /// Weight of an anchor.
     fn weight(&self, images: i64) -> f64 {
         match self.reduction {
@@ -165,17 +154,15 @@ impl NtXent {
         let divisor = length.clamp_min(SHORTEST);
         let unit = &values / &divisor;
 
-        let index = Tensor::arange(images, (Kind::Int64, options.1));
-        let partner = Tensor::cat(&[&index + images, index.shallow_clone()], 0);
-        let itself = Tensor::arange(2 * images, (Kind::Int64, options.1)).unsqueeze(1);
+        let itself = Tensor::arange(2 * images, (Kind::Int64, options.1));
         let weight = self.weight(images);
         let all = Contrast {
             rows: &unit,
             columns: &unit,
             temperature: self.temperature,
-            positive: Positive::Column(&partner),
+            positive: Positive::Column(&itself.roll(images, 0)),
             weights: &Tensor::full([2 * images], weight, options),
-            excluded: Some(&itself),
+            excluded: Some(&itself.unsqueeze(1)),
             negatives_scale: None,
             columns_gradient: true,
             tile,
@@ -190,13 +177,53 @@ impl NtXent {
         let along = row_dot(&unit_gradient, &unit) * length.gt(SHORTEST);
         let gradient = ((unit_gradient - &unit * along) / divisor).to_kind(projections.kind());
 
+        let found = Agreement::of(&unit, self.temperature, tile)?;
+        Ok(Evaluated {
+            loss,
+            gradient,
+            contrastive_accuracy: found.contrastive_accuracy,
+            contrastive_entropy: found.contrastive_entropy,
+            positive_similarity: found.positive_similarity,
+            negative_similarity: found.negative_similarity,
+        })
+    }
+}
+
+/// How well the two views of a batch find each other; what [`Evaluated`] says without a loss, for the other losses over two
+/// views.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Agreement {
+    /// See [`Evaluated::contrastive_accuracy`].
+    pub contrastive_accuracy: f64,
+    /// See [`Evaluated::contrastive_entropy`].
+    pub contrastive_entropy: f64,
+    /// See [`Evaluated::positive_similarity`].
+    pub positive_similarity: f64,
+    /// See [`Evaluated::negative_similarity`].
+    pub negative_similarity: f64,
+}
+
+/// The agreement of `projections` as in [`NtXent::evaluate`], at a third of its work.
+///
+/// # Errors
+/// Those of [`NtXent::evaluate`].
+pub fn agreement(projections: &Tensor, temperature: f64, tile: i64) -> Result<Agreement> {
+    check_two_views("projections", projections)?;
+    check_temperature(temperature)?;
+    tch::no_grad(|| Agreement::of(&unit_rows(projections), temperature, tile))
+}
+
+impl Agreement {
+    /// Of rows of length 1.
+    fn of(unit: &Tensor, temperature: f64, tile: i64) -> Result<Self> {
+        let images = unit.size()[0] / 2;
         let (first, second) = (unit.narrow(0, 0, images), unit.narrow(0, images, images));
         let across = Contrast {
             rows: &first,
             columns: &second,
-            temperature: self.temperature,
-            positive: Positive::Column(&index),
-            weights: &Tensor::ones([images], options),
+            temperature,
+            positive: Positive::Column(&Tensor::arange(images, (Kind::Int64, unit.device()))),
+            weights: &Tensor::ones([images], (unit.kind(), unit.device())),
             excluded: None,
             negatives_scale: None,
             columns_gradient: false,
@@ -209,21 +236,18 @@ impl NtXent {
             - &across.positive
             - row_dot(&first, &across.rows_gradient).squeeze_dim(1);
 
-        let cosines = sum(&all.positive) * self.temperature;
         let count = images as f64;
-        let negatives = 4.0 * count * (count - 1.0);
+        let cosines = sum(&across.positive) * temperature;
         let everything = sum(&unit.sum_dim_intlist(0, false, Kind::Double).square());
         let negative_similarity = if images == 1 {
             0.0
         } else {
-            (everything - sum(&unit.square()) - cosines) / negatives
+            (everything - sum(&unit.square()) - 2.0 * cosines) / (4.0 * count * (count - 1.0))
         };
-        Ok(Evaluated {
-            loss,
-            gradient,
+        Ok(Self {
             contrastive_accuracy: sum(&hits) / count,
             contrastive_entropy: (sum(&entropy) / count).max(0.0),
-            positive_similarity: cosines / (2.0 * count),
+            positive_similarity: cosines / count,
             negative_similarity,
         })
     }
@@ -234,6 +258,18 @@ impl Evaluated {
     pub fn attached(&self, projections: &Tensor) -> Tensor {
         attach(self.loss, &[(projections, &self.gradient)])
     }
+}
+
+/// The rows of an input that holds two views of every image.
+fn check_two_views(name: &str, input: &Tensor) -> Result<i64> {
+    check(name, input, &[-1, -1])?;
+    let rows = input.size()[0];
+    if rows < 2 || rows % 2 != 0 {
+        return Err(Error::Shape(format!(
+            "`{name}` must hold two views of every image, found {rows} rows"
+        )));
+    }
+    Ok(rows)
 }
 
 /// Mean product of rows and negatives over the pairs that are not excluded; 0 if none is left.
@@ -254,8 +290,8 @@ fn kept_similarity(rows: &Tensor, negatives: &Tensor, excluded: &Tensor) -> f64 
 #[expect(clippy::float_cmp, reason = "exact by construction: counts and equal inputs")]
 mod tests {
     use super::*;
+    use crate::loss::tiled::default_tile;
     use crate::loss::tiled::testing::{dot, graded, rows_of, slope};
-    use crate::loss::tiled::{default_tile, unit_rows};
     use crate::random::{Purpose, Scope, Stream};
     use std::collections::HashMap;
     use tch::Device;
@@ -432,6 +468,11 @@ mod tests {
         assert!((found.contrastive_entropy - entropy / 20.0).abs() < 1e-12);
         assert!((found.positive_similarity - positive / 20.0).abs() < 1e-12);
         assert!((found.negative_similarity - negative / (40.0 * 38.0)).abs() < 1e-12);
+        let alone = agreement(&rows, 0.5, 9).unwrap();
+        assert_eq!(alone.contrastive_accuracy, found.contrastive_accuracy);
+        assert!((alone.contrastive_entropy - found.contrastive_entropy).abs() < 1e-12);
+        assert!((alone.positive_similarity - found.positive_similarity).abs() < 1e-12);
+        assert!((alone.negative_similarity - found.negative_similarity).abs() < 1e-12);
     }
 
     #[test]
