@@ -71,10 +71,17 @@ pub fn byol(
     stop_gradient: bool,
 ) -> Result<Tensor> {
     let cosine = simsiam(predictions, targets, stop_gradient)?;
-    Ok(match scale {
-        Scale::Official => cosine * 4.0 + 4.0,
-        Scale::CosineHalf => cosine,
-    })
+    Ok(scale.of(&cosine))
+}
+
+impl Scale {
+    /// The loss of this scale from SimSiam's, in [-1, 1].
+    pub fn of(self, cosine: &Tensor) -> Tensor {
+        match self {
+            Self::Official => cosine * 4.0 + 4.0,
+            Self::CosineHalf => cosine.shallow_clone(),
+        }
+    }
 }
 
 /// Rows divided by their length, in f32 or f64. The norm is libtorch's own, whose gradient at a row of zeros is 0 and not

@@ -2,11 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::loss::attach;
-use crate::loss::pairwise::{
-    Similarities, check_temperature, check_two_views, single_or_double, unit_rows,
-};
+use crate::loss::nt_xent::{Agreement, agreement};
 use crate::loss::sliced_wasserstein::{Prior, directions, matched_squares};
-use crate::loss::tiled::{Contrast, Positive};
+use crate::loss::tiled::{Contrast, Positive, computing_kind, unit_rows};
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
@@ -40,7 +38,7 @@ pub enum Convention {
 }
 
 /// The loss family of "Intriguing Properties of Contrastive Losses" (Chen, Luo, Li 2021, arXiv:2011.02803,
-/// Algorithm 1), scaled as in the authors' notebook (google-research/simclr, colabs/intriguing_properties):
+/// Algorithm 1), scaled as in the authors' notebook (`colabs/intriguing_properties` of google-research/simclr):
 ///
 /// ```text
 /// L = scale · ( L_align + λ · L_distribution )
@@ -91,8 +89,8 @@ pub struct Evaluated {
     pub alignment: f64,
     /// `L_distribution`, before λ and the scale.
     pub distribution: f64,
-    /// How alike the rows are, all normalised for this.
-    pub similarities: Similarities,
+    /// How well the two views find each other, normalised for this.
+    pub agreement: Agreement,
 }
 
 impl Generalized {
@@ -133,8 +131,8 @@ impl Generalized {
     }
 
     /// The loss of `projections` `[2n, d]` (first views of all n images, then second views; not normalised) at temperature
-    /// τ, which only the log-sum-exp reads, in f32, or f64 for f64 input. The log-sum-exp holds `tile` rows at a time, at
-    /// least 1; directions and prior are drawn from `stream`.
+    /// τ, which of the terms only the log-sum-exp knows, in f32, or f64 for f64 input, with `tile` rows at a time, at least 1.
+    /// Directions and prior are drawn from `stream`.
     ///
     /// # Errors
     /// [`Error::Shape`] unless there is an even number of rows, at least two. [`Error::Recipe`] if the temperature is not
@@ -146,12 +144,13 @@ impl Generalized {
         tile: i64,
         stream: &mut Stream,
     ) -> Result<Evaluated> {
-        check_two_views(projections)?;
-        check_temperature(temperature)?;
-        let unit = unit_rows(projections);
-        let on_sphere =
-            matches!(self.distribution, Distribution::LogSumExp | Distribution::SwdHypersphere);
-        let hidden = if on_sphere { unit.shallow_clone() } else { single_or_double(projections) };
+        let agreement = agreement(projections, temperature, tile)?;
+        let hidden = match self.distribution {
+            Distribution::LogSumExp | Distribution::SwdHypersphere => unit_rows(projections),
+            Distribution::SwdHypercube | Distribution::SwdNormal => {
+                projections.to_kind(computing_kind(projections))
+            }
+        };
         let images = hidden.size()[0] / 2;
         let (first, second) = (hidden.narrow(0, 0, images), hidden.narrow(0, images, images));
         let squares = (first - second).square().mean(Kind::Double);
@@ -167,7 +166,7 @@ impl Generalized {
             alignment: alignment.double_value(&[]),
             distribution: distribution.double_value(&[]),
             loss: (alignment + distribution * self.lambda) * self.scale,
-            similarities: Similarities::of(&unit, tile),
+            agreement,
         })
     }
 
@@ -184,9 +183,9 @@ impl Generalized {
                 "`method.loss.swd_dim` must lie between 1 and the width {width} of the projections, found `{count}`"
             )));
         }
-        let here = |tensor: Tensor| tensor.to_device(hidden.device()).to_kind(hidden.kind());
-        let directions = here(directions(stream, width, count));
-        let sample = here(prior.sample(stream, rows, width));
+        let options = (hidden.kind(), hidden.device());
+        let directions = directions(stream, width, count).to_device(options.1).to_kind(options.0);
+        let sample = prior.sample(stream, [rows, width], options);
         let squares = matched_squares(hidden, &sample, &directions).sum(Kind::Double);
         Ok(match self.convention {
             Convention::Notebook => squares / (rows * count) as f64,
@@ -200,15 +199,14 @@ fn mean_log_sum_exp(hidden: &Tensor, temperature: f64, tile: i64) -> Result<Tens
     let (rows, width) = hidden.size2().expect("rows are checked before");
     let options = (hidden.kind(), hidden.device());
     let values = hidden.detach();
-    // A positive of score 0 that the denominator leaves out: log-sum-exps alone.
     let found = Contrast {
         rows: &values,
         columns: &values,
         temperature,
-        positive: Positive::Pair(&values.zeros_like()),
+        positive: Positive::None,
         weights: &Tensor::full([rows], 1.0 / rows as f64, options),
-        exclude_same_index: false,
-        exclude_positive: true,
+        excluded: None,
+        negatives_scale: None,
         columns_gradient: true,
         tile,
     }
@@ -228,6 +226,8 @@ mod tests {
     use crate::loss::pairwise::testing::{gradient_of, normal, rows_of, slopes_agree};
     use crate::random::{Purpose, Scope};
     use tch::Device;
+
+    const CPU: (Kind, Device) = (Kind::Double, Device::Cpu);
 
     const ALL: [Distribution; 4] = [
         Distribution::LogSumExp,
@@ -266,9 +266,9 @@ mod tests {
         };
         let (n, both) = (rows.len() / 2, rows.len());
         let mut alignment = 0.0;
-        for i in 0..n {
-            for k in 0..width {
-                alignment += (hidden[i][k] - hidden[i + n][k]).powi(2) / (n * width) as f64;
+        for (first, second) in hidden[..n].iter().zip(&hidden[n..]) {
+            for (a, b) in first.iter().zip(second) {
+                alignment += (a - b).powi(2) / (n * width) as f64;
             }
         }
         if !listing {
@@ -285,20 +285,23 @@ mod tests {
         } else {
             let mut stream = stream();
             let count = loss.swd_dim.unwrap_or(width);
-            let directions = rows_of(&directions(&mut stream, width as i64, count as i64));
-            let mut draw = || match (loss.distribution, listing) {
-                (Distribution::SwdHypercube, true) => stream.uniform(),
-                (Distribution::SwdHypercube, false) => 2.0 * stream.uniform() - 1.0,
-                _ => stream.normal(),
+            let directions = rows_of(&directions(&mut stream, width as i64, count as i64).tr());
+            let mut draw = |prior: Prior| {
+                rows_of(&prior.sample(&mut stream, [both as i64, width as i64], CPU))
             };
-            let mut sample: Vec<Vec<f64>> =
-                (0..both).map(|_| (0..width).map(|_| draw()).collect()).collect();
+            let mut sample = match loss.distribution {
+                Distribution::SwdHypercube => draw(Prior::Hypercube(0.0, 1.0)),
+                _ => draw(Prior::Normal),
+            };
+            if loss.distribution == Distribution::SwdHypercube && !listing {
+                sample.iter_mut().flatten().for_each(|x| *x = 2.0 * *x - 1.0);
+            }
             if loss.distribution == Distribution::SwdHypersphere {
                 sample = sample.iter().map(normalize).collect();
             }
-            for c in 0..count {
+            for direction in &directions {
                 let project = |rows: &[Vec<f64>]| {
-                    let dot = |row: &Vec<f64>| (0..width).map(|k| row[k] * directions[k][c]).sum();
+                    let dot = |row: &Vec<f64>| row.iter().zip(direction).map(|(a, b)| a * b).sum();
                     let mut projected: Vec<f64> = rows.iter().map(dot).collect();
                     projected.sort_by(f64::total_cmp);
                     projected
@@ -409,7 +412,7 @@ mod tests {
             let loss = of(distribution);
             let mut stream = stream();
             let _ = directions(&mut stream, 6, 6);
-            let sample = loss.prior().unwrap().sample(&mut stream, 16, 6);
+            let sample = loss.prior().unwrap().sample(&mut stream, [16, 6], CPU);
             let found = evaluate(&loss, &sample, 1.0);
             assert!(found.distribution < 1e-28, "{distribution:?}: {}", found.distribution);
             assert!(found.alignment > 0.1);

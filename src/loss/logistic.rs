@@ -2,11 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::loss::attach;
-use crate::loss::pairwise::{
-    Empty, Evaluated, NegativeReduction, Negatives, Pairwise, SemiHard, Similarities, Term,
-    check_temperature, check_two_views, unit_rows,
-};
-use crate::loss::tiled::row_dot;
+use crate::loss::nt_xent::agreement;
+use crate::loss::pairwise::{Evaluated, NegativeReduction, Negatives, Pairwise, Term};
+use crate::loss::semi_hard::{Empty, SemiHard};
+use crate::loss::tiled::{row_dot, unit_rows};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -66,8 +65,7 @@ impl NtLogistic {
     /// [`Error::Shape`] unless there is an even number of rows, at least two. [`Error::Recipe`] if the temperature is not
     /// above 0.
     pub fn evaluate(&self, projections: &Tensor, temperature: f64, tile: i64) -> Result<Evaluated> {
-        check_two_views(projections)?;
-        check_temperature(temperature)?;
+        let agreement = agreement(projections, temperature, tile)?;
         let unit = unit_rows(projections);
         let anchors = unit.size()[0];
         let images = anchors / 2;
@@ -82,12 +80,12 @@ impl NtLogistic {
             semi_hard: self.mining(),
             tile,
         }
-        .evaluate()?;
+        .evaluate();
         let terms = if self.semi_hard { 1 } else { self.negatives.terms(self.reduction, images) };
         let weight = 1.0 / (anchors * terms) as f64;
         Ok(Evaluated {
             loss: pull + attach(push.sum * weight, &[(&unit, &(push.gradient * weight))]),
-            similarities: Similarities::of(&unit, tile),
+            agreement,
             semi_hard_share: self.semi_hard.then(|| push.semi_hard as f64 / anchors as f64),
         })
     }

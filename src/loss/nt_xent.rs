@@ -46,15 +46,8 @@ pub struct Evaluated {
     pub loss: f64,
     /// ∂loss/∂projections, of the projections' shape and kind, without a graph.
     pub gradient: Tensor,
-    /// Share of the first view's rows whose own second view is strictly the closest of all second views, in [0, 1]; 0 for
-    /// a collapsed network. As in the official code, rows of the same view do not compete.
-    pub contrastive_accuracy: f64,
-    /// Mean entropy in nats of the softmax over those logits, from 0 to ln N.
-    pub contrastive_entropy: f64,
-    /// Mean cosine between the two views of an image.
-    pub positive_similarity: f64,
-    /// Mean cosine between rows of different images; 0 for a batch of one, which has none.
-    pub negative_similarity: f64,
+    /// How well the views find each other.
+    pub agreement: Agreement,
 }
 
 impl NtXent {
@@ -89,8 +82,8 @@ impl NtXent {
     /// ℓ(i) = ln( exp(z'_i·z'_π(i) / τ) + c_i Σ_{j kept} exp(z'_i·n_j / τ) ) - z'_i·z'_π(i) / τ
     /// ```
     ///
-    /// `rows` are z' `[2N, d]` (first views, then second views; π(i) the other view), `negatives` n `[2N, d]`, both taken
-    /// as they are and both with gradient. `excluded` i64 `[2N, E]` names the rows of n an anchor does not keep, repeats
+    /// The first of a pair are rows z' `[2N, d]` (first views, then second views), the second their positives z'_π(i), which
+    /// is the other view's row; `negatives` are n `[2N, d]`. All are taken as they are, with their gradients. `excluded` i64 `[2N, E]` names the rows of n an anchor does not keep, repeats
     /// allowed; `negatives_scale` is c `[2N]`, 1 if left out. The reduction is the setting's, the metrics count the kept
     /// negatives.
     ///
@@ -98,7 +91,7 @@ impl NtXent {
     /// [`Error::Shape`] if shapes do not fit, [`Error::Recipe`] if the temperature is not above 0.
     pub fn transformed(
         &self,
-        rows: &Tensor,
+        [rows, positives]: [&Tensor; 2],
         negatives: &Tensor,
         excluded: &Tensor,
         negatives_scale: Option<&Tensor>,
@@ -106,9 +99,11 @@ impl NtXent {
     ) -> Result<Scored> {
         let count = check_two_views("rows", rows)?;
         check_temperature(self.temperature)?;
+        check("positives", positives, &rows.size())?;
         check("negatives", negatives, &rows.size())?;
         let kind = computing_kind(rows);
-        let [rows, negatives] = [rows, negatives].map(|tensor| tensor.to_kind(kind));
+        let [rows, positives, negatives] =
+            [rows, positives, negatives].map(|tensor| tensor.to_kind(kind));
         let scale = negatives_scale.map(|scale| scale.detach().to_kind(kind));
         let values = rows.detach();
         let weight = self.weight(count / 2);
@@ -116,7 +111,7 @@ impl NtXent {
             rows: &values,
             columns: &negatives.detach(),
             temperature: self.temperature,
-            positive: Positive::Pair(&values.roll(count / 2, 0)),
+            positive: Positive::Pair(&positives.detach()),
             weights: &Tensor::full([count], weight, (kind, rows.device())),
             excluded: Some(excluded),
             negatives_scale: scale.as_ref(),
@@ -124,14 +119,21 @@ impl NtXent {
             tile,
         }
         .evaluate()?;
-        let (Some(columns), Some(positives)) = (&found.columns_gradient, &found.positives_gradient)
+        let (Some(to_columns), Some(to_positives)) =
+            (&found.columns_gradient, &found.positives_gradient)
         else {
             unreachable!("pairs have a gradient, and the columns' was asked for");
         };
-        let gradient = &found.rows_gradient + positives.roll(count / 2, 0);
         let loss = weight * sum(&(&found.log_sum_exp - &found.positive));
         Ok(Scored {
-            loss: attach(loss, &[(&rows, &gradient), (&negatives, columns)]),
+            loss: attach(
+                loss,
+                &[
+                    (&rows, &found.rows_gradient),
+                    (&positives, to_positives),
+                    (&negatives, to_columns),
+                ],
+            ),
             accuracy: sum(&found.positive.gt_tensor(&found.hardest)) / count as f64,
             positive_similarity: sum(&found.positive) * self.temperature / count as f64,
             negative_similarity: tch::no_grad(|| kept_similarity(&rows, &negatives, excluded)),
@@ -177,29 +179,21 @@ impl NtXent {
         let along = row_dot(&unit_gradient, &unit) * length.gt(SHORTEST);
         let gradient = ((unit_gradient - &unit * along) / divisor).to_kind(projections.kind());
 
-        let found = Agreement::of(&unit, self.temperature, tile)?;
-        Ok(Evaluated {
-            loss,
-            gradient,
-            contrastive_accuracy: found.contrastive_accuracy,
-            contrastive_entropy: found.contrastive_entropy,
-            positive_similarity: found.positive_similarity,
-            negative_similarity: found.negative_similarity,
-        })
+        Ok(Evaluated { loss, gradient, agreement: Agreement::of(&unit, self.temperature, tile)? })
     }
 }
 
-/// How well the two views of a batch find each other; what [`Evaluated`] says without a loss, for the other losses over two
-/// views.
+/// How well the two views of a batch find each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Agreement {
-    /// See [`Evaluated::contrastive_accuracy`].
+    /// Share of the first view's rows whose own second view is strictly the closest of all second views, in [0, 1]; 0 for
+    /// a collapsed network. As in the official code, rows of the same view do not compete.
     pub contrastive_accuracy: f64,
-    /// See [`Evaluated::contrastive_entropy`].
+    /// Mean entropy in nats of the softmax over those logits, from 0 to ln N.
     pub contrastive_entropy: f64,
-    /// See [`Evaluated::positive_similarity`].
+    /// Mean cosine between the two views of an image.
     pub positive_similarity: f64,
-    /// See [`Evaluated::negative_similarity`].
+    /// Mean cosine between rows of different images; 0 for a batch of one, which has none.
     pub negative_similarity: f64,
 }
 
@@ -354,10 +348,10 @@ mod tests {
             let expected = ((2 * images - 1) as f64).ln();
             assert!((found.loss - expected).abs() < 1e-5, "{} against {expected}", found.loss);
             assert!(found.gradient.abs().max().double_value(&[]) < 1e-4);
-            assert!((found.contrastive_entropy - (images as f64).ln()).abs() < 1e-5);
-            assert_eq!(found.contrastive_accuracy, 0.0);
-            assert!((found.positive_similarity - 1.0).abs() < 1e-6);
-            assert!((found.negative_similarity - 1.0).abs() < 1e-5);
+            assert!((found.agreement.contrastive_entropy - (images as f64).ln()).abs() < 1e-5);
+            assert_eq!(found.agreement.contrastive_accuracy, 0.0);
+            assert!((found.agreement.positive_similarity - 1.0).abs() < 1e-6);
+            assert!((found.agreement.negative_similarity - 1.0).abs() < 1e-5);
         }
     }
 
@@ -370,13 +364,13 @@ mod tests {
             at(temperature).evaluate(&Tensor::cat(&[&axes * 3.0, axes * 0.1], 0), 4).unwrap();
         let expected = ((1.0 / temperature).exp() + 8.0).ln() - 1.0 / temperature;
         assert!((found.loss - expected).abs() < 1e-12);
-        assert_eq!(found.contrastive_accuracy, 1.0);
-        assert!((found.positive_similarity - 1.0).abs() < 1e-12);
-        assert!(found.negative_similarity.abs() < 1e-12);
+        assert_eq!(found.agreement.contrastive_accuracy, 1.0);
+        assert!((found.agreement.positive_similarity - 1.0).abs() < 1e-12);
+        assert!(found.agreement.negative_similarity.abs() < 1e-12);
         let (right, wrong) = ((1.0 / temperature).exp(), 1.0);
         let total: f64 = right + 4.0 * wrong;
         let entropy = total.ln() - right / total / temperature;
-        assert!((found.contrastive_entropy - entropy).abs() < 1e-12);
+        assert!((found.agreement.contrastive_entropy - entropy).abs() < 1e-12);
     }
 
     #[test]
@@ -439,8 +433,15 @@ mod tests {
             let found = PAPER.evaluate(&rows, tile).unwrap();
             assert!((found.loss - expected.loss).abs() < 1e-13);
             assert!(distance(&found.gradient, &expected.gradient) < 1e-14);
-            assert!((found.contrastive_entropy - expected.contrastive_entropy).abs() < 1e-13);
-            assert_eq!(found.contrastive_accuracy, expected.contrastive_accuracy);
+            assert!(
+                (found.agreement.contrastive_entropy - expected.agreement.contrastive_entropy)
+                    .abs()
+                    < 1e-13
+            );
+            assert_eq!(
+                found.agreement.contrastive_accuracy,
+                expected.agreement.contrastive_accuracy
+            );
         }
     }
 
@@ -464,15 +465,15 @@ mod tests {
             negative += if i % 20 == j % 20 { 0.0 } else { value(i, j) };
         }
         assert!(hits > 0.0 && hits < 20.0, "the batch tests nothing: {hits} hits");
-        assert!((found.contrastive_accuracy - hits / 20.0).abs() < 1e-12);
-        assert!((found.contrastive_entropy - entropy / 20.0).abs() < 1e-12);
-        assert!((found.positive_similarity - positive / 20.0).abs() < 1e-12);
-        assert!((found.negative_similarity - negative / (40.0 * 38.0)).abs() < 1e-12);
+        assert!((found.agreement.contrastive_accuracy - hits / 20.0).abs() < 1e-12);
+        assert!((found.agreement.contrastive_entropy - entropy / 20.0).abs() < 1e-12);
+        assert!((found.agreement.positive_similarity - positive / 20.0).abs() < 1e-12);
+        assert!((found.agreement.negative_similarity - negative / (40.0 * 38.0)).abs() < 1e-12);
         let alone = agreement(&rows, 0.5, 9).unwrap();
-        assert_eq!(alone.contrastive_accuracy, found.contrastive_accuracy);
-        assert!((alone.contrastive_entropy - found.contrastive_entropy).abs() < 1e-12);
-        assert!((alone.positive_similarity - found.positive_similarity).abs() < 1e-12);
-        assert!((alone.negative_similarity - found.negative_similarity).abs() < 1e-12);
+        assert_eq!(alone.contrastive_accuracy, found.agreement.contrastive_accuracy);
+        assert!((alone.contrastive_entropy - found.agreement.contrastive_entropy).abs() < 1e-12);
+        assert!((alone.positive_similarity - found.agreement.positive_similarity).abs() < 1e-12);
+        assert!((alone.negative_similarity - found.agreement.negative_similarity).abs() < 1e-12);
     }
 
     #[test]
@@ -485,9 +486,9 @@ mod tests {
                 let found = at(temperature).evaluate(&(&rows * scale), 5).unwrap();
                 for value in [
                     found.loss,
-                    found.contrastive_entropy,
-                    found.positive_similarity,
-                    found.negative_similarity,
+                    found.agreement.contrastive_entropy,
+                    found.agreement.positive_similarity,
+                    found.agreement.negative_similarity,
                     found.gradient.to_kind(Kind::Double).abs().sum(Kind::Double).double_value(&[]),
                 ] {
                     assert!(value.is_finite(), "{temperature} {scale}: {value}");
@@ -519,9 +520,12 @@ mod tests {
     #[test]
     fn a_batch_of_one_costs_nothing_and_odd_or_empty_batches_are_refused() {
         let found = PAPER.evaluate(&normal(2, 4, Kind::Float), 4).unwrap();
-        assert_eq!((found.loss, found.contrastive_accuracy), (0.0, 1.0));
+        assert_eq!((found.loss, found.agreement.contrastive_accuracy), (0.0, 1.0));
         assert_eq!(found.gradient, Tensor::zeros([2, 4], (Kind::Float, Device::Cpu)));
-        assert_eq!((found.negative_similarity, found.contrastive_entropy), (0.0, 0.0));
+        assert_eq!(
+            (found.agreement.negative_similarity, found.agreement.contrastive_entropy),
+            (0.0, 0.0)
+        );
         for rows in [0, 1, 3] {
             let message = PAPER.evaluate(&normal(rows, 4, Kind::Float), 4).unwrap_err().to_string();
             assert!(message.contains(&format!("found {rows} rows")), "{message}");
@@ -593,6 +597,11 @@ mod tests {
     }
 
     /// Loss, accuracy and mean scores of the transformed form in one scalar loop.
+    /// The other view's rows.
+    fn other(rows: &Tensor) -> Tensor {
+        rows.roll(rows.size()[0] / 2, 0)
+    }
+
     fn transformed(temperature: f64, inputs: [&Tensor; 3], scale: &[f64]) -> [f64; 4] {
         let (rows, negatives) = (rows_of(inputs[0]), rows_of(inputs[1]));
         let excluded = Vec::<Vec<i64>>::try_from(inputs[2]).unwrap();
@@ -624,14 +633,17 @@ mod tests {
             let loss = if factor == 1.0 { PAPER } else { sum };
             let expected = transformed(0.5, [&rows, &negatives, &excluded], scale);
             assert!(expected[1] > 0.0 && expected[1] < 1.0, "the batch tests nothing");
-            let found = loss.transformed(&rows, &negatives, &excluded, scales, 3).unwrap();
+            let found =
+                loss.transformed([&rows, &other(&rows)], &negatives, &excluded, scales, 3).unwrap();
             assert!((found.loss.double_value(&[]) - factor * expected[0]).abs() < 1e-12);
             assert_eq!(found.accuracy, expected[1]);
             assert!((found.positive_similarity - expected[2]).abs() < 1e-12);
             assert!((found.negative_similarity - expected[3]).abs() < 1e-12);
 
             let of = |rows: &Tensor, negatives: &Tensor| {
-                loss.transformed(rows, negatives, &excluded, scales, 3).unwrap().loss
+                loss.transformed([rows, &other(rows)], negatives, &excluded, scales, 3)
+                    .unwrap()
+                    .loss
             };
             let slopes =
                 slope(&rows, |r| factor * transformed(0.5, [r, &negatives, &excluded], scale)[0]);
@@ -651,22 +663,22 @@ mod tests {
         let expected = graded(&rows, |rows| PAPER.loss(rows, 5).unwrap());
         let found = graded(&rows, |rows| {
             let unit = unit_rows(rows);
-            PAPER.transformed(&unit, &unit, &pair, None, 5).unwrap().loss
+            PAPER.transformed([&unit, &other(&unit)], &unit, &pair, None, 5).unwrap().loss
         });
         assert!((found.0 - expected.0).abs() < 1e-6);
         assert!(distance(&found.1, &expected.1) < 1e-6);
         let unit = unit_rows(&rows);
         let metrics = PAPER.evaluate(&rows, 5).unwrap();
-        let found = PAPER.transformed(&unit, &unit, &pair, None, 5).unwrap();
-        assert!((found.positive_similarity - metrics.positive_similarity).abs() < 1e-6);
-        assert!((found.negative_similarity - metrics.negative_similarity).abs() < 1e-6);
+        let found = PAPER.transformed([&unit, &other(&unit)], &unit, &pair, None, 5).unwrap();
+        assert!((found.positive_similarity - metrics.agreement.positive_similarity).abs() < 1e-6);
+        assert!((found.negative_similarity - metrics.agreement.negative_similarity).abs() < 1e-6);
     }
 
     #[test]
     fn transformed_inputs_that_do_not_fit_are_refused() {
         let [rows, negatives, excluded] = transformed_inputs();
         let refused = |inputs: [&Tensor; 3], part: &str| {
-            let found = PAPER.transformed(inputs[0], inputs[1], inputs[2], None, 3);
+            let found = PAPER.transformed([inputs[0], inputs[0]], inputs[1], inputs[2], None, 3);
             let message = found.unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         };

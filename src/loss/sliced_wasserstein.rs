@@ -1,7 +1,8 @@
 //! The sliced Wasserstein distance between rows and a sample of a prior distribution.
 
+use crate::loss::tiled::unit_rows;
 use crate::random::Stream;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// The distribution that rows are pulled towards.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,29 +16,46 @@ pub enum Prior {
 }
 
 impl Prior {
-    /// A sample `[rows, width]` in f64 on the processor, drawn element by element.
-    pub fn sample(self, stream: &mut Stream, rows: i64, width: i64) -> Tensor {
-        match self {
-            Self::Normal => elements(rows, width, || stream.normal()),
-            Self::Hypercube(low, high) => elements(rows, width, || stream.range(low, high)),
-            Self::Hypersphere => {
-                let normal = elements(rows, width, || stream.normal());
-                &normal / normal.norm_scalaropt_dim(2.0, [1_i64], true)
-            }
-        }
+    /// A sample `[rows, width]` of a kind, made on a device, from the next whole blocks of the stream.
+    pub fn sample(
+        self,
+        stream: &mut Stream,
+        [rows, width]: [i64; 2],
+        options: (Kind, Device),
+    ) -> Tensor {
+        let count = rows * width;
+        let values = match self {
+            Self::Hypercube(low, high) => uniform(stream, count, options) * (high - low) + low,
+            Self::Hypersphere | Self::Normal => normal(stream, count, options),
+        };
+        let values = values.view([rows, width]);
+        if self == Self::Hypersphere { unit_rows(&values) } else { values }
     }
+}
+
+/// That many numbers in (0, 1], each of 24 random bits.
+fn uniform(stream: &mut Stream, count: i64, (kind, device): (Kind, Device)) -> Tensor {
+    let mut blocks = vec![[0; 4]; (count as usize).div_ceil(4)];
+    stream.blocks(&mut blocks);
+    let bits = blocks.as_flattened()[..count as usize].iter();
+    let values: Vec<f32> = bits.map(|bits| ((bits >> 8) + 1) as f32 / 16_777_216.0).collect();
+    Tensor::from_slice(&values).to_device(device).to_kind(kind)
+}
+
+/// That many standard normal numbers, both of each pair of Box and Muller's transform: a batch needs up to a million.
+fn normal(stream: &mut Stream, count: i64, options: (Kind, Device)) -> Tensor {
+    let pairs = count - count / 2;
+    let radius = (uniform(stream, pairs, options).log() * -2.0).sqrt();
+    let angle = uniform(stream, pairs, options) * std::f64::consts::TAU;
+    Tensor::cat(&[&radius * angle.cos(), radius * angle.sin()], 0).narrow(0, 0, count)
 }
 
 /// Orthonormal columns `[width, count]` in f64 on the processor, uniform but for their signs, which no sliced distance
 /// sees: the Q factor of a normal matrix. `count` is at most `width`.
 pub fn directions(stream: &mut Stream, width: i64, count: i64) -> Tensor {
     assert!(count <= width, "there are at most `width` orthogonal directions");
-    Tensor::linalg_qr(&elements(width, count, || stream.normal()), "reduced").0
-}
-
-fn elements(rows: i64, width: i64, mut next: impl FnMut() -> f64) -> Tensor {
-    let values: Vec<f64> = (0..rows * width).map(|_| next()).collect();
-    Tensor::from_slice(&values).view([rows, width])
+    let values: Vec<f64> = (0..width * count).map(|_| stream.normal()).collect();
+    Tensor::linalg_qr(&Tensor::from_slice(&values).view([width, count]), "reduced").0
 }
 
 /// Squared distances `[n, count]` between what `rows` and `sample`, both `[n, d]`, become when projected on `directions`
@@ -52,10 +70,13 @@ pub fn matched_squares(rows: &Tensor, sample: &Tensor, directions: &Tensor) -> T
 mod tests {
     use super::*;
     use crate::random::{Purpose, Scope};
-    use tch::{Device, Kind};
 
     fn stream(item: u64) -> Stream {
         Stream::open(11, Purpose::Test, Scope::Item(item))
+    }
+
+    fn sample(prior: Prior, stream: &mut Stream, rows: i64, width: i64) -> Tensor {
+        prior.sample(stream, [rows, width], (Kind::Double, Device::Cpu))
     }
 
     fn largest(tensor: &Tensor) -> f64 {
@@ -94,23 +115,23 @@ mod tests {
 
     #[test]
     fn priors_are_what_they_are_called() {
-        let sphere = Prior::Hypersphere.sample(&mut stream(4), 2_000, 5);
+        let sphere = sample(Prior::Hypersphere, &mut stream(4), 2_000, 5);
         assert!(largest(&(sphere.square().sum_dim_intlist(1, false, None) - 1.0)) < 1e-14);
         assert!(largest(&sphere.mean_dim(0, false, None)) < 0.04);
 
         for (low, high) in [(-1.0, 1.0), (0.0, 1.0)] {
-            let cube = Prior::Hypercube(low, high).sample(&mut stream(5), 4_000, 3);
+            let cube = sample(Prior::Hypercube(low, high), &mut stream(5), 4_000, 3);
             let (found_low, found_high) =
                 (cube.min().double_value(&[]), cube.max().double_value(&[]));
-            assert!(low <= found_low && found_low < low + 0.01);
-            assert!(high - 0.01 < found_high && found_high < high);
+            assert!(low < found_low && found_low < low + 0.01);
+            assert!(high - 0.01 < found_high && found_high <= high);
             assert!(largest(&(cube.mean_dim(0, false, None) - f64::midpoint(low, high))) < 0.04);
         }
 
-        let normal = Prior::Normal.sample(&mut stream(6), 4_000, 3);
+        let normal = sample(Prior::Normal, &mut stream(6), 4_000, 3);
         assert!(largest(&normal.mean_dim(0, false, None)) < 0.06);
         assert!(largest(&(normal.square().mean_dim(0, false, None) - 1.0)) < 0.1);
-        let again = Prior::Normal.sample(&mut stream(6), 4_000, 3);
+        let again = sample(Prior::Normal, &mut stream(6), 4_000, 3);
         assert_eq!(normal, again);
     }
 
@@ -128,8 +149,8 @@ mod tests {
 
     #[test]
     fn matching_by_size_is_the_cheapest_of_all_matchings() {
-        let rows = Prior::Normal.sample(&mut stream(7), 6, 4) * 2.0 + 0.3;
-        let sample = Prior::Normal.sample(&mut stream(8), 6, 4);
+        let rows = sample(Prior::Normal, &mut stream(7), 6, 4) * 2.0 + 0.3;
+        let sample = sample(Prior::Normal, &mut stream(8), 6, 4);
         let directions = directions(&mut stream(9), 4, 3);
         let found = matched_squares(&rows, &sample, &directions);
         assert_eq!(found.size(), [6, 3]);
@@ -143,8 +164,8 @@ mod tests {
 
     #[test]
     fn neither_the_order_of_rows_nor_the_sign_of_a_direction_matters() {
-        let rows = Prior::Normal.sample(&mut stream(10), 9, 4);
-        let sample = Prior::Hypersphere.sample(&mut stream(11), 9, 4);
+        let rows = sample(Prior::Normal, &mut stream(10), 9, 4);
+        let sample = sample(Prior::Hypersphere, &mut stream(11), 9, 4);
         let directions = directions(&mut stream(12), 4, 4);
         let distance = |rows: &Tensor, sample: &Tensor, directions: &Tensor| {
             matched_squares(rows, sample, directions).sum(None).double_value(&[])

@@ -2,10 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::loss::attach;
-use crate::loss::pairwise::{
-    Empty, Evaluated, NegativeReduction, Negatives, Pairwise, SemiHard, Similarities, Term,
-    check_two_views, unit_rows,
-};
+use crate::loss::nt_xent::agreement;
+use crate::loss::pairwise::{Evaluated, NegativeReduction, Negatives, Pairwise, Term};
+use crate::loss::semi_hard::{Empty, SemiHard};
+use crate::loss::tiled::unit_rows;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -70,14 +70,15 @@ impl MarginTriplet {
     }
 
     /// The loss of `projections` `[2N, d]` (first views of all N images, then second views; not normalised), in f32, or
-    /// f64 for f64 input, with `tile` rows at a time, at least 1.
+    /// f64 for f64 input, with `tile` rows at a time, at least 1. Only the agreement that is logged knows the temperature.
     ///
     /// A batch of one has no negatives: its loss is 0.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless there is an even number of rows, at least two.
-    pub fn evaluate(&self, projections: &Tensor, tile: i64) -> Result<Evaluated> {
-        check_two_views(projections)?;
+    /// [`Error::Shape`] unless there is an even number of rows, at least two. [`Error::Recipe`] if the temperature is not
+    /// above 0.
+    pub fn evaluate(&self, projections: &Tensor, temperature: f64, tile: i64) -> Result<Evaluated> {
+        let agreement = agreement(projections, temperature, tile)?;
         let unit = unit_rows(projections);
         let rows = unit.size()[0];
         let pairs = Pairwise {
@@ -87,12 +88,12 @@ impl MarginTriplet {
             semi_hard: self.mining(),
             tile,
         }
-        .evaluate()?;
+        .evaluate();
         let terms = if self.semi_hard { 1 } else { self.negatives.terms(self.reduction, rows / 2) };
         let weight = 1.0 / (pairs.anchors.max(1) * terms) as f64;
         Ok(Evaluated {
             loss: attach(pairs.sum * weight, &[(&unit, &(pairs.gradient * weight))]),
-            similarities: Similarities::of(&unit, tile),
+            agreement,
             semi_hard_share: self.semi_hard.then(|| pairs.semi_hard as f64 / rows as f64),
         })
     }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     fn value(loss: &MarginTriplet, rows: &Tensor) -> f64 {
-        loss.evaluate(rows, 3).unwrap().loss.double_value(&[])
+        loss.evaluate(rows, 1.0, 3).unwrap().loss.double_value(&[])
     }
 
     #[test]
@@ -135,7 +136,7 @@ mod tests {
                 };
                 let rows = normal(1, 14, 3);
                 let (expected, share) = naive.evaluate(&rows_of(&rows));
-                let found = loss.evaluate(&rows, 3).unwrap();
+                let found = loss.evaluate(&rows, 1.0, 3).unwrap();
                 let single = value(&loss, &rows.to_kind(Kind::Float));
                 assert!((found.loss.double_value(&[]) - expected).abs() < 1e-12, "{loss:?}");
                 assert!((single / expected - 1.0).abs() < 1e-5, "{loss:?}");
@@ -145,7 +146,7 @@ mod tests {
                 } else {
                     assert_eq!(found.semi_hard_share, None);
                 }
-                let gradient = gradient_of(&rows, |rows| loss.evaluate(rows, 3).unwrap().loss);
+                let gradient = gradient_of(&rows, |rows| loss.evaluate(rows, 1.0, 3).unwrap().loss);
                 slopes_agree(|rows| naive.evaluate(rows).0, &rows, &gradient);
             }
         }
@@ -172,7 +173,7 @@ mod tests {
         let loss = MarginTriplet { margin: 0.9, semi_hard: true, ..MarginTriplet::default() };
         let scores = [(0.8_f64, 0.0_f64), (0.8, 0.3)];
         let expected: f64 = scores.iter().map(|(s, n)| n - s + 0.9).sum::<f64>() / 2.0;
-        let found = loss.evaluate(&rows, 2).unwrap();
+        let found = loss.evaluate(&rows, 1.0, 2).unwrap();
         assert!((found.loss.double_value(&[]) - expected).abs() < 1e-14);
         assert_eq!(found.semi_hard_share, Some(0.5));
     }
@@ -181,7 +182,7 @@ mod tests {
     fn if_every_anchor_is_skipped_the_loss_is_zero_with_a_graph() {
         let rows = published().set_requires_grad(true);
         let loss = MarginTriplet { margin: 0.4, semi_hard: true, ..MarginTriplet::default() };
-        let found = loss.evaluate(&rows, 4).unwrap();
+        let found = loss.evaluate(&rows, 1.0, 4).unwrap();
         assert_eq!(found.semi_hard_share, Some(0.0));
         assert!(found.loss.double_value(&[]).abs() < f64::MIN_POSITIVE);
         found.loss.backward();
@@ -213,7 +214,7 @@ mod tests {
             let rows = &golden["projections"];
             let expected = golden[&format!("triplet.{name}.loss")].double_value(&[]);
             assert!((value(&loss, rows) / expected - 1.0).abs() < 1e-5);
-            let gradient = gradient_of(rows, |rows| loss.evaluate(rows, 7).unwrap().loss);
+            let gradient = gradient_of(rows, |rows| loss.evaluate(rows, 1.0, 7).unwrap().loss);
             let expected = &golden[&format!("triplet.{name}.gradient")];
             let off = (gradient - expected).abs().max().double_value(&[]);
             assert!(off < 1e-5 * expected.abs().max().double_value(&[]), "{off}");
@@ -230,7 +231,7 @@ mod tests {
         ];
         let lengths = (Tensor::arange(16, (Kind::Double, Device::Cpu)) + 0.5).unsqueeze(1);
         for loss in all(0.4) {
-            let value = |rows: &Tensor| loss.evaluate(rows, 3).unwrap().loss;
+            let value = |rows: &Tensor| loss.evaluate(rows, 1.0, 3).unwrap().loss;
             let expected = value(&rows).double_value(&[]);
             let gradient = gradient_of(&rows, value);
             let distance =
@@ -253,7 +254,7 @@ mod tests {
         let _ = rows.get(3).zero_();
         let rows = Tensor::cat(&[&rows, &rows.narrow(0, 0, 4), &rows.narrow(0, 3, 4)], 0);
         for loss in all(0.4) {
-            let evaluate = |rows: &Tensor| loss.evaluate(rows, 5).unwrap().loss;
+            let evaluate = |rows: &Tensor| loss.evaluate(rows, 1.0, 5).unwrap().loss;
             for scale in [1e-15, 1.0, 1e15] {
                 let rows = &rows * scale;
                 assert!(evaluate(&rows).double_value(&[]).is_finite());
@@ -300,7 +301,7 @@ mod tests {
             );
         }
         let message =
-            MarginTriplet::default().evaluate(&normal(5, 3, 2), 4).unwrap_err().to_string();
+            MarginTriplet::default().evaluate(&normal(5, 3, 2), 1.0, 4).unwrap_err().to_string();
         assert!(message.contains("found 3 rows"), "{message}");
     }
 }

@@ -1,6 +1,6 @@
 //! A memory bank: one row for every image of the data set (Wu et al. 2018, arXiv:1805.01978, §3.3).
 
-use crate::model::layers::unit;
+use crate::model::layers::unit_rows;
 use crate::model::{Place, Role};
 use crate::random::Stream;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ impl Bank {
         };
         let rows = place.add("rows", Role::State, &[images as i64, d], value);
         if start == BankStart::Unit {
-            no_grad(|| rows.shallow_clone().copy_(&unit(&rows)));
+            no_grad(|| rows.shallow_clone().copy_(&unit_rows(&rows)));
         }
         Self { rows }
     }
@@ -44,7 +44,7 @@ impl Bank {
         &self.rows
     }
 
-    /// `M[i] ← unit( m·M[i] + (1 − m)·v )` for the unit features v `[N, d]` of these images. Of an image that comes twice
+    /// `M[i] ← unit_rows( m·M[i] + (1 − m)·v )` for the unit features v `[N, d]` of these images. Of an image that comes twice
     /// (it stands in for a damaged one) the last row counts.
     pub fn update(&self, images: &[usize], features: &Tensor, momentum: f64) {
         let last: BTreeMap<usize, i64> =
@@ -57,7 +57,7 @@ impl Bank {
         no_grad(|| {
             let features = features.detach().to_kind(self.rows.kind()).index_select(0, &rows);
             let mixed = self.rows.index_select(0, &places) * momentum + features * (1.0 - momentum);
-            let _ = self.rows.shallow_clone().index_copy_(0, &places, &unit(&mixed));
+            let _ = self.rows.shallow_clone().index_copy_(0, &places, &unit_rows(&mixed));
         });
     }
 }
@@ -92,7 +92,8 @@ mod tests {
         bank.update(&[2, 0, 2], &features, 0.25);
         // 0: (1,0)/4 + 3(0,1)/4; 2: (-1,0)/4 + 3(0,-1)/4.
         let length = (1.0f64 + 9.0).sqrt();
-        let expected = [1.0 / length, 3.0 / length, 0.0, 1.0, -1.0 / length, -3.0 / length, 0.6, 0.8];
+        let expected =
+            [1.0 / length, 3.0 / length, 0.0, 1.0, -1.0 / length, -3.0 / length, 0.6, 0.8];
         let found: Vec<f64> = Vec::try_from(bank.rows().flatten(0, -1)).unwrap();
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-15, "{found} {expected}");

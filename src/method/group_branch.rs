@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::method::Step;
 use crate::model::heads::{Head, HeadConfig};
-use crate::model::layers::unit;
+use crate::model::layers::unit_rows;
 use crate::model::{Parameters, Phase, Statistics};
 use crate::plugin::cross_level::{CrossLevel, CrossLevelLoss};
 use tch::Tensor;
@@ -41,9 +41,9 @@ impl GroupBranch {
             }
             (true, _) => projector.hidden.map_or(features, |hidden| hidden as i64),
         };
-        let layer = config.layer(projector.output).map(|layer| {
-            Head::build(&mut parameters.root().at(PLACE), inputs, &layer)
-        });
+        let layer = config
+            .layer(projector.output)
+            .map(|layer| Head::build(&mut parameters.root().at(PLACE), inputs, &layer));
         Ok(Some(Self { config: config.clone(), layer: layer.transpose()? }))
     }
 
@@ -71,7 +71,7 @@ impl GroupBranch {
                 layer.forward(&rows, Phase::Training { groups: 1, statistics })
             }
         };
-        let rows = unit(&rows);
+        let rows = unit_rows(&rows);
         let [first, second] = [0, images].map(|start| rows.narrow(0, start, images));
         let CrossLevelLoss { loss, group_accuracy, empty } =
             self.config.loss(&first, &second, step.ranks as usize)?;

@@ -5,7 +5,7 @@
 //! **Idea.** MoCo with stronger augmentation and a second query: nine patches of a jigsaw of the image, whose order the
 //! head does not know, should find the same key.
 //!
-//! **Symbols.** As [`moco`](crate::method::moco); patches p₁…p₉, u = g₁(f(p)) `[9, d]`, q_j = unit(g₂(u in a random order, one
+//! **Symbols.** As [`moco`](crate::method::moco); patches p₁…p₉, u = g₁(f(p)) `[9, d]`, q_j = unit_rows(g₂(u in a random order, one
 //! behind the other)); β weight. `L = (1 - β) L_MoCo(q, k) + β L_MoCo(q_j, k)`, both against one queue.
 //!
 //! **Deviations.** With cross-level discrimination there are two queries and one jigsaw; that code has the contrast twice
@@ -102,7 +102,12 @@ impl Settings for Config {
 
     fn check(&self, plugins: &Plugins) -> Result<()> {
         let beta = self.jigsaw_weight;
-        require((0.0..1.0).contains(&beta), "method.jigsaw_weight", "at least 0 and below 1", beta)?;
+        require(
+            (0.0..1.0).contains(&beta),
+            "method.jigsaw_weight",
+            "at least 0 and below 1",
+            beta,
+        )?;
         self.moco().check(plugins)
     }
 }
@@ -135,8 +140,7 @@ impl InfoMin {
             let mut place = root.at("jigsaw");
             let patch = Head::build(&mut place.at("patch"), features, &config.projector)?;
             let one_layer = HeadConfig { layers: 1, ..config.projector.clone() };
-            let whole =
-                Head::build(&mut place.at("whole"), PATCHES * patch.outputs(), &one_layer)?;
+            let whole = Head::build(&mut place.at("whole"), PATCHES * patch.outputs(), &one_layer)?;
             Ok(JigsawHead { patch, whole, weight: config.jigsaw_weight })
         };
         let jigsaw = (config.jigsaw_weight > 0.0).then(|| head(&mut moco)).transpose()?;
@@ -153,18 +157,19 @@ impl InfoMin {
 /// other.
 fn patches(jigsaw: &Tensor) -> Tensor {
     let (n, side) = (jigsaw.size()[0], jigsaw.size()[2] / GRID);
-    jigsaw
-        .reshape([n, 3, GRID, side, GRID, side])
-        .permute([0, 2, 4, 1, 3, 5])
-        .reshape([n * PATCHES, 3, side, side])
+    jigsaw.reshape([n, 3, GRID, side, GRID, side]).permute([0, 2, 4, 1, 3, 5]).reshape([
+        n * PATCHES,
+        3,
+        side,
+        side,
+    ])
 }
 
 impl JigsawHead {
     /// Rows of the patches `[9, N, F]` to projections `[N, d]`.
     fn project(&self, rows: &Tensor, step: &Step<'_>) -> Tensor {
         let images = rows.size()[1];
-        let phase =
-            Phase::Training { groups: 1, statistics: Statistics::Move { seen: 0, of: 1 } };
+        let phase = Phase::Training { groups: 1, statistics: Statistics::Move { seen: 0, of: 1 } };
         let rows = rows.transpose(0, 1).reshape([images * PATCHES, -1]); // [N·9, F]
         let u = self.patch.forward(&rows, phase).view([images, PATCHES, -1]);
         let mut stream = step.stream(Purpose::Patches, 0);

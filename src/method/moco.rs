@@ -28,7 +28,7 @@ use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
 };
 use crate::model::heads::{Head, HeadConfig, HeadInitialization, OutputNorm};
-use crate::model::layers::unit;
+use crate::model::layers::unit_rows;
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
 use crate::plugin::Plugins;
@@ -116,10 +116,7 @@ impl Settings for Config {
 
     fn held(&self, backbone: &BackboneConfig, _: usize, _batch: usize, _images: usize) -> Held {
         let queues = self.queues() * self.queue_length * self.projector.output;
-        Held {
-            columns: self.queue_length,
-            state: backbone.parameter_count() + queues as u64,
-        }
+        Held { columns: self.queue_length, state: backbone.parameter_count() + queues as u64 }
     }
 
     fn fits(&self) -> Fits {
@@ -137,7 +134,12 @@ impl Settings for Config {
         let fits = self.temperature.is_finite() && self.temperature > 0.0;
         require(fits, "method.temperature", "above 0", self.temperature)?;
         let length = self.queue_length;
-        require((1..=1 << 24).contains(&length), "method.queue_length", "from 1 to 16777216", length)?;
+        require(
+            (1..=1 << 24).contains(&length),
+            "method.queue_length",
+            "from 1 to 16777216",
+            length,
+        )?;
         let m = self.momentum;
         require((0.0..=1.0).contains(&m), "method.momentum", "from 0 to 1", m)?;
         if !self.normalize && plugins.feature_transformation.is_some() {
@@ -197,7 +199,9 @@ impl MoCo {
         require(
             config.queue_length.is_multiple_of(ranks),
             "method.queue_length",
-            &format!("a multiple of the {ranks} virtual ranks that `method.split_queue` shares it among"),
+            &format!(
+                "a multiple of the {ranks} virtual ranks that `method.split_queue` shares it among"
+            ),
             config.queue_length,
         )?;
         let queues = (0..config.queues()).map(|index| {
@@ -284,8 +288,12 @@ impl MoCo {
 
     /// A projection as it is compared.
     pub(super) fn length(&self, rows: &Tensor) -> Tensor {
-        let rows = if rows.kind() == Kind::Double { rows.shallow_clone() } else { rows.to_kind(Kind::Float) };
-        if self.config.normalize { unit(&rows) } else { rows }
+        let rows = if rows.kind() == Kind::Double {
+            rows.shallow_clone()
+        } else {
+            rows.to_kind(Kind::Float)
+        };
+        if self.config.normalize { unit_rows(&rows) } else { rows }
     }
 }
 
@@ -318,13 +326,17 @@ impl Method for MoCo {
         let k = self.keys(targets);
 
         let directions = self.directions();
-        let weight =
-            if self.config.symmetric == Symmetric::Sum { 1.0 } else { 1.0 / directions.len() as f64 };
+        let weight = if self.config.symmetric == Symmetric::Sum {
+            1.0
+        } else {
+            1.0 / directions.len() as f64
+        };
         let mut loss = Tensor::from(0.0).to_device(h.device());
         let mut told = [0.0; 3];
         for (index, Direction { query, key, queue }) in (0..).zip(&directions) {
             let queue = &self.queues[*queue];
-            let (part, scalars) = self.contrast(&q[*query], &k[*key], queue, step, [2 * index, 2 * index + 1])?;
+            let (part, scalars) =
+                self.contrast(&q[*query], &k[*key], queue, step, [2 * index, 2 * index + 1])?;
             loss += part * weight;
             let share = directions.len() as f64;
             told.iter_mut().zip(scalars).for_each(|(sum, value)| *sum += value / share);

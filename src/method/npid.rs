@@ -18,16 +18,16 @@
 
 use crate::error::Result;
 use crate::loss::instance::{Instance, sample};
+use crate::loss::tiled::default_tile;
 use crate::method::bank::{Bank, BankStart};
 use crate::method::group_branch::GroupBranch;
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
 };
 use crate::model::heads::{Head, HeadConfig, HeadInitialization, OutputNorm};
-use crate::model::layers::unit;
+use crate::model::layers::unit_rows;
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Place, Role, Statistics};
-use crate::loss::tiled::default_tile;
 use crate::plugin::Plugins;
 use crate::random::Purpose;
 use crate::shape;
@@ -102,7 +102,9 @@ impl Settings for Config {
             feature_transformation: Err(
                 "its positive is the bank's memory of the image, and no source says how to mix that",
             ),
-            cross_level: Ok("on the features of two views, each with its own loss against the bank"),
+            cross_level: Ok(
+                "on the features of two views, each with its own loss against the bank",
+            ),
             guided_stop_gradient: Err("nothing is predicted: there is no stop-gradient to guide"),
         }
     }
@@ -179,7 +181,7 @@ impl Method for Npid {
         let h = rows.online.detach().set_requires_grad(true);
         let taps = passes::heads_apart(&self.projector, &h);
         let z: Vec<Tensor> = taps.iter().map(|taps| taps[taps.len() - 1].shallow_clone()).collect();
-        let v: Vec<Tensor> = z.iter().map(unit).collect();
+        let v: Vec<Tensor> = z.iter().map(unit_rows).collect();
 
         let loss_of = Instance { temperature: self.config.temperature };
         let (bank, device) = (self.bank.rows(), h.device());

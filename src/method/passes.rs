@@ -73,8 +73,7 @@ pub(super) fn heads_apart(head: &Head, rows: &Tensor) -> Vec<Vec<Tensor>> {
 /// What a head makes of each view by itself, `[N, ·]` each.
 pub(super) fn head_apart(head: &Head, views: &[Tensor]) -> Vec<Tensor> {
     let of = views.len() as i64;
-    let phase =
-        |seen| Phase::Training { groups: 1, statistics: Statistics::Move { seen, of } };
+    let phase = |seen| Phase::Training { groups: 1, statistics: Statistics::Move { seen, of } };
     (0..).zip(views).map(|(view, rows)| head.forward(rows, phase(view))).collect()
 }
 

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::loss::cosine::negative_cosine;
 use crate::method::{Step, require};
 use crate::model::heads::HeadConfig;
-use crate::model::layers::unit;
+use crate::model::layers::unit_rows;
 use crate::plugin::Plugins;
 use crate::plugin::feature_transformation::PositiveMixing;
 use crate::random::Purpose;
@@ -37,7 +37,7 @@ pub(super) fn loss(
         Some(mixing) => {
             let mut stream = step.stream(Purpose::Mix, direction);
             direction += 1;
-            mixing.similarity(&unit(p), &unit(z), &mut stream)
+            mixing.similarity(&unit_rows(p), &unit_rows(z), &mut stream)
         }
     };
     let (loss, mut scalars) = match &plugins.guided_stop_gradient {
@@ -63,7 +63,7 @@ pub(super) fn loss(
 /// Mean cosine of two views `[N, d]` of the same image, and of different images (0 if there is one image).
 pub(super) fn similarities(first: &Tensor, second: &Tensor) -> [(&'static str, f64); 2] {
     let [first, second] =
-        [first, second].map(|rows| unit(&rows.detach().to_kind(Kind::Double)));
+        [first, second].map(|rows| unit_rows(&rows.detach().to_kind(Kind::Double)));
     let images = first.size()[0] as f64;
     let own = (&first * &second).sum(None).double_value(&[]);
     let sum = |rows: &Tensor| rows.sum_dim_intlist(0, false, None);

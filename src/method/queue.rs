@@ -1,5 +1,6 @@
 //! A queue of rows from earlier steps, first in, first out (He et al. 2020, arXiv:1911.05722, §3.2).
 
+use crate::model::layers::unit_rows;
 use crate::model::{Place, Role};
 use crate::random::Stream;
 use tch::{Kind, Tensor, no_grad};
@@ -17,10 +18,7 @@ impl Queue {
     pub fn build(place: &mut Place<'_>, length: usize, d: i64, parts: i64) -> Self {
         assert!(length as i64 % parts == 0, "the parts of a queue are equal");
         let rows = place.add("rows", Role::State, &[length as i64, d], Stream::normal);
-        no_grad(|| {
-            let norm = rows.square().sum_dim_intlist(1, true, None).sqrt();
-            rows.shallow_clone().g_div_(&norm)
-        });
+        no_grad(|| rows.shallow_clone().copy_(&unit_rows(&rows)));
         Self { rows, pointer: place.add_counter("pointer"), parts }
     }
 

@@ -22,16 +22,15 @@ use crate::error::{Error, Result};
 use crate::loss::decoupled::Decoupled;
 use crate::loss::generalized::{self, Generalized};
 use crate::loss::logistic::NtLogistic;
-use crate::loss::nt_xent::{NtXent, Reduction};
+use crate::loss::nt_xent::{Agreement, NtXent, Reduction, agreement};
 use crate::loss::pairwise;
 use crate::loss::triplet::MarginTriplet;
 use crate::method::group_branch::GroupBranch;
 use crate::method::{
-    Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes,
-    prediction::similarities, require,
+    Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
 };
 use crate::model::heads::{Head, HeadConfig};
-use crate::model::layers::unit;
+use crate::model::layers::unit_rows;
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Phase, Statistics};
 use crate::plugin::Plugins;
@@ -45,7 +44,8 @@ use tch::Tensor;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// τ, above 0: 0.1 for ImageNet, 0.5 for CIFAR (§B.9). Margin triplet and sliced Wasserstein distances have none.
+    /// τ, above 0: 0.1 for ImageNet, 0.5 for CIFAR (§B.9). Margin triplet and sliced Wasserstein distances have none
+    /// but log their metrics with it.
     pub temperature: f64,
     /// What is made of the projections.
     pub loss: Loss,
@@ -201,11 +201,10 @@ impl SimClr {
             }
             Loss::Decoupled(settings) => {
                 let loss = Decoupled { temperature, sigma: settings.sigma }.loss(z, tile)?;
-                let views = z.chunk(2, 0);
-                Ok((loss, similarities(&views[0], &views[1]).into()))
+                Ok((loss, told(&agreement(z, temperature, tile)?)))
             }
             Loss::NtLogistic(loss) => Ok(pairs(loss.evaluate(z, temperature, tile)?)),
-            Loss::MarginTriplet(loss) => Ok(pairs(loss.evaluate(z, tile)?)),
+            Loss::MarginTriplet(loss) => Ok(pairs(loss.evaluate(z, temperature, tile)?)),
             Loss::Generalized(loss) => {
                 let mut stream = step.stream(Purpose::Slices, 0);
                 Ok(generalized(loss.evaluate(z, temperature, tile, &mut stream)?))
@@ -216,13 +215,16 @@ impl SimClr {
 
 fn nt_xent(loss: &NtXent, z: &Tensor, tile: i64) -> Result<Said> {
     let found = loss.evaluate(&z.detach(), tile)?;
-    let told = [
-        ("contrastive_accuracy", found.contrastive_accuracy),
-        ("contrastive_entropy", found.contrastive_entropy),
-        ("positive_similarity", found.positive_similarity),
-        ("negative_similarity", found.negative_similarity),
-    ];
-    Ok((found.attached(z), told.into()))
+    Ok((found.attached(z), told(&found.agreement)))
+}
+
+fn told(agreement: &Agreement) -> Vec<(&'static str, f64)> {
+    vec![
+        ("contrastive_accuracy", agreement.contrastive_accuracy),
+        ("contrastive_entropy", agreement.contrastive_entropy),
+        ("positive_similarity", agreement.positive_similarity),
+        ("negative_similarity", agreement.negative_similarity),
+    ]
 }
 
 /// NT-Xent of transformed features; what is logged are the scores it sees.
@@ -232,7 +234,7 @@ fn mixed(
     z: &Tensor,
     step: &Step<'_>,
 ) -> Result<Said> {
-    let batch = mixing.in_batch(&unit(z), &mut step.stream(Purpose::Mix, 0))?;
+    let batch = mixing.in_batch(&unit_rows(z), &mut step.stream(Purpose::Mix, 0))?;
     let found = loss.transformed(
         [&batch.rows, &batch.positives],
         &batch.negatives,
@@ -249,13 +251,13 @@ fn mixed(
 }
 
 fn pairs(found: pairwise::Evaluated) -> Said {
-    let mut told = found.similarities.named().to_vec();
+    let mut told = told(&found.agreement);
     told.extend(found.semi_hard_share.map(|share| ("semi_hard_share", share)));
     (found.loss, told)
 }
 
 fn generalized(found: generalized::Evaluated) -> Said {
-    let mut told = found.similarities.named().to_vec();
+    let mut told = told(&found.agreement);
     told.extend([("alignment", found.alignment), ("distribution", found.distribution)]);
     (found.loss, told)
 }

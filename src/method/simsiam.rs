@@ -21,7 +21,7 @@ use crate::method::{
 };
 use crate::model::heads::{Head, HeadConfig, HeadInitialization, OutputNorm};
 use crate::model::resnet::ResNet;
-use crate::model::{BackboneConfig, Parameters, Phase, Statistics};
+use crate::model::{BackboneConfig, Parameters, Statistics};
 use crate::plugin::Plugins;
 use crate::shape;
 use serde::{Deserialize, Serialize};
@@ -78,9 +78,13 @@ impl Settings for Config {
 
     fn fits(&self) -> Fits {
         Fits {
-            feature_transformation: Ok("(p, z) of each direction, extrapolated; there are no negatives"),
+            feature_transformation: Ok(
+                "(p, z) of each direction, extrapolated; there are no negatives",
+            ),
             cross_level: Ok("on the features of the first two views"),
-            guided_stop_gradient: Ok("which view is predicted, by the distances of the projections"),
+            guided_stop_gradient: Ok(
+                "which view is predicted, by the distances of the projections",
+            ),
         }
     }
 

@@ -102,10 +102,8 @@ impl SupCon {
         let projector =
             Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
         let wiring = config.wiring(setup.plugins, setup.views);
-        let loss = Loss {
-            temperature: config.temperature,
-            base_temperature: config.base_temperature,
-        };
+        let loss =
+            Loss { temperature: config.temperature, base_temperature: config.base_temperature };
         Ok(Self { parameters, wiring, backbone, projector, loss })
     }
 }
@@ -128,8 +126,7 @@ impl Method for SupCon {
                     .to_owned(),
             )
         })?;
-        let labels: Vec<i64> =
-            step.indices.iter().map(|image| i64::from(labels[*image])).collect();
+        let labels: Vec<i64> = step.indices.iter().map(|image| i64::from(labels[*image])).collect();
         let h = rows.online.detach().set_requires_grad(true);
         let statistics = Statistics::Move { seen: 0, of: 1 };
         let z = self.projector.forward(&h.flatten(0, 1), Phase::Training { groups: 1, statistics });

@@ -3,7 +3,7 @@
 use super::{Phase, Place, Role, Statistics};
 use crate::error::{Error, Result};
 use crate::random::Stream;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// How the weights of a convolution or linear layer start. A bias starts at zero, except under [`Self::Uniform`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -151,19 +151,28 @@ impl NormLinear {
     pub fn build(place: &mut Place<'_>, inputs: i64, outputs: i64) -> Self {
         let draw = |stream: &mut Stream| stream.range(-1.0, 1.0);
         let weight = place.add("weight", Role::Weight, &[outputs, inputs], draw);
-        tch::no_grad(|| weight.shallow_clone().copy_(&unit(&weight)));
+        tch::no_grad(|| weight.shallow_clone().copy_(&unit_rows(&weight)));
         Self { weight }
     }
 
     /// `[N, inputs]` to `[N, outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        unit(x).linear(&unit(&self.weight), None::<&Tensor>)
+        unit_rows(x).linear(&unit_rows(&self.weight), None::<&Tensor>)
     }
 }
 
-/// Rows divided by their length, or by 1e-12 if they are shorter.
-fn unit(rows: &Tensor) -> Tensor {
-    rows / rows.square().sum_dim_intlist(1, true, None).sqrt().clamp_min(1e-12)
+/// Rows of length 1, `z / max(‖z‖, 1e-12)`, along the last dimension; f32, or f64 for f64 input, with a graph where `rows`
+/// have one. A row of zeros stays zero and its gradient is finite.
+pub fn unit_rows(rows: &Tensor) -> Tensor {
+    let rows = in_full(rows);
+    // Clamped before the root, whose slope at 0 is infinite.
+    let squares = rows.square().sum_dim_intlist(-1, true, None).clamp_min(1e-24);
+    rows / squares.sqrt()
+}
+
+/// As f64 if it is f64, else as f32: what losses compute in.
+pub fn in_full(tensor: &Tensor) -> Tensor {
+    tensor.to_kind(if tensor.kind() == Kind::Double { Kind::Double } else { Kind::Float })
 }
 
 /// What a batch norm learns after normalising.
