@@ -69,3 +69,36 @@ fn unit(rows: &Tensor) -> Tensor {
 fn row_dot(left: &Tensor, right: &Tensor) -> Tensor {
     (left * right).sum_dim_intlist(-1, true, None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Plugins {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_table_switches_a_plugin_on_and_only_it_is_written() {
+        assert!(read("").is_empty());
+        assert_eq!(toml::to_string(&read("")).unwrap(), "");
+        for name in ["feature_transformation", "cross_level", "guided_stop_gradient"] {
+            let plugins = read(&format!("[{name}]"));
+            assert!(!plugins.is_empty());
+            plugins.check().unwrap();
+            let text = toml::to_string(&plugins).unwrap();
+            assert_eq!(text.lines().filter(|line| line.starts_with('[')).count(), 1, "{text}");
+            assert_eq!(read(&text), plugins);
+        }
+        assert!(toml::from_str::<Plugins>("[cross_level_discrimination]").is_err());
+    }
+
+    #[test]
+    fn the_settings_of_each_are_checked() {
+        for text in
+            ["[feature_transformation]\nalpha_extrapolate = -2.0", "[cross_level]\ngroups = 0"]
+        {
+            assert!(matches!(read(text).check(), Err(Error::Recipe(_))), "{text}");
+        }
+    }
+}

@@ -256,3 +256,6 @@ impl CrossLevel {
         (loss, logits.detach())
     }
 }
+
+#[cfg(test)]
+mod tests;
