@@ -675,6 +675,22 @@ mod tests {
     }
 
     #[test]
+    fn extremes_of_the_transformed_form_stay_finite() {
+        let [rows, negatives, excluded] = transformed_inputs();
+        let [rows, negatives] = [rows, negatives].map(|tensor| tensor.to_kind(Kind::BFloat16));
+        let scale = Tensor::from(1e-6).expand([10], false);
+        for temperature in [0.001, 1000.0] {
+            for by in [0.0, 1.0, 100.0] {
+                let (loss, gradient) = graded(&(&rows * by), |rows| {
+                    let loss = at(temperature);
+                    loss.transformed(rows, &negatives, &excluded, Some(&scale), 4).unwrap().loss
+                });
+                assert!(loss.is_finite() && gradient.isfinite().all().int64_value(&[]) == 1);
+            }
+        }
+    }
+
+    #[test]
     fn transformed_inputs_that_do_not_fit_are_refused() {
         let [rows, negatives, excluded] = transformed_inputs();
         let refused = |inputs: [&Tensor; 3], part: &str| {
