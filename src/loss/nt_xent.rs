@@ -683,7 +683,9 @@ mod tests {
             for by in [0.0, 1.0, 100.0] {
                 let (loss, gradient) = graded(&(&rows * by), |rows| {
                     let loss = at(temperature);
-                    loss.transformed(rows, &negatives, &excluded, Some(&scale), 4).unwrap().loss
+                    loss.transformed([rows, &other(rows)], &negatives, &excluded, Some(&scale), 4)
+                        .unwrap()
+                        .loss
                 });
                 assert!(loss.is_finite() && gradient.isfinite().all().int64_value(&[]) == 1);
             }

@@ -193,7 +193,7 @@ impl Method for Npid {
         for (view, v) in (0..).zip(&v) {
             let drawn = || {
                 let mut stream = step.stream(Purpose::Negatives, view);
-                sample(&mut stream, &images, k, n as u64).to_device(device)
+                sample(&mut stream, &images, k, n as u32).to_device(device)
             };
             let found = match self.config.objective {
                 InstanceLoss::Softmax => {
