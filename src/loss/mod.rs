@@ -3,9 +3,13 @@
 pub mod decoupled;
 pub mod info_nce;
 pub mod instance;
+pub mod logistic;
 pub mod nt_xent;
+pub mod pairwise;
+pub mod semi_hard;
 pub mod sup_con;
 pub mod tiled;
+pub mod triplet;
 
 use tch::{Kind, Tensor};
 
