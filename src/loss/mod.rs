@@ -1,12 +1,14 @@
 //! Losses that compare rows with a batch, a queue or a bank: pure functions of projections.
 
 pub mod decoupled;
+pub mod generalized;
 pub mod info_nce;
 pub mod instance;
 pub mod logistic;
 pub mod nt_xent;
 pub mod pairwise;
 pub mod semi_hard;
+pub mod sliced_wasserstein;
 pub mod sup_con;
 pub mod tiled;
 pub mod triplet;
