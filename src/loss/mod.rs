@@ -8,16 +8,12 @@ pub mod instance;
 pub mod logistic;
 pub mod nt_xent;
 pub mod pairwise;
-pub mod redundancy;
 pub mod semi_hard;
 pub mod sliced_wasserstein;
 pub mod sup_con;
 pub mod swapped;
 pub mod tiled;
 pub mod triplet;
-
-#[cfg(test)]
-mod numeric;
 
 use tch::{Kind, Tensor};
 

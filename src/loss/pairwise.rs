@@ -1,7 +1,7 @@
 //! What the losses over pairs of rows share: a term summed over the negatives of every anchor, semi-hard mining, and the
 //! gradient of both, tile by tile.
 //!
-//! With unit rows ẑ of two views, scores `s_ij = ẑ_i·ẑ_j` and the partner's score `s⁺_i`, [`Pairwise`] evaluates
+//! With unit rows ẑ of two views, scores `s_ij = ẑ_i·ẑ_j` and the partner's score `s⁺_i`, `Pairwise` evaluates
 //!
 //! ```text
 //! P = Σ_i Σ_{j ∈ J_i} φ(s_ij, s⁺_i)
@@ -193,6 +193,7 @@ pub(super) mod testing;
 mod tests {
     use super::testing::{normal, published};
     use super::*;
+    use crate::loss::semi_hard::Empty;
     use crate::loss::tiled::unit_rows;
 
     #[test]
@@ -246,6 +247,21 @@ mod tests {
                     assert_eq!(found.anchors, expected.anchors);
                     assert_eq!(found.semi_hard, expected.semi_hard);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_batch_gives_the_same_bits() {
+        let unit = unit_rows(&normal(7, 600, 32).to_kind(Kind::Float));
+        let semi_hard = Some(SemiHard { margin: 0.3, empty: Empty::Hardest });
+        for term in [Term::Logistic { temperature: 0.1 }, Term::Hinge { margin: 0.4 }] {
+            let negatives = Negatives::BothViews;
+            let pairs = Pairwise { unit: &unit, negatives, term, semi_hard, tile: 128 };
+            let first = pairs.evaluate();
+            for _ in 0..3 {
+                let again = pairs.evaluate();
+                assert_eq!((again.sum, &again.gradient), (first.sum, &first.gradient));
             }
         }
     }
