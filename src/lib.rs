@@ -20,5 +20,6 @@ pub mod plugin;
 pub mod random;
 pub mod recipe;
 pub mod report;
+pub mod rows;
 pub mod shape;
 pub mod train;

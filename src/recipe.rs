@@ -394,6 +394,16 @@ const OPTIONAL: &[&str] = &[
     "data.classes",
     "backbone.weights",
     "method.projector.hidden",
+    "method.predictor.hidden",
+    "method.loss.sigma",
+    "method.loss.margin",
+    "method.loss.swd_dim",
+    "plugins.feature_transformation",
+    "plugins.feature_transformation.renormalize",
+    "plugins.cross_level",
+    "plugins.cross_level.k_eigen",
+    "plugins.guided_stop_gradient",
+    "train.optimizer.bias_learning_rate",
     "train.max_steps",
 ];
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Below the flow: anyone may use these, and they use only each other.
 const BELOW: &[&str] =
-    &["error", "ffi", "files", "machine", "memory", "overrides", "random", "shape"];
+    &["error", "ffi", "files", "machine", "memory", "overrides", "random", "rows", "shape"];
 
 /// The flow, in order.
 const FLOW: &[&str] = &[

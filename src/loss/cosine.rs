@@ -1,12 +1,10 @@
 //! Losses that pull a prediction to the other view's projection and push nothing away: SimSiam and BYOL.
 
 use crate::error::Result;
+use crate::rows::unit_rows;
 use crate::shape::check;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
-
-/// Rows shorter than this are divided by it instead of by their length.
-const SHORTEST: f64 = 1e-12;
 
 /// What BYOL's loss is multiplied with and begins at. It matters under SGD, where the gradient of one is 4 times that of
 /// the other, and hardly under LARS, which adapts to the gradient's length.
@@ -36,7 +34,7 @@ pub fn negative_cosine(
     check("predictions", predictions, &[-1, -1])?;
     check("targets", targets, &predictions.size())?;
     let targets = if stop_gradient { targets.detach() } else { targets.shallow_clone() };
-    Ok(-(unit(predictions) * unit(&targets)).sum_dim_intlist(1, false, None))
+    Ok(-(unit_rows(predictions) * unit_rows(&targets)).sum_dim_intlist(1, false, None))
 }
 
 /// SimSiam's loss, `½ mean D(p₁, z₂) + ½ mean D(p₂, z₁)` (arXiv:2011.10566, Eq. 2 and 4), in [-1, 1]: a scalar (f64) from
@@ -82,14 +80,6 @@ impl Scale {
             Self::CosineHalf => cosine.shallow_clone(),
         }
     }
-}
-
-/// Rows divided by their length, in f32 or f64. The norm is libtorch's own, whose gradient at a row of zeros is 0 and not
-/// NaN.
-fn unit(rows: &Tensor) -> Tensor {
-    let kind = if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    let rows = rows.to_kind(kind);
-    &rows / rows.norm_scalaropt_dim(2.0, 1, true).clamp_min(SHORTEST)
 }
 
 #[cfg(test)]

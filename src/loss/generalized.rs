@@ -4,8 +4,9 @@ use crate::error::{Error, Result};
 use crate::loss::attach;
 use crate::loss::nt_xent::{Agreement, agreement};
 use crate::loss::sliced_wasserstein::{Prior, directions, matched_squares};
-use crate::loss::tiled::{Contrast, Positive, computing_kind, unit_rows};
+use crate::loss::tiled::{Contrast, Positive};
 use crate::random::Stream;
+use crate::rows::{computing_kind, unit_rows};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 

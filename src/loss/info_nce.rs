@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::loss::attach;
-use crate::loss::tiled::{Contrast, Positive, check_temperature, computing_kind, sum};
+use crate::loss::tiled::{Contrast, Positive, check_temperature};
+use crate::rows::{computing_kind, sum};
 use crate::shape::check;
 use tch::Tensor;
 
@@ -102,7 +103,7 @@ mod tests {
     use crate::loss::tiled::testing::{
         distance, dot, equals_golden, golden, graded, log_sum_exp, normal, rows_of, slope, value,
     };
-    use crate::loss::tiled::unit_rows;
+    use crate::rows::unit_rows;
     use tch::{Device, Kind};
 
     const COOL: InfoNce = InfoNce { temperature: 0.07 };

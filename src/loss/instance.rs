@@ -7,8 +7,9 @@
 use crate::error::{Error, Result};
 use crate::loss::attach;
 use crate::loss::info_nce::{Scored, mean_product};
-use crate::loss::tiled::{Contrast, Positive, check_temperature, computing_kind, sum};
+use crate::loss::tiled::{Contrast, Positive, check_temperature};
 use crate::random::Stream;
+use crate::rows::{computing_kind, sum};
 use crate::shape::check;
 use tch::{Kind, Tensor, no_grad};
 
@@ -257,8 +258,8 @@ mod tests {
     use crate::loss::tiled::testing::{
         distance, dot, equals_golden, golden, graded, log_sum_exp, normal, rows_of, slope, value,
     };
-    use crate::loss::tiled::unit_rows;
     use crate::random::{Purpose, Scope};
+    use crate::rows::unit_rows;
     use tch::Device;
 
     const SLOTS: [i64; 5] = [4, 0, 28, 13, 4];

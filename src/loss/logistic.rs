@@ -5,7 +5,7 @@ use crate::loss::attach;
 use crate::loss::nt_xent::agreement;
 use crate::loss::pairwise::{Evaluated, NegativeReduction, Negatives, Pairwise, Term};
 use crate::loss::semi_hard::{Empty, SemiHard};
-use crate::loss::tiled::{row_dot, unit_rows};
+use crate::rows::{row_dot, unit_rows};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 

@@ -15,6 +15,9 @@ pub mod swapped;
 pub mod tiled;
 pub mod triplet;
 
+#[cfg(test)]
+mod numeric;
+
 use tch::{Kind, Tensor};
 
 /// A scalar (f64) of this value whose gradient for each input is the one given: how a loss that works out its own gradient

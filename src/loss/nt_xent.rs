@@ -3,9 +3,8 @@
 use crate::error::{Error, Result};
 use crate::loss::attach;
 use crate::loss::info_nce::Scored;
-use crate::loss::tiled::{
-    Contrast, Positive, SHORTEST, check_temperature, computing_kind, row_dot, sum, unit_rows,
-};
+use crate::loss::tiled::{Contrast, Positive, check_temperature};
+use crate::rows::{SHORTEST, computing_kind, row_dot, sum, unit_rows};
 use crate::shape::check;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};

@@ -194,7 +194,7 @@ mod tests {
     use super::testing::{normal, published};
     use super::*;
     use crate::loss::semi_hard::Empty;
-    use crate::loss::tiled::unit_rows;
+    use crate::rows::unit_rows;
 
     #[test]
     fn published_terms_are_met() {

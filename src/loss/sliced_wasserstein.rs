@@ -1,7 +1,7 @@
 //! The sliced Wasserstein distance between rows and a sample of a prior distribution.
 
-use crate::loss::tiled::unit_rows;
 use crate::random::Stream;
+use crate::rows::unit_rows;
 use tch::{Device, Kind, Tensor};
 
 /// The distribution that rows are pulled towards.

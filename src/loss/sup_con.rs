@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::loss::attach;
-use crate::loss::tiled::{Contrast, Positive, check_temperature, row_dot, sum, unit_rows};
+use crate::loss::tiled::{Contrast, Positive, check_temperature};
+use crate::rows::{row_dot, sum, unit_rows};
 use crate::shape::check;
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};

@@ -12,6 +12,7 @@
 //! the inputs and results, never `M · K`. It works on values, not on a graph: losses chain its gradients by hand.
 
 use crate::error::{Error, Result};
+use crate::rows::row_dot;
 use crate::shape::check;
 use tch::{Kind, Tensor};
 
@@ -25,9 +26,6 @@ const TILE_ROWS: i64 = 512;
 pub fn default_tile(columns: i64) -> i64 {
     (TILE_ELEMENTS / columns.max(1)).clamp(1, TILE_ROWS)
 }
-
-/// Rows shorter than this are divided by it instead of by their length.
-pub(crate) const SHORTEST: f64 = 1e-12;
 
 /// Where each row's positive is.
 #[derive(Clone, Copy, Debug)]
@@ -233,20 +231,6 @@ impl Contrast<'_> {
     }
 }
 
-/// Inner product of each row with its counterpart, `[M, d]` and `[M, d]` to `[M, 1]`.
-pub(crate) fn row_dot(left: &Tensor, right: &Tensor) -> Tensor {
-    (left * right).sum_dim_intlist(1, true, None)
-}
-
-/// Rows of length 1, `z / max(‖z‖, 1e-12)`, `[M, d]`, f32 or f64 for f64 input, with a graph where `rows` have one. A row of
-/// zeros stays zero and its gradient is finite.
-pub(crate) fn unit_rows(rows: &Tensor) -> Tensor {
-    let rows = rows.to_kind(computing_kind(rows));
-    // Clamped before the root, whose slope at 0 is infinite.
-    let shortest = SHORTEST * SHORTEST;
-    &rows / rows.square().sum_dim_intlist(1, true, None).clamp_min(shortest).sqrt()
-}
-
 /// Checks a temperature: above 0.
 ///
 /// # Errors
@@ -256,16 +240,6 @@ pub(crate) fn check_temperature(temperature: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::Recipe(format!("`method.temperature` must be above 0, found `{temperature}`")))
-}
-
-/// What a loss of such rows is computed in: f64 for f64, else f32.
-pub(crate) fn computing_kind(rows: &Tensor) -> Kind {
-    if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float }
-}
-
-/// Sum over all elements, accumulated in f64.
-pub(crate) fn sum(tensor: &Tensor) -> f64 {
-    tensor.sum(Kind::Double).double_value(&[])
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use crate::error::{Error, Result};
 use crate::method::Step;
 use crate::model::heads::{Head, HeadConfig};
-use crate::model::layers::unit_rows;
 use crate::model::{Parameters, Phase, Statistics};
 use crate::plugin::cross_level::{CrossLevel, CrossLevelLoss};
+use crate::rows::unit_rows;
 use tch::Tensor;
 
 /// Name of the extra layer's tensors.

@@ -25,11 +25,11 @@ use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
 };
 use crate::model::heads::{Head, HeadConfig, HeadInitialization, OutputNorm};
-use crate::model::layers::unit_rows;
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Place, Role, Statistics};
 use crate::plugin::Plugins;
 use crate::random::Purpose;
+use crate::rows::unit_rows;
 use crate::shape;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;

@@ -5,10 +5,10 @@ use crate::error::Result;
 use crate::loss::cosine::negative_cosine;
 use crate::method::{Step, require};
 use crate::model::heads::HeadConfig;
-use crate::model::layers::unit_rows;
 use crate::plugin::Plugins;
 use crate::plugin::feature_transformation::PositiveMixing;
 use crate::random::Purpose;
+use crate::rows::unit_rows;
 use tch::{Kind, Tensor};
 
 /// The loss in [-1, 1], a scalar (f64) with a graph, and what is worth logging.

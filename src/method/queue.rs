@@ -1,8 +1,8 @@
 //! A queue of rows from earlier steps, first in, first out (He et al. 2020, arXiv:1911.05722, §3.2).
 
-use crate::model::layers::unit_rows;
 use crate::model::{Place, Role};
 use crate::random::Stream;
+use crate::rows::unit_rows;
 use tch::{Kind, Tensor, no_grad};
 
 /// K rows, of which the oldest give way. Cut into parts, each virtual rank has its own share of them.

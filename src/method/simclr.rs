@@ -30,12 +30,12 @@ use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
 };
 use crate::model::heads::{Head, HeadConfig};
-use crate::model::layers::unit_rows;
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Phase, Statistics};
 use crate::plugin::Plugins;
 use crate::plugin::feature_transformation::FeatureTransformation;
 use crate::random::Purpose;
+use crate::rows::unit_rows;
 use crate::shape;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;

@@ -3,7 +3,8 @@
 use super::{Phase, Place, Role, Statistics};
 use crate::error::{Error, Result};
 use crate::random::Stream;
-use tch::{Kind, Tensor};
+use crate::rows::unit_rows;
+use tch::Tensor;
 
 /// How the weights of a convolution or linear layer start. A bias starts at zero, except under [`Self::Uniform`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,20 +160,6 @@ impl NormLinear {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         unit_rows(x).linear(&unit_rows(&self.weight), None::<&Tensor>)
     }
-}
-
-/// Rows of length 1, `z / max(‖z‖, 1e-12)`, along the last dimension; f32, or f64 for f64 input, with a graph where `rows`
-/// have one. A row of zeros stays zero and its gradient is finite.
-pub fn unit_rows(rows: &Tensor) -> Tensor {
-    let rows = in_full(rows);
-    // Clamped before the root, whose slope at 0 is infinite.
-    let squares = rows.square().sum_dim_intlist(-1, true, None).clamp_min(1e-24);
-    rows / squares.sqrt()
-}
-
-/// As f64 if it is f64, else as f32: what losses compute in.
-pub fn in_full(tensor: &Tensor) -> Tensor {
-    tensor.to_kind(if tensor.kind() == Kind::Double { Kind::Double } else { Kind::Float })
 }
 
 /// What a batch norm learns after normalising.

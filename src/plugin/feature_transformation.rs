@@ -7,9 +7,10 @@
 //! pair become a harder pair; interpolated, the rows of a queue become more varied negatives. Nothing is stored: a queue
 //! receives the original keys.
 
-use super::{full, row_dot, unit, within};
+use super::within;
 use crate::error::{Error, Result};
 use crate::random::Stream;
+use crate::rows::{in_full, row_dot, unit_rows};
 use crate::shape::check;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -235,7 +236,7 @@ impl FeatureTransformation {
     ) -> Result<(Tensor, Tensor)> {
         check("queries", q, &[-1, -1])?;
         check("keys", k, &q.size())?;
-        let (q, k) = (full(q), full(&k.detach()));
+        let (q, k) = (in_full(q), in_full(&k.detach()));
         let inside = if self.detach_keys_mix { q.detach() } else { q.shallow_clone() };
         let Some(lambda) = self.positive_lambda(&q, stream) else {
             return Ok((q, k));
@@ -250,7 +251,7 @@ impl FeatureTransformation {
     /// [`Error::Shape`] unless it is a matrix.
     pub fn negatives(&self, queue: &Tensor, stream: &mut Stream) -> Result<Negatives> {
         check("queue", queue, &[-1, -1])?;
-        Ok(tch::no_grad(|| self.mix_negatives(&full(&queue.detach()), stream).0))
+        Ok(tch::no_grad(|| self.mix_negatives(&in_full(&queue.detach()), stream).0))
     }
 
     /// Unit rows `[2N, d]` of a batch, first views, then second: each pair extrapolated, all rows mixed among each other as
@@ -267,14 +268,18 @@ impl FeatureTransformation {
                 "`rows` must hold two views of every image, found {count} rows"
             )));
         }
-        let (z, images) = (full(rows), count / 2);
+        let (z, images) = (in_full(rows), count / 2);
         let other_view = |rows: &Tensor| rows.roll(images, 0);
         let anchors = match self.positive_lambda(&z.narrow(0, 0, images), stream) {
             None => z.shallow_clone(),
             Some(lambda) => {
                 let repeats = if lambda.size()[0] == images { 2 } else { 1 };
                 let mixed = mix(&z, &other_view(&z), &lambda.repeat([repeats, 1]));
-                if self.renormalizes_positives(Renormalize::None) { unit(&mixed) } else { mixed }
+                if self.renormalizes_positives(Renormalize::None) {
+                    unit_rows(&mixed)
+                } else {
+                    mixed
+                }
             }
         };
         let (negatives, order) = self.mix_negatives(&z, stream);
@@ -312,7 +317,7 @@ impl FeatureTransformation {
     ) -> Result<Tensor> {
         check("predictions", predictions, &[-1, -1])?;
         check("targets", targets, &predictions.size())?;
-        let pair = (full(predictions), full(&targets.detach()));
+        let pair = (in_full(predictions), in_full(&targets.detach()));
         let (p, z) = self.extrapolate(pair, stream);
         Ok(row_dot(&p, &z).squeeze_dim(1))
     }
@@ -330,7 +335,7 @@ impl FeatureTransformation {
     ) -> Result<(Tensor, Tensor)> {
         check("first crops", first, &[-1, -1])?;
         check("second crops", second, &first.size())?;
-        Ok(self.extrapolate((full(first), full(second)), stream))
+        Ok(self.extrapolate((in_full(first), in_full(second)), stream))
     }
 
     /// Both rows mixed with the other, where nothing but the pair's direction counts.
@@ -350,7 +355,7 @@ impl FeatureTransformation {
     }
 
     fn lengths(&self, (a, b): (Tensor, Tensor), otherwise: Renormalize) -> (Tensor, Tensor) {
-        if self.renormalizes_positives(otherwise) { (unit(&a), unit(&b)) } else { (a, b) }
+        if self.renormalizes_positives(otherwise) { (unit_rows(&a), unit_rows(&b)) } else { (a, b) }
     }
 
     /// λ of positive pairs whose first rows are these, if they are mixed at all.
@@ -388,7 +393,7 @@ impl FeatureTransformation {
         let mixed = mix(rows, &others, &lambda);
         let renormalized =
             matches!(self.renormalize, Some(Renormalize::Negative | Renormalize::Both));
-        let columns = if renormalized { unit(&mixed) } else { mixed };
+        let columns = if renormalized { unit_rows(&mixed) } else { mixed };
         (Negatives { columns, hard: None }, Some(order))
     }
 

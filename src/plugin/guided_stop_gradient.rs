@@ -10,9 +10,9 @@
 //! **Symbols.** z_ab projection and p_ab prediction of image a's view b; D(p, z) = -cos(p, stop-gradient z); r(i) the
 //! partner of image i.
 
-use super::full;
 use crate::error::{Error, Result};
 use crate::random::Stream;
+use crate::rows::in_full;
 use crate::shape::check;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -126,7 +126,7 @@ impl GuidedStopGradient {
         };
         let of_partner = |view: &Tensor| view.index_select(0, &partners);
         let p = predictions;
-        let z: Vec<Tensor> = projections.iter().map(|z| full(&z.detach())).collect();
+        let z: Vec<Tensor> = projections.iter().map(|z| in_full(&z.detach())).collect();
         let [p11, p12] = [&p[0], &p[1]];
         let [p21, p22] = [of_partner(&p[third]), of_partner(&p[fourth])];
         let [z11, z12] = [&z[0], &z[1]];
@@ -151,9 +151,9 @@ fn distances(image: [&Tensor; 2], partner: [&Tensor; 2]) -> Tensor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{row_dot, unit};
     use super::*;
     use crate::random::{Purpose, Scope};
+    use crate::rows::{row_dot, unit_rows};
 
     const FRESH: GuidedStopGradient =
         GuidedStopGradient { partner_views: PartnerViews::Fresh, derangement: false };
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn cosine(p: &Tensor, z: &Tensor) -> Result<Tensor> {
-        Ok(row_dot(&unit(p), &unit(z)).squeeze_dim(1))
+        Ok(row_dot(&unit_rows(p), &unit_rows(z)).squeeze_dim(1))
     }
 
     fn values(tensor: &Tensor) -> Vec<Vec<f64>> {

@@ -10,7 +10,6 @@ use cross_level::CrossLevel;
 use feature_transformation::FeatureTransformation;
 use guided_stop_gradient::GuidedStopGradient;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
 
 /// The recipe's `[plugins]`: a table switches a plug-in on, an empty one with its published settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,52 +52,4 @@ fn within(key: &str, value: f64, [low, high]: [f64; 2]) -> Result<()> {
     Err(Error::Recipe(format!(
         "`plugins.{key}` must lie between {low} and {high}, found `{value}`"
     )))
-}
-
-/// In f32, or f64 if it is f64.
-fn full(tensor: &Tensor) -> Tensor {
-    tensor.to_kind(if tensor.kind() == Kind::Double { Kind::Double } else { Kind::Float })
-}
-
-/// Rows (the last dimension) divided by their length, or by 1e-12 if they are shorter.
-fn unit(rows: &Tensor) -> Tensor {
-    rows / rows.square().sum_dim_intlist(-1, true, None).sqrt().clamp_min(1e-12)
-}
-
-/// Inner product of each row with its counterpart, `[N, d]` and `[N, d]` to `[N, 1]`.
-fn row_dot(left: &Tensor, right: &Tensor) -> Tensor {
-    (left * right).sum_dim_intlist(-1, true, None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Plugins {
-        toml::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn a_table_switches_a_plugin_on_and_only_it_is_written() {
-        assert!(read("").is_empty());
-        assert_eq!(toml::to_string(&read("")).unwrap(), "");
-        for name in ["feature_transformation", "cross_level", "guided_stop_gradient"] {
-            let plugins = read(&format!("[{name}]"));
-            assert!(!plugins.is_empty());
-            plugins.check().unwrap();
-            let text = toml::to_string(&plugins).unwrap();
-            assert_eq!(text.lines().filter(|line| line.starts_with('[')).count(), 1, "{text}");
-            assert_eq!(read(&text), plugins);
-        }
-        assert!(toml::from_str::<Plugins>("[cross_level_discrimination]").is_err());
-    }
-
-    #[test]
-    fn the_settings_of_each_are_checked() {
-        for text in
-            ["[feature_transformation]\nalpha_extrapolate = -2.0", "[cross_level]\ngroups = 0"]
-        {
-            assert!(matches!(read(text).check(), Err(Error::Recipe(_))), "{text}");
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 use super::testing::{dot, normal, rows_of};
 use super::*;
+use crate::rows::unit_rows;
 use tch::Device;
 
 /// log-sum-exp, positive, hardest, then the gradients of rows, columns and pairs: one scalar loop in f64.

@@ -1,7 +1,7 @@
 //! Grouping rows inside a training step: a few rounds of k-means from the first rows, on the rows themselves or on their
 //! spectral embedding. Everything works on batches of ranks, `[R, n, d]`, each rank grouped by itself.
 
-use super::super::unit;
+use crate::rows::unit_rows;
 use tch::{Kind, Tensor};
 
 /// Which end of the normalised Laplacian's spectrum the eigenvectors come from.
@@ -51,7 +51,7 @@ pub(super) fn one_hot(labels: &Tensor, groups: i64, kind: Kind) -> Tensor {
 pub(super) fn centroids(rows: &Tensor, members: &Tensor, spherical: bool) -> Tensor {
     let counts = members.sum_dim_intlist(1, false, None).clamp_min(1.0).unsqueeze(-1); // [R, K, 1]
     let means = members.transpose(1, 2).matmul(rows) / counts;
-    if spherical { unit(&means) } else { means }
+    if spherical { unit_rows(&means) } else { means }
 }
 
 /// Coordinates `[R, n, vectors]` in f64 in which normalised cuts of the rows `[R, n, d]` are found by k-means (Shi and
@@ -67,7 +67,7 @@ pub(super) fn spectral_embedding(
     row_norm: bool,
 ) -> Tensor {
     tch::no_grad(|| {
-        let rows = unit(&rows.detach().to_kind(Kind::Double));
+        let rows = unit_rows(&rows.detach().to_kind(Kind::Double));
         let count = rows.size()[1];
         // A row that is not finite must reach the loss, not the solver, which would refuse it.
         let cosines = rows.matmul(&rows.transpose(1, 2)).abs().nan_to_num(0.0, 0.0, 0.0);
@@ -83,6 +83,6 @@ pub(super) fn spectral_embedding(
             SpectrumEnd::Largest => count - vectors,
         };
         let embedding = eigenvectors.narrow(-1, first, vectors) * root.unsqueeze(-1);
-        if row_norm { unit(&embedding) } else { embedding }
+        if row_norm { unit_rows(&embedding) } else { embedding }
     })
 }

@@ -17,9 +17,10 @@ mod clustering;
 
 pub use clustering::SpectrumEnd;
 
-use super::{full, within};
+use super::within;
 use crate::error::{Error, Result};
 use crate::model::heads::{HeadConfig, HeadInitialization, OutputNorm};
+use crate::rows::in_full;
 use crate::shape::check;
 use clustering::{centroids, k_means, one_hot, spectral_embedding};
 use serde::{Deserialize, Serialize};
@@ -206,7 +207,7 @@ impl CrossLevel {
         }
         let ranks = if self.per_rank { ranks as i64 } else { 1 };
         let [one, two] =
-            [first, second].map(|rows| self.group(&full(rows).view([ranks, -1, width])));
+            [first, second].map(|rows| self.group(&in_full(rows).view([ranks, -1, width])));
         let [views_of_one, views_of_two] = if self.cross { [&two, &one] } else { [&one, &two] };
         let (loss_one, logits) = self.classify(&one.rows, views_of_one);
         let (loss_two, _) = self.classify(&two.rows, views_of_two);

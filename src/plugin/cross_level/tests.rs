@@ -1,8 +1,8 @@
-use super::super::unit;
 use super::*;
 use crate::model::heads::Head;
 use crate::model::{Parameters, Phase, Statistics};
 use crate::random::{Purpose, Scope, Stream};
+use crate::rows::unit_rows;
 use std::collections::HashMap;
 use tch::Device;
 
@@ -13,7 +13,7 @@ fn read(settings: &str) -> CrossLevel {
 fn rows(item: u64, count: i64, width: i64) -> Tensor {
     let mut stream = Stream::open(29, Purpose::Test, Scope::Item(item));
     let values: Vec<f64> = (0..count * width).map(|_| stream.normal()).collect();
-    unit(&Tensor::from_slice(&values).view([count, width]))
+    unit_rows(&Tensor::from_slice(&values).view([count, width]))
 }
 
 fn leaf(rows: &Tensor) -> Tensor {
@@ -28,7 +28,7 @@ fn distance(found: &Tensor, expected: &Tensor) -> f64 {
 /// The two views of Appendix A, normalised.
 fn appendix() -> [Tensor; 2] {
     [[1.0, 0.0, 0.0, 1.0, 0.9, 0.1, 0.1, 0.9], [0.8, 0.2, 0.2, 0.8, 1.0, 0.1, -0.1, 1.0]]
-        .map(|rows| unit(&Tensor::from_slice(&rows).view([4, 2])))
+        .map(|rows| unit_rows(&Tensor::from_slice(&rows).view([4, 2])))
 }
 
 fn value(settings: &str, [first, second]: &[Tensor; 2]) -> f64 {

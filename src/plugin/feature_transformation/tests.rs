@@ -13,7 +13,7 @@ fn stream(step: u64) -> Stream {
 fn rows(item: u64, count: i64, width: i64) -> Tensor {
     let mut stream = Stream::open(17, Purpose::Test, Scope::Item(item));
     let values: Vec<f64> = (0..count * width).map(|_| stream.normal()).collect();
-    unit(&Tensor::from_slice(&values).view([count, width]))
+    unit_rows(&Tensor::from_slice(&values).view([count, width]))
 }
 
 fn axes(count: i64) -> Tensor {
