@@ -7,7 +7,7 @@ use crate::rows::{row_dot, sum, unit_rows};
 use crate::shape::check;
 use tch::{Kind, Tensor};
 
-/// DCL and DCLW (Yeh et al. 2022, arXiv:2110.06848, Eq. 6 and §3.3),
+/// DCL and DCLW (Yeh et al. 2022, arXiv:2110.06848, Eq. 6),
 ///
 /// ```text
 /// ℓ(i) = ln Σ_{k ≠ i, π(i)} exp(ẑ_i·ẑ_k / τ) - w_i ẑ_i·ẑ_π(i) / τ ,   loss = mean over the 2N anchors

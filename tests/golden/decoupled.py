@@ -1,6 +1,6 @@
 """Makes decoupled.safetensors: lightly's DCLLoss and DCLWLoss and their gradients on 2 x 12 rows of width 16.
 
-Needs torch, lightly (1.5.19 or newer: older ones add two log-sum-exps) and safetensors.
+Made with lightly 1.6.0; older ones add two log-sum-exps. Needs torch, lightly and safetensors.
 """
 
 from pathlib import Path
