@@ -6,6 +6,11 @@
 //! **Idea.** A mixture of unit rows is another, unseen row. Extrapolated beyond each other, the two rows of a positive
 //! pair become a harder pair; interpolated, the rows of a queue become more varied negatives. Nothing is stored: a queue
 //! receives the original keys.
+//!
+//! **Use.** Against a queue: [`FeatureTransformation::negatives`] once, [`FeatureTransformation::positives`] for every
+//! query, and [`Negatives::align`] of the two gives rows, positives and columns of an ordinary contrast. In a batch:
+//! [`FeatureTransformation::in_batch`]. Predictions and targets: [`FeatureTransformation::similarity`]. Crops for
+//! prototypes: [`FeatureTransformation::crops`]. The loss of a transformed run is not comparable with that of a plain one.
 
 use super::{full, row_dot, unit, within};
 use crate::error::{Error, Result};
