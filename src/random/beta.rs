@@ -43,8 +43,8 @@ impl Stream {
     }
 
     /// Fills `values` with independent Beta(`alpha`, `beta`) draws, both in [0.05, 1000], from the stream's next whole
-    /// block on: ten million in a tenth of a second. A 32-bit number becomes a quantile, read from a table which is as fine at both
-    /// ends as in the middle; Beta(1, 1) is the uniform distribution.
+    /// block on: eight million in a tenth of a second. A 32-bit number becomes a quantile, read from a table which is as
+    /// fine at both ends as in the middle; Beta(1, 1) is the uniform distribution.
     pub fn fill_beta(&mut self, alpha: f64, beta: f64, values: &mut [f32]) {
         let mirrored = quantiles(beta, alpha).into_iter().map(|value| 1.0 - value);
         let table = quantiles(alpha, beta).into_iter().chain(mirrored).map(|value| value as f32);

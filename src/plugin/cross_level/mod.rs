@@ -7,8 +7,8 @@
 //! the step; then each row is classified among the *other* view's group centroids, right being the group which the same
 //! image's other view fell into.
 //!
-//! **Symbols.** G1, G2 unit rows of the group branch `[N, d]`; c1, c2 their groups; U1, U2 centroids `[K, d]`; T_G
-//! temperature.
+//! **Symbols.** G1, G2 unit rows of the group branch `[N, d]`; c1, c2 their groups; U1, U2 centroids `[K, d]`; T
+//! temperature of the groups.
 //!
 //! **Cost.** K-means of N rows, an N x K matrix of logits for each view; with spectral grouping the eigenvectors of a
 //! matrix of n x n, n the images of a rank.
@@ -65,16 +65,20 @@ pub enum GroupHead {
 
 /// The recipe's `[plugins.cross_level]`.
 ///
-/// Published settings: K 128, λ 1 (NPID on CIFAR-10); K 200, λ 0.8 (MoCo on CIFAR-10); K 120, λ 0.25, T_G 0.4 (MoCo v2 on
-/// ImageNet); best of the supplement: λ 0.25, T_G 0.2.
+/// Published settings: K 128, λ 1 (NPID on CIFAR-10); K 200, λ 0.8 (MoCo on CIFAR-10); K 120, λ 0.25, T 0.4 (MoCo v2 on
+/// ImageNet); best of the supplement: λ 0.25, T 0.2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a choice of the recipe, independent of the others"
+)]
 pub struct CrossLevel {
     /// K, at least 1: groups of the images of one rank.
     pub groups: usize,
     /// λ, at least 0: weight beside the method's own loss.
     pub weight: f64,
-    /// T_G, from 0.001 to 100.
+    /// T, from 0.001 to 100.
     pub temperature: f64,
     /// Rounds of k-means, from 1 to 1000.
     pub iterations: usize,
@@ -191,7 +195,7 @@ impl CrossLevel {
     }
 
     /// The loss of two views' unit rows `[N, d]`, the mean over the views of the mean cross entropy over the rows:
-    /// `½ [ CE(G1 U2ᵀ / T_G, c2) + CE(G2 U1ᵀ / T_G, c1) ]`. Gradients reach rows and, through the centroids, the rows of
+    /// `½ [ CE(G1 U2ᵀ / T, c2) + CE(G2 U1ᵀ / T, c1) ]`. Gradients reach rows and, through the centroids, the rows of
     /// the other view. `ranks` says how many virtual ranks of consecutive images the batch is made of.
     ///
     /// # Errors
