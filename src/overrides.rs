@@ -114,7 +114,13 @@ fn edit(settings: &impl Serialize, text: &str, optional: &[&str]) -> Result<Tabl
     let parts: Vec<&str> = key.trim().split('.').collect();
     let (last, path) = parts.split_last().ok_or_else(unknown)?;
     let mut path = path.iter();
+    let mut so_far = String::new();
     while let Some(part) = path.next() {
+        so_far = if so_far.is_empty() { (*part).to_owned() } else { format!("{so_far}.{part}") };
+        // A table that may be left out starts with its defaults.
+        if !place.contains_key(*part) && optional.contains(&so_far.as_str()) {
+            place.insert((*part).to_owned(), Value::Table(Table::new()));
+        }
         let entry = match place.get_mut(*part) {
             Some(Value::Array(list)) => {
                 let index = path.next().and_then(|index| index.parse::<usize>().ok());
@@ -167,8 +173,17 @@ mod tests {
         name: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        extra: Option<Extra>,
         train: Train,
         view: Vec<Train>,
+    }
+
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Extra {
+        groups: u32,
+        weight: f64,
     }
 
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,7 +195,13 @@ mod tests {
 
     fn settings() -> Settings {
         let train = Train { epochs: 1, rate: 0.5 };
-        Settings { name: "a".into(), limit: None, train: train.clone(), view: vec![train] }
+        Settings {
+            name: "a".into(),
+            limit: None,
+            extra: None,
+            train: train.clone(),
+            view: vec![train],
+        }
     }
 
     fn with(overrides: &[&str]) -> Result<Settings> {
@@ -190,6 +211,21 @@ mod tests {
 
     fn message(text: &str) -> String {
         with(&[text]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_table_that_may_be_left_out_appears_with_its_first_setting() {
+        let with = |change: &str, optional: &[&str]| {
+            apply(&settings(), &[change.to_owned()], optional).map(|settings| settings.extra)
+        };
+        let optional = ["limit", "extra"];
+        assert_eq!(with("extra={}", &optional).unwrap(), Some(Extra::default()));
+        let found = with("extra.groups=3", &optional).unwrap();
+        assert_eq!(found, Some(Extra { groups: 3, weight: 0.0 }));
+        let message = with("extra.groups=3", &["limit"]).unwrap_err().to_string();
+        assert!(message.contains("`extra.groups` is not a setting"), "{message}");
+        let message = with("extra.group=3", &optional).unwrap_err().to_string();
+        assert!(message.contains("extra.group"), "{message}");
     }
 
     #[test]

@@ -398,6 +398,7 @@ const OPTIONAL: &[&str] = &[
     "method.loss.sigma",
     "method.loss.margin",
     "method.loss.swd_dim",
+    "plugins",
     "plugins.feature_transformation",
     "plugins.feature_transformation.renormalize",
     "plugins.cross_level",
