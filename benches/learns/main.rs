@@ -7,13 +7,14 @@
 
 mod table;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// What is run: `runs.toml`.
@@ -40,7 +41,8 @@ struct Data {
 #[serde(deny_unknown_fields)]
 struct Row {
     name: String,
-    data: String,
+    /// Data sets it is run on.
+    data: Vec<String>,
     recipe: String,
     #[serde(default)]
     settings: Vec<String>,
@@ -79,7 +81,7 @@ struct Found {
   CIFAR10  folder of CIFAR-10; without it those lines are left out"
 )]
 struct Arguments {
-    /// Only lines whose data or name holds one of these words
+    /// Only lines that have all of these words in their name or as their data
     words: Vec<String>,
     /// Where runs are kept
     #[arg(long, default_value = "runs/learns")]
@@ -90,6 +92,9 @@ struct Arguments {
     /// Minutes after which no further run is started
     #[arg(long, default_value_t = 120.0)]
     minutes: f64,
+    /// Runs at a time, each on one core
+    #[arg(long, default_value_t = diptych::machine::cores())]
+    jobs: usize,
     /// What `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
@@ -102,27 +107,34 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&arguments.runs)?;
     std::fs::create_dir_all(&arguments.out)?;
     let started = Instant::now();
-    let mut missing = Vec::new();
-    for row in plan.row.iter().filter(|row| arguments.wants(row)) {
-        let data = plan.data_of(row)?;
-        let Some(source) = source(data) else {
-            missing.push(format!("{}: `CIFAR10` does not name a folder", row.name));
-            continue;
-        };
-        for seed in 0..row.seeds {
-            if started.elapsed().as_secs_f64() > 60.0 * arguments.minutes {
-                missing.push(format!("{}, seed {seed}: the time was over", row.name));
-                continue;
-            }
-            match run(&arguments, data, row, seed, &source) {
-                Ok(()) => table::write(&plan, &arguments.runs, &arguments.out)?,
-                Err(error) => {
-                    eprintln!("  {} on {}, seed {seed}: {error:#}", row.name, data.name);
-                    missing.push(format!("{}, seed {seed}: {error:#}", row.name));
-                }
+    let runs = plan.pairs().filter(|(data, row)| arguments.wants(data, row));
+    let runs: Vec<_> =
+        runs.flat_map(|(data, row)| (0..row.seeds).map(move |seed| (data, row, seed))).collect();
+    let (next, missing) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some((data, row, seed)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let over = started.elapsed().as_secs_f64() > 60.0 * arguments.minutes;
+            let outcome = match source(data) {
+                _ if row.found(data, &arguments.runs, *seed).is_some() => continue,
+                None => Err(anyhow!("the environment's CIFAR10 does not name a folder")),
+                Some(_) if over => Err(anyhow!("the time was over")),
+                Some(source) => run(&arguments, data, row, *seed, &source),
+            };
+            let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
+            let written = table::write(&plan, &arguments.runs, &arguments.out);
+            if let Err(error) = outcome.and(written) {
+                let what = format!("{} on {}, seed {seed}: {error:#}", row.name, data.name);
+                eprintln!("  {what}");
+                missing.push(what);
             }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.max(1) {
+            scope.spawn(work);
+        }
+    });
+    let missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
     table::write(&plan, &arguments.runs, &arguments.out)?;
     println!("{}", std::fs::read_to_string(arguments.out.join("learns.md"))?);
     if !missing.is_empty() {
@@ -132,16 +144,21 @@ fn main() -> Result<()> {
 }
 
 impl Arguments {
-    fn wants(&self, row: &Row) -> bool {
-        let holds = |word: &String| row.name.contains(word.as_str()) || row.data == *word;
-        self.words.is_empty() || self.words.iter().any(holds)
+    fn wants(&self, data: &Data, row: &Row) -> bool {
+        let holds = |word: &String| row.name.contains(word.as_str()) || data.name == *word;
+        self.words.is_empty() || self.words.iter().all(holds)
     }
 }
 
 impl Plan {
-    fn data_of(&self, row: &Row) -> Result<&Data> {
-        let found = self.data.iter().find(|data| data.name == row.data);
-        found.with_context(|| format!("runs.toml has no data `{}`", row.data))
+    /// Every line on every data set it is run on, data set by data set.
+    fn pairs(&self) -> impl Iterator<Item = (&Data, &Row)> {
+        self.data.iter().flat_map(|data| self.of(data).map(move |row| (data, row)))
+    }
+
+    /// The lines of a data set.
+    fn of<'a>(&'a self, data: &'a Data) -> impl Iterator<Item = &'a Row> {
+        self.row.iter().filter(|row| row.data.contains(&data.name))
     }
 }
 
@@ -155,20 +172,23 @@ fn source(data: &Data) -> Option<String> {
 impl Row {
     /// All that is set beside the recipe.
     fn all_settings(&self, data: &Data, seed: u64) -> Vec<String> {
-        let mut settings = data.settings.clone();
+        // One core each: two small networks beside each other are done before the same two in turns on both cores.
+        let mut settings = vec!["train.threads=1".to_owned(), "data.threads=1".to_owned()];
+        settings.extend(data.settings.iter().cloned());
         settings.extend(self.settings.iter().cloned());
         settings.push(format!("seed={seed}"));
         settings
     }
 
     /// Where the run of a seed and what it came to lie.
-    fn place(&self, runs: &Path, seed: u64) -> PathBuf {
-        runs.join(format!("{}-{}-seed-{seed}", self.data, self.name.replace(' ', "-")))
+    fn place(&self, data: &Data, runs: &Path, seed: u64) -> PathBuf {
+        runs.join(format!("{}-{}-seed-{seed}", data.name, self.name.replace(' ', "-")))
     }
 
     /// What the run of a seed came to, if it was of the same settings.
     fn found(&self, data: &Data, runs: &Path, seed: u64) -> Option<Found> {
-        let text = std::fs::read_to_string(self.place(runs, seed).with_extension("json")).ok()?;
+        let text =
+            std::fs::read_to_string(self.place(data, runs, seed).with_extension("json")).ok()?;
         let found: Found = serde_json::from_str(&text).ok()?;
         let same = found.recipe == self.recipe && found.settings == self.all_settings(data, seed);
         same.then_some(found)
@@ -178,10 +198,7 @@ impl Row {
 /// Trains and judges one seed of a row, unless that is done.
 fn run(arguments: &Arguments, data: &Data, row: &Row, seed: u64, source: &str) -> Result<()> {
     let runs = &arguments.runs;
-    if row.found(data, runs, seed).is_some() {
-        return Ok(());
-    }
-    let (place, settings) = (row.place(runs, seed), row.all_settings(data, seed));
+    let (place, settings) = (row.place(data, runs, seed), row.all_settings(data, seed));
     let started = Instant::now();
     let pretrain = |fresh: bool| {
         let mut command = diptych();
@@ -193,7 +210,9 @@ fn run(arguments: &Arguments, data: &Data, row: &Row, seed: u64, source: &str) -
     let trained = pretrain(false).or_else(|_| pretrain(true))?;
     let mut command = diptych();
     command.args(["evaluate", "knn", "--baselines", "--json"]).arg(&place);
-    command.args(["--data", source]).args(data.settings.iter().filter(|s| s.starts_with("data.limit")));
+    command
+        .args(["--data", source])
+        .args(data.settings.iter().filter(|s| s.starts_with("data.limit")));
     let judged = answer(command)?;
     let percent = |value: &Value| value.as_f64().map(|share| 100.0 * share);
     let missing = || format!("an answer without a value: {judged}");
@@ -204,13 +223,25 @@ fn run(arguments: &Arguments, data: &Data, row: &Row, seed: u64, source: &str) -
         settings,
         seed,
         knn: percent(&judged["value"]).with_context(missing)?,
-        interval: json!(judged["interval_95"].as_array().map(|ends| ends.iter().map(percent).collect::<Vec<_>>())),
+        interval: json!(
+            judged["interval_95"]
+                .as_array()
+                .map(|ends| ends.iter().map(percent).collect::<Vec<_>>())
+        ),
         untrained: baseline("untrained").with_context(missing)?,
         pixels: baseline("pixels").with_context(missing)?,
         loss: trained["final_loss"].as_f64(),
         views_per_second: trained["views_per_second"].as_f64(),
         seconds: started.elapsed().as_secs_f64(),
-        warnings: warnings.map(|warning| format!("{}: {}", warning["name"].as_str().unwrap_or("?"), warning["text"].as_str().unwrap_or("?"))).collect(),
+        warnings: warnings
+            .map(|warning| {
+                format!(
+                    "{}: {}",
+                    warning["name"].as_str().unwrap_or("?"),
+                    warning["text"].as_str().unwrap_or("?")
+                )
+            })
+            .collect(),
         revision: diptych::machine::REVISION.to_owned(),
     };
     eprintln!(
@@ -231,19 +262,9 @@ fn answer(mut command: Command) -> Result<Value> {
     let output = command.stdin(Stdio::null()).output()?;
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
-        let error = errors.lines().rfind(|line| line.starts_with("error")).unwrap_or("no error told");
+        let error =
+            errors.lines().rfind(|line| line.starts_with("error")).unwrap_or("no error told");
         bail!("{}: {error}", output.status);
     }
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// Rows by data set, in the order of the plan.
-fn by_data(plan: &Plan) -> BTreeMap<usize, Vec<&Row>> {
-    let mut rows: BTreeMap<usize, Vec<&Row>> = BTreeMap::new();
-    for row in &plan.row {
-        if let Some(at) = plan.data.iter().position(|data| data.name == row.data) {
-            rows.entry(at).or_default().push(row);
-        }
-    }
-    rows
 }

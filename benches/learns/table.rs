@@ -1,6 +1,6 @@
 //! The table of what was found: `learns.md` for people, `learns.json` with every run.
 
-use crate::{Found, Plan, Row, by_data};
+use crate::{Found, Plan, Row};
 use anyhow::Result;
 use diptych::files::replace_text;
 use diptych::machine;
@@ -18,18 +18,20 @@ pub(crate) fn write(plan: &Plan, runs: &Path, out: &Path) -> Result<()> {
          methods learn and what plug-ins add under equal conditions, not what they can reach. Weighted k-NN (k 200, τ 0.1) on \
          h, top-1 in per cent, mean and standard deviation over the seeds; the untrained network is judged in the same \
          way. Made by `make learns`; every run's settings are in learns.json.\n",
-        machine::processor(),
+        machine::processor().unwrap_or_else(|| "unknown processor".to_owned()),
         machine::cores(),
         machine::LIBTORCH,
     );
     let mut raw = Vec::new();
-    for (at, rows) in by_data(plan) {
-        let data = &plan.data[at];
+    for data in &plan.data {
         let of = |row: &Row| -> Vec<Found> {
             (0..row.seeds).filter_map(|seed| row.found(data, runs, seed)).collect()
         };
-        let found: Vec<(&Row, Vec<Found>)> =
-            rows.iter().map(|row| (*row, of(row))).filter(|(_, found)| !found.is_empty()).collect();
+        let found: Vec<(&Row, Vec<Found>)> = plan
+            .of(data)
+            .map(|row| (row, of(row)))
+            .filter(|(_, found)| !found.is_empty())
+            .collect();
         let Some((_, first)) = found.first() else { continue };
         let _ = write!(
             text,
@@ -41,7 +43,9 @@ pub(crate) fn write(plan: &Plan, runs: &Path, out: &Path) -> Result<()> {
                 found.iter().find(|(other, _)| other.name == *name).map(|(_, runs)| runs)
             });
             text.push_str(&line(row, runs, base));
-            raw.push(json!({ "data": data.name, "name": row.name, "above": row.above, "runs": runs }));
+            raw.push(
+                json!({ "data": data.name, "name": row.name, "above": row.above, "runs": runs }),
+            );
         }
     }
     replace_text(&out.join("learns.md"), &text)?;
