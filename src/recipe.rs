@@ -392,6 +392,7 @@ const OPTIONAL: &[&str] = &[
     "data.classes",
     "backbone.weights",
     "method.projector.hidden",
+    "method.projector.norm_linear",
     "method.predictor.hidden",
     "method.loss.sigma",
     "method.loss.margin",

@@ -27,7 +27,7 @@ fn every_recipe_can_be_read_resolved_and_read_again() {
 }
 
 /// A recipe as small as it can be with everything in its place: the narrowest network, four images, short queues, thin
-/// heads.
+/// heads, small views.
 fn tiny(name: &str, text: &str) -> Recipe {
     let small = [
         "data.batch_size=4",
@@ -35,7 +35,8 @@ fn tiny(name: &str, text: &str) -> Recipe {
         "backbone.norm_group=0",
         "backbone.width=0.125",
     ];
-    let settings = flatten(&Recipe::parse(text, name, &[]).unwrap());
+    let read = Recipe::parse(text, name, &[]).unwrap();
+    let settings = flatten(&read);
     let has = |key: &str| settings.iter().any(|(known, value)| known == key && value != "0");
     let shorter = [
         ("method.queue_length", "8"),
@@ -46,9 +47,17 @@ fn tiny(name: &str, text: &str) -> Recipe {
         ("plugins.cross_level.groups", "2"),
     ];
     let shorter = shorter.iter().filter(|(key, _)| has(key));
+    // Views of ImageNet at a quarter of their size, 56 pixels.
+    let large = read.view[0].size_px() > 96;
+    let sizes = settings.iter().filter(|(key, _)| {
+        large
+            && key.starts_with("view.")
+            && (key.ends_with(".size_px") || key.ends_with(".patch_px"))
+    });
+    let sizes = sizes.map(|(key, size)| format!("{key}={}", size.parse::<usize>().unwrap() / 4));
     let changes = small.iter().map(|change| (*change).to_owned());
-    let changes: Vec<String> =
-        changes.chain(shorter.map(|(key, value)| format!("{key}={value}"))).collect();
+    let shorter = shorter.map(|(key, value)| format!("{key}={value}"));
+    let changes: Vec<String> = changes.chain(shorter).chain(sizes).collect();
     let mut recipe = Recipe::parse(text, name, &changes).unwrap();
     recipe.resolve().unwrap();
     recipe
