@@ -116,7 +116,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 pub(crate) fn backbone(group: usize) -> BackboneConfig {
     let text =
-        format!("name = \"resnet18\"\nwidth = 0.125\nstem = \"cifar\"\nnorm_group = {group}");
+        format!("name = \"resnet18\"\nwidth = 0.125\nstem = \"imagenet\"\nnorm_group = {group}");
     toml::from_str(&text).unwrap()
 }
 
