@@ -7,7 +7,7 @@ use crate::hand::{
 use crate::made::{BATCH, Case, GROUP, at, config, labels, plugins};
 use diptych::loss::generalized::Generalized;
 use diptych::loss::instance::sample;
-use diptych::method::{Config, Method};
+use diptych::method::Config;
 use diptych::model::{Phase, Statistics};
 use diptych::plugin::Plugins;
 use diptych::random::{Purpose, Scope, Stream};
@@ -43,7 +43,7 @@ fn moco_compares_with_the_queue_as_it_was_and_then_puts_the_keys_in_it() {
         let method = method(&moco(&[]), &plugins, 0);
         // The networks are to differ, as they do after a while.
         method.parameters().trainable().for_each(|p| {
-            tch::no_grad(|| p.tensor.shallow_clone().g_mul_scalar_(1.1));
+            let _ = tch::no_grad(|| p.tensor.shallow_clone().g_mul_scalar_(1.1));
         });
         let labels = labels();
         // 24 keys: the second batch of 16 wraps around.
@@ -89,14 +89,8 @@ fn a_symmetric_moco_has_both_directions_and_remembers_both_keys() {
         let method = method(&moco(&[&format!("symmetric={symmetric}")]), &Plugins::default(), 0);
         let named = Named::of(method.as_ref());
         let found = objective(method.as_ref(), 0, &online, Some(&targets), 1);
-        let [q, k] = [query, key].map(|of| {
-            let rows = if std::ptr::fn_addr_eq(of, key as fn(&Named, &Tensor, i64) -> Tensor) {
-                &targets
-            } else {
-                &online
-            };
-            [0, 1].map(|index| of(&named, rows, index))
-        });
+        let q = [0, 1].map(|index| query(&named, &online, index));
+        let k = [0, 1].map(|index| key(&named, &targets, index));
         let queue =
             |of_view: usize| named.get(&format!("queue.{}.rows", if own { of_view } else { 0 }));
         let expected = info_nce(&q[0], &k[1], queue(1), T) + info_nce(&q[1], &k[0], queue(0), T);
@@ -119,23 +113,36 @@ fn a_symmetric_moco_has_both_directions_and_remembers_both_keys() {
 
 #[test]
 fn a_split_queue_keeps_the_virtual_ranks_apart() {
-    let method = method(&moco(&["split_queue=true"]), &Plugins::default(), GROUP);
-    let (online, targets) = (rows(1, 1), rows(2, 1));
-    let named = Named::of(method.as_ref());
-    let found = objective(method.as_ref(), 0, &online, Some(&targets), 4);
-    let (q, k) = (query(&named, &online, 0), key(&named, &targets, 0));
-    let queue = named.get("queue.0.rows");
-    let of_rank = |rank: i64| {
-        let share = |rows: &Tensor, size: i64| rows.narrow(0, rank * size, size);
-        info_nce(&share(&q, 4), &share(&k, 4), &share(queue, 6), T)
-    };
-    equal(found.loss, (0..4).map(of_rank).sum::<f64>() / 4.0);
-    after(method.as_ref(), 0, &found.carried, 4);
-    let now = Named::of(method.as_ref());
-    for rank in 0..4 {
-        let part = now.get("queue.0.rows").narrow(0, rank * 6, 6);
-        equal_rows(&part.narrow(0, 0, 4), &k.narrow(0, rank * 4, 4));
-        equal_rows(&part.narrow(0, 4, 2), &queue.narrow(0, rank * 6 + 4, 2));
+    let mixed = plugins(
+        "[feature_transformation]\npositive_level = \"sample\"\nnegative_level = \"sample\"\n",
+    );
+    for plugins in [Plugins::default(), mixed] {
+        let method = method(&moco(&["split_queue=true"]), &plugins, GROUP);
+        let (online, targets) = (rows(1, 1), rows(2, 1));
+        let named = Named::of(method.as_ref());
+        let found = objective(method.as_ref(), 0, &online, Some(&targets), 4);
+        let (q, k) = (query(&named, &online, 0), key(&named, &targets, 0));
+        let queue = named.get("queue.0.rows");
+        let (images, labels) = (images(0), labels());
+        // Each rank has draws of its own.
+        let mut draws = [0, 1].map(|part| at(0, &images, &labels, 4).stream(Purpose::Mix, part));
+        let mut of_rank = |rank: i64| {
+            let share = |rows: &Tensor, size: i64| rows.narrow(0, rank * size, size);
+            let [q, k, queue] = [share(&q, 4), share(&k, 4), share(queue, 6)];
+            let Some(mixing) = &plugins.feature_transformation else {
+                return info_nce(&q, &k, &queue, T);
+            };
+            let (q, k) = mixing.positives(&q, &k, &mut draws[0]).unwrap();
+            info_nce(&q, &k, &mixing.negatives(&queue, &mut draws[1]).unwrap().columns, T)
+        };
+        equal(found.loss, (0..4).map(&mut of_rank).sum::<f64>() / 4.0);
+        after(method.as_ref(), 0, &found.carried, 4);
+        let now = Named::of(method.as_ref());
+        for rank in 0..4 {
+            let part = now.get("queue.0.rows").narrow(0, rank * 6, 6);
+            equal_rows(&part.narrow(0, 0, 4), &k.narrow(0, rank * 4, 4));
+            equal_rows(&part.narrow(0, 4, 2), &queue.narrow(0, rank * 6 + 4, 2));
+        }
     }
 }
 
