@@ -19,15 +19,13 @@ mod mutation;
 /// Version of the recipe format; a newer one in a file is an error.
 pub const FORMAT: u32 = 1;
 
-/// The recipes that come with the program, by name.
-pub const BUILT_IN: &[(&str, &str)] = &[
-    ("cifar10/simclr", include_str!("../recipes/cifar10/simclr.toml")),
-    ("cifar10/simclr-paper", include_str!("../recipes/cifar10/simclr-paper.toml")),
-    ("cifar10/simclr-peer", include_str!("../recipes/cifar10/simclr-peer.toml")),
-    ("folder/simclr", include_str!("../recipes/folder/simclr.toml")),
-    ("imagenet/simclr", include_str!("../recipes/imagenet/simclr.toml")),
-    ("scenes/simclr", include_str!("../recipes/scenes/simclr.toml")),
-];
+/// Name and text of the recipes that come with the program, all `recipes/DATA/NAME.toml`, in the order of their names.
+pub const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/recipes.rs"));
+
+/// The text of the built-in recipe of that name.
+pub fn built_in(name: &str) -> Option<&'static str> {
+    BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
 
 /// Settings of how, not what, is computed: they may change when a run goes on.
 const HOW: &[&str] = &[
@@ -185,8 +183,8 @@ impl Recipe {
         let path = std::path::Path::new(name);
         let text = if path.is_file() {
             std::fs::read_to_string(path).map_err(Error::io("read", path))?
-        } else if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
-            (*text).to_owned()
+        } else if let Some(text) = built_in(name) {
+            text.to_owned()
         } else {
             let names = || BUILT_IN.iter().map(|(name, _)| *name);
             let same_method = || names().find(|known| known.rsplit('/').next() == Some(name));
@@ -416,6 +414,7 @@ const OPTIONAL: &[&str] = &[
     "data.classes",
     "backbone.weights",
     "method.projector.hidden",
+    "method.projector.norm_linear",
     "method.predictor.hidden",
     "method.loss.sigma",
     "method.loss.margin",

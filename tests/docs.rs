@@ -4,6 +4,7 @@
 
 use diptych::augment::{NAMED, Step};
 use diptych::error::Error;
+use diptych::method::NAMES;
 use diptych::overrides::flatten;
 use diptych::recipe::{BUILT_IN, Recipe};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 
 const RECIPES: &str = include_str!("../docs/recipes.md");
+const METHODS: &str = include_str!("../docs/methods.md");
 const VIEWS: &str = include_str!("../docs/views.md");
 const RUNNING: &str = include_str!("../docs/running.md");
 
@@ -46,8 +48,22 @@ fn variants<T: DeserializeOwned>(text: &str) -> BTreeSet<String> {
 }
 
 fn recipe(optimizer: &str, schedule: &str) -> Recipe {
+    parsed("simclr_cifar", "name = \"simclr\"", optimizer, schedule)
+}
+
+/// A recipe that says of its method only what is given.
+fn with_method(method: &str) -> Recipe {
+    let views = match method.split('"').nth(1).unwrap() {
+        "npid" => "npid_cifar",
+        "infomin" => "infomin_jigsaw",
+        _ => "simclr_cifar",
+    };
+    parsed(views, method, "name = \"sgd\"", "name = \"constant\"")
+}
+
+fn parsed(views: &str, method: &str, optimizer: &str, schedule: &str) -> Recipe {
     let text = format!(
-        "view = \"simclr_cifar\"\n[data]\nbatch_size = 2\n[backbone]\nname = \"resnet18\"\n[method]\nname = \"simclr\"\n\
+        "view = \"{views}\"\n[data]\nbatch_size = 2\n[backbone]\nname = \"resnet18\"\n[method]\n{method}\n\
          [train]\nepochs = 1\noptimizer = {{ {optimizer}, learning_rate = 1.0, weight_decay = 0.0 }}\n\
          schedule = {{ {schedule} }}\n"
     );
@@ -55,66 +71,126 @@ fn recipe(optimizer: &str, schedule: &str) -> Recipe {
 }
 
 /// Settings that have no value unless one is given, so that they are not among those of a recipe.
-const WITHOUT_VALUE: [&str; 6] = [
-    "data.source",
-    "data.limit",
-    "data.classes",
-    "backbone.weights",
-    "method.projector.hidden",
-    "train.max_steps",
-];
+const WITHOUT_VALUE: [&str; 5] =
+    ["data.source", "data.limit", "data.classes", "backbone.weights", "train.max_steps"];
+
+/// Key to default of a column of the table whose header begins so; keys that the column has not are left out.
+fn column(header: &str, column: usize) -> BTreeMap<String, String> {
+    let rows = table(RECIPES, header).into_iter();
+    rows.map(|row| (row[0].clone(), row[column].clone())).filter(|(_, d)| d != "–").collect()
+}
+
+/// Keys below `start` and their defaults, without `name`.
+fn below(recipe: &Recipe, start: &str, given: &[&str]) -> BTreeMap<String, String> {
+    let given: Vec<String> = given.iter().map(|key| format!("{start}{key}")).collect();
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let all = defaults(recipe, &given).into_iter();
+    all.filter_map(|(key, value)| Some((key.strip_prefix(start)?.to_owned(), value)))
+        .filter(|(key, _)| key != "name")
+        .collect()
+}
+
+/// Adds the settings of these that `recipe` knows, though they have no value.
+fn add_without_value(
+    recipe: &Recipe,
+    start: &str,
+    keys: &[&str],
+    to: &mut BTreeMap<String, String>,
+) {
+    for key in keys.iter().filter(|key| !to.contains_key(**key)).collect::<Vec<_>>() {
+        let change = format!("{start}{key}=[]");
+        let set = Recipe::parse(&recipe.to_toml().unwrap(), "of a test", &[change]);
+        if set.err().unwrap().to_string().contains("found `[]`") {
+            to.insert((*key).to_owned(), "none".to_owned());
+        }
+    }
+}
 
 #[test]
 fn every_setting_of_a_recipe_is_told_with_its_default() {
     let plain = recipe("name = \"sgd\"", "name = \"constant\"");
     let given = ["data.batch_size", "backbone.name", "method.name", "train.epochs"];
     let mut expected = defaults(&plain, &given);
-    let elsewhere = ["view.", "train.optimizer.", "train.schedule."];
-    expected.retain(|key, _| !elsewhere.iter().any(|start| key.starts_with(start)));
+    let elsewhere = ["view.", "train.optimizer.", "train.schedule.", "method."];
+    expected.retain(|key, _| {
+        key == "method.name" || !elsewhere.iter().any(|start| key.starts_with(start))
+    });
     for key in WITHOUT_VALUE {
         assert!(expected.insert(key.to_owned(), "none".to_owned()).is_none(), "{key}");
         let set = Recipe::parse(&plain.to_toml().unwrap(), "of a test", &[format!("{key}=true")]);
         let message = set.err().map(|error| error.to_string()).unwrap_or_default();
         assert!(!message.contains("is not a setting"), "{message}");
     }
-    let told: BTreeMap<String, String> = table(RECIPES, "| key | default |")
-        .into_iter()
-        .map(|row| (row[0].clone(), row[1].clone()))
-        .collect();
-    assert_eq!(told, expected);
+    assert_eq!(column("| key | default |", 1), expected);
+}
+
+#[test]
+fn every_setting_of_every_method_is_told_with_its_default() {
+    for name in NAMES {
+        let recipe = with_method(&format!("name = \"{name}\""));
+        let mut expected = below(&recipe, "method.", &[]);
+        expected.retain(|key, _| !key.starts_with("projector.") && !key.starts_with("predictor."));
+        assert_eq!(column(&format!("| `{name}` | default |"), 1), expected, "{name}");
+    }
+}
+
+#[test]
+fn every_setting_of_the_heads_is_told_with_its_default() {
+    for head in ["projector", "predictor"] {
+        let header = RECIPES.lines().find(|line| line.starts_with(&format!("| `{head}` |")));
+        let methods: Vec<&str> = header.unwrap().split('`').skip(3).step_by(2).collect();
+        for (index, name) in methods.iter().enumerate() {
+            let recipe = with_method(&format!("name = \"{name}\""));
+            let start = format!("method.{head}.");
+            let mut expected = below(&recipe, &start, &[]);
+            add_without_value(&recipe, &start, &["hidden"], &mut expected);
+            // It is written only where it is on.
+            expected.insert("norm_linear".to_owned(), "false".to_owned());
+            let told = column(&format!("| `{head}` |"), index + 1);
+            assert_eq!(told, expected, "{head} of {name}");
+        }
+        let has = |name: &&&str| {
+            let recipe = with_method(&format!("name = \"{name}\""));
+            !below(&recipe, &format!("method.{head}."), &[]).is_empty()
+        };
+        assert_eq!(methods.len(), NAMES.iter().filter(has).count(), "methods with a {head}");
+    }
+}
+
+#[test]
+fn every_setting_of_simclrs_losses_is_told_with_its_default() {
+    let header = RECIPES.lines().find(|line| line.starts_with("| key | `nt_xent` |")).unwrap();
+    let losses: Vec<&str> = header.split('`').skip(1).step_by(2).collect();
+    let known = choices(&with_method("name = \"simclr\""), "method.loss.name").unwrap();
+    assert_eq!(losses.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>(), known);
+    for (index, name) in losses.iter().enumerate() {
+        let recipe = with_method(&format!("name = \"simclr\"\nloss = {{ name = \"{name}\" }}"));
+        let mut expected = below(&recipe, "method.loss.", &[]);
+        let optional = ["sigma", "margin", "swd_dim"];
+        add_without_value(&recipe, "method.loss.", &optional, &mut expected);
+        assert_eq!(column("| key | `nt_xent` |", index + 1), expected, "{name}");
+    }
 }
 
 #[test]
 fn every_setting_of_optimizers_and_schedules_is_told_with_its_default() {
-    let part = |recipe: &Recipe, start: &str, given: &[&str]| -> BTreeMap<String, String> {
-        let given: Vec<String> = given.iter().map(|key| format!("{start}{key}")).collect();
-        let given: Vec<&str> = given.iter().map(String::as_str).collect();
-        let all = defaults(recipe, &given).into_iter();
-        all.filter_map(|(key, value)| Some((key.strip_prefix(start)?.to_owned(), value)))
-            .filter(|(key, _)| key != "name")
-            .collect()
-    };
-    let told = |header: &str, column: usize| -> BTreeMap<String, String> {
-        let rows = table(RECIPES, header).into_iter();
-        rows.map(|row| (row[0].clone(), row[column].clone())).filter(|(_, d)| d != "–").collect()
-    };
-    for (column, name) in (1..).zip(["sgd", "lars", "adam", "adamw"]) {
+    for (place, name) in (1..).zip(["sgd", "lars", "adam", "adamw"]) {
         let recipe = recipe(&format!("name = \"{name}\""), "name = \"constant\"");
-        let mut expected = part(&recipe, "train.optimizer.", &["learning_rate", "weight_decay"]);
+        let mut expected = below(&recipe, "train.optimizer.", &["learning_rate", "weight_decay"]);
         // It has no value unless one is given, so that it is not among those of a recipe.
         let change = "train.optimizer.bias_learning_rate=true".to_owned();
         let set = Recipe::parse(&recipe.to_toml().unwrap(), "of a test", &[change]);
         if set.err().unwrap().to_string().contains("must be a number, found `true`") {
             expected.insert("bias_learning_rate".to_owned(), "none".to_owned());
         }
-        assert_eq!(told("| key | `sgd` |", column), expected, "{name}");
+        assert_eq!(column("| key | `sgd` |", place), expected, "{name}");
     }
     let schedules = ["cosine", "linear", "steps"];
-    for (column, name) in (1..).zip(schedules) {
+    for (place, name) in (1..).zip(schedules) {
         let needed = if name == "steps" { ", milestones_epochs = [1]" } else { "" };
         let recipe = recipe("name = \"sgd\"", &format!("name = \"{name}\"{needed}"));
-        let expected = part(&recipe, "train.schedule.", &["milestones_epochs"]);
-        assert_eq!(told("| key | `cosine` |", column), expected, "{name}");
+        let expected = below(&recipe, "train.schedule.", &["milestones_epochs"]);
+        assert_eq!(column("| key | `cosine` |", place), expected, "{name}");
     }
     let known = variants::<diptych::train::schedule::ScheduleConfig>("name = \"?\"");
     assert_eq!(known.len(), schedules.len() + 1, "{known:?} and `constant`");
@@ -156,7 +232,29 @@ fn every_choice_of_a_setting_is_told() {
     check(&plain, "| key | default |", "");
     check(&plain, "| key | `sgd` |", "train.optimizer.");
     check(&plain, "| key | `cosine` |", "train.schedule.");
-    assert!(found >= 14, "only {found} settings with choices");
+    for name in NAMES {
+        let recipe = with_method(&format!("name = \"{name}\""));
+        check(&recipe, &format!("| `{name}` | default |"), "method.");
+        check(&recipe, "| `projector` |", "method.projector.");
+    }
+    for name in ["simsiam", "byol"] {
+        let recipe = with_method(&format!("name = \"{name}\""));
+        check(&recipe, "| `predictor` |", "method.predictor.");
+    }
+    let of_loss =
+        |name: &str| with_method(&format!("name = \"simclr\"\nloss = {{ name = \"{name}\" }}"));
+    let logistic = of_loss("nt_logistic");
+    for (recipe, key) in [
+        (&logistic, "negatives"),
+        (&logistic, "empty"),
+        (&of_loss("generalized"), "distribution"),
+        (&of_loss("generalized"), "convention"),
+    ] {
+        let choices = choices(recipe, &format!("method.loss.{key}")).unwrap();
+        assert_eq!(words("| key | `nt_xent` |", key), choices, "{key}");
+        found += 1;
+    }
+    assert!(found >= 50, "only {found} settings with choices");
 }
 
 #[test]
@@ -230,6 +328,24 @@ fn every_sentinel_policy_and_exit_code_is_told() {
 }
 
 #[test]
+fn every_method_and_every_built_in_recipe_is_told() {
+    let told: BTreeSet<String> = table(METHODS, "| name | paper |")
+        .into_iter()
+        .map(|row| row[0].split('`').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(told, NAMES.iter().map(|name| (*name).to_owned()).collect());
+
+    let header = METHODS.lines().find(|line| line.starts_with("| recipe |")).unwrap();
+    let folders: Vec<&str> = header.split('`').skip(1).step_by(2).collect();
+    let mut told = BTreeSet::from(["folder/simclr".to_owned()]);
+    for row in table(METHODS, "| recipe |") {
+        let filled = folders.iter().zip(&row[1..]).filter(|(_, cell)| !cell.is_empty());
+        told.extend(filled.map(|(folder, _)| format!("{folder}{}", row[0])));
+    }
+    assert_eq!(told, BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect());
+}
+
+#[test]
 fn every_target_of_make_that_is_named_exists() {
     let makefile = include_str!("../Makefile");
     let targets = makefile.lines().find_map(|line| line.strip_prefix(".PHONY: ")).unwrap();
@@ -271,9 +387,12 @@ fn the_script_of_the_benches_knows_every_part_of_them() {
 
 #[test]
 fn every_guide_exists_and_every_recipe_that_is_named() {
-    let guides = [RECIPES, VIEWS, RUNNING, include_str!("../docs/data.md")];
+    let guides = [RECIPES, METHODS, VIEWS, RUNNING, include_str!("../docs/data.md")];
     for text in guides.into_iter().chain([include_str!("../README.md")]) {
         for name in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if name.starts_with("https://") {
+                continue;
+            }
             let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
             let found = ["", "docs/"]
                 .iter()

@@ -51,7 +51,14 @@ fn every_recipe_gives_the_same_views_on_the_host_and_on_the_device() {
     let dataset = source.for_training(&Selection::default()).unwrap();
     let mut cases: Vec<(String, Vec<ViewRecipe>)> = Vec::new();
     for (name, text) in BUILT_IN {
-        cases.push(((*name).to_owned(), Recipe::parse(text, name, &[]).unwrap().view));
+        let view = Recipe::parse(text, name, &[]).unwrap().view;
+        // Many have the same views, and more of them those of another with other counts.
+        let known = |(_, other): &(String, Vec<ViewRecipe>)| {
+            other.len() == view.len() && other.iter().zip(&view).all(|(a, b)| a.steps == b.steps)
+        };
+        if !cases.iter().any(known) {
+            cases.push(((*name).to_owned(), view));
+        }
     }
     let cells = ["composition_crop+noise", "composition_cutout+crop", "composition_sobel+color"];
     let mut sets: Vec<(&str, &str)> = cells.iter().map(|cell| (*cell, "")).collect();

@@ -4,7 +4,7 @@ use super::Answer;
 use super::table::aligned;
 use anyhow::Result;
 use diptych::error::Error;
-use diptych::recipe::{BUILT_IN, Recipe};
+use diptych::recipe::{BUILT_IN, Recipe, built_in};
 use serde_json::json;
 
 #[derive(clap::Subcommand)]
@@ -12,11 +12,14 @@ use serde_json::json;
   diptych recipes list
   diptych recipes show cifar10/simclr > my.toml")]
 pub(super) enum Command {
-    /// Name, method and purpose of the built-in recipes
-    #[command(after_help = "Examples:\n  diptych recipes list\n  diptych recipes list cifar10")]
+    /// Every built-in recipe and what it reproduces, by data set
+    #[command(after_help = "Examples:
+  diptych recipes list
+  diptych recipes list cifar10/
+  diptych recipes list imagenet feature transformation")]
     List {
-        /// Only those whose name contains this
-        part: Option<String>,
+        /// Only those that have all of these in their name or description
+        words: Vec<String>,
     },
     /// Print a recipe, ready to be saved and changed
     #[command(after_help = "Example:\n  diptych recipes show cifar10/simclr > my.toml")]
@@ -30,13 +33,12 @@ pub(super) enum Command {
 
 pub(super) fn run(command: &Command) -> Result<Answer> {
     match command {
-        Command::List { part } => list(part.as_deref().unwrap_or("")),
+        Command::List { words } => list(words),
         Command::Show { recipe, overrides } => {
             let loaded = Recipe::load(recipe, overrides)?;
-            let built_in = BUILT_IN.iter().find(|(name, _)| name == recipe);
             // Untouched, the recipe is shown as written, with its comments.
-            let text = match built_in {
-                Some((_, text)) if overrides.is_empty() => (*text).to_owned(),
+            let text = match built_in(recipe) {
+                Some(text) if overrides.is_empty() => text.to_owned(),
                 _ => loaded.to_toml()?,
             };
             Ok(Answer { text, json: serde_json::to_value(&loaded)? })
@@ -44,25 +46,43 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
     }
 }
 
-fn list(part: &str) -> Result<Answer> {
-    let mut rows = vec![["recipe", "data", "method", "what it is"].map(str::to_owned).to_vec()];
+fn list(words: &[String]) -> Result<Answer> {
+    let words: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
+    let mut groups: Vec<(&str, Vec<Vec<String>>)> = Vec::new();
     let mut found = Vec::new();
-    let mut fitting: Vec<_> = BUILT_IN.iter().filter(|(name, _)| name.contains(part)).collect();
-    fitting.sort();
-    for (name, text) in fitting {
-        let recipe = Recipe::parse(text, name, &[])?;
-        let (data, method) = (name.split('/').next().unwrap_or(name), recipe.method.name());
+    for (name, text) in BUILT_IN {
         let about = about(text);
-        rows.push([name, data, method, first_sentence(&about)].map(str::to_owned).to_vec());
-        found.push(json!({ "name": name, "data": data, "method": method, "about": about }));
+        let first = first_sentence(&about);
+        let searched = format!("{name} {first}").to_lowercase();
+        if !words.iter().all(|word| searched.contains(word)) {
+            continue;
+        }
+        let data = name.split('/').next().unwrap_or(name);
+        if groups.last().is_none_or(|(known, _)| *known != data) {
+            groups.push((data, Vec::new()));
+        }
+        let rows = &mut groups.last_mut().expect("one was just put there").1;
+        rows.push([*name, first].map(str::to_owned).to_vec());
+        let recipe = Recipe::parse(text, name, &[])?;
+        let plugins = recipe.plugins.names();
+        found.push(json!({
+            "name": name, "data": data, "method": recipe.method.name(), "plugins": plugins, "about": about,
+        }));
     }
     if found.is_empty() {
         return Err(Error::Recipe(format!(
-            "no built-in recipe has `{part}` in its name; `diptych recipes list` shows them all"
+            "no built-in recipe has `{}` in its name or description; `diptych recipes list` shows them all",
+            words.join("` and `")
         ))
         .into());
     }
-    Ok(Answer { text: aligned(&rows, &[]), json: json!({ "recipes": found }) })
+    let tables: Vec<String> = groups.iter().map(|(_, rows)| aligned(rows, &[])).collect();
+    let text = format!(
+        "{}\n\n{} recipes. `diptych recipes show NAME` prints one, `diptych recipes list WORD ...` fewer of them",
+        tables.join("\n\n"),
+        found.len()
+    );
+    Ok(Answer { text, json: json!({ "recipes": found }) })
 }
 
 /// The comment that a recipe opens with.
@@ -95,6 +115,28 @@ mod tests {
         );
         assert_eq!(first_sentence("One only."), "One only");
         assert_eq!(first_sentence(""), "");
+    }
+
+    fn listed(words: &[&str]) -> Vec<String> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let answer = list(&words).unwrap();
+        let found = answer.json["recipes"].as_array().unwrap().clone();
+        for recipe in &found {
+            assert!(answer.text.contains(recipe["name"].as_str().unwrap()), "{}", answer.text);
+        }
+        found.iter().map(|recipe| recipe["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_list_holds_what_has_all_words_in_name_or_description() {
+        assert_eq!(listed(&[]).len(), BUILT_IN.len());
+        assert_eq!(
+            listed(&["cifar10/MOCO"]),
+            ["cifar10/moco", "cifar10/moco-cld", "cifar10/moco-ft"]
+        );
+        assert_eq!(listed(&["guided", "cifar-10"]), ["cifar10/byol-gsg", "cifar10/simsiam-gsg"]);
+        let none = list(&["mocov9".to_owned()]).err().unwrap().to_string();
+        assert!(none.contains("no built-in recipe has `mocov9`"), "{none}");
     }
 
     #[test]

@@ -8,6 +8,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The classes of ImageNet-100, as published with Contrastive Multiview Coding (Tian et al. 2019, arXiv:1906.05849) and
+/// used since, by their names in ImageNet's folders.
+const IMAGENET_100: &str = include_str!("imagenet100.txt");
+
 /// Some images of another data set, under indices of their own.
 pub struct Subset {
     whole: Arc<dyn Dataset>,
@@ -101,16 +105,18 @@ pub fn holdout(
 
 /// Keeps only the images of some classes, in every split.
 ///
-/// `wanted` names the classes, or holds the path of one text file that does: one or several names a line, set apart by
-/// white space or commas (a line that is a name as a whole counts as one), lines beginning with `#` left out. A class's
-/// new label is its rank among the sorted names that are kept, whatever the order in which they are given: so the
-/// ImageNet-100 of Tian et al. 2020 (Contrastive Multiview Coding) is labelled by its published loaders. Images without
-/// a label are dropped, splits left empty as well. The fingerprint changes with the choice.
+/// `wanted` names the classes, or is `imagenet100` alone, or holds the path of one text file that names them: one or
+/// several names a line, set apart by white space or commas (a line that is a name as a whole counts as one), lines
+/// beginning with `#` left out. A class's new label is its rank among the sorted names that are kept, whatever the order
+/// in which they are given: so ImageNet-100 is labelled by its published loaders. Images without a label are dropped, splits left empty as well. The fingerprint changes with the choice.
 ///
 /// # Errors
 /// [`Error::Data`] when the source has no class of such a name, naming the nearest, or nothing is left.
 pub fn classes(source: &Source, wanted: &[String]) -> Result<Source> {
     let names = match wanted {
+        [one] if !source.classes.contains(one) && one == "imagenet100" => {
+            IMAGENET_100.split_whitespace().map(str::to_owned).collect()
+        }
         [one] if !source.classes.contains(one) && Path::new(one).is_file() => {
             listed(Path::new(one), &source.classes)?
         }
@@ -318,6 +324,24 @@ mod tests {
         std::fs::write(&file, "# nothing\n").unwrap();
         let empty = classes(&digits(), &owned(&[file.to_str().unwrap()])).map(|_| ());
         assert!(empty.unwrap_err().to_string().contains("names no class"));
+    }
+
+    #[test]
+    fn imagenet_100_is_known_by_name() {
+        let mut names: Vec<String> = IMAGENET_100.split_whitespace().map(str::to_owned).collect();
+        let published = names.clone();
+        assert!(published.is_sorted() && published.len() == 100);
+        assert_eq!(published.iter().collect::<BTreeSet<_>>().len(), 100);
+        assert_eq!((published[0].as_str(), published[99].as_str()), ("n01558993", "n13040303"));
+        names.insert(1, "n01560419".to_owned());
+        let whole = Source { classes: names, ..digits() };
+        let kept = classes(&whole, &owned(&["imagenet100"])).unwrap();
+        assert_eq!(kept.classes, published);
+        // Labels 0, 2, 3, … keep their order; 1 is gone.
+        let labels = crate::data::labels(kept.split("train").unwrap().as_ref()).unwrap();
+        assert_eq!(labels[..8], [0, 1, 2, 3, 4, 5, 0, 1]);
+        let text = classes(&digits(), &owned(&["imagenet100"])).map(|_| ()).unwrap_err();
+        assert!(text.to_string().contains("no class `n01558993`"), "{text}");
     }
 
     #[test]

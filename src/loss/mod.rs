@@ -8,6 +8,7 @@ pub mod instance;
 pub mod logistic;
 pub mod nt_xent;
 pub mod pairwise;
+pub mod redundancy;
 pub mod semi_hard;
 pub mod sliced_wasserstein;
 pub mod sup_con;

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::loss::attach;
+use crate::rows::{in_full, sum};
 use crate::shape::check;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -199,16 +200,6 @@ fn take_diagonal(matrix: &mut Tensor) -> (Tensor, f64) {
 fn centred(rows: &Tensor) -> Tensor {
     let rows = in_full(rows);
     &rows - rows.mean_dim(0, true, None)
-}
-
-/// In f32, or f64 for f64.
-fn in_full(rows: &Tensor) -> Tensor {
-    rows.to_kind(if rows.kind() == Kind::Double { Kind::Double } else { Kind::Float })
-}
-
-/// Sum over all elements, accumulated in f64.
-fn sum(tensor: &Tensor) -> f64 {
-    tensor.sum(Kind::Double).double_value(&[])
 }
 
 fn check_views(first: &Tensor, second: &Tensor) -> Result<()> {

@@ -5,6 +5,7 @@
 //! attach).
 
 pub mod bank;
+pub mod barlow;
 pub mod byol;
 pub mod infomin;
 pub mod moco;
@@ -14,10 +15,14 @@ pub mod queue;
 pub mod simclr;
 pub mod simsiam;
 pub mod supcon;
+pub mod swav;
+pub mod vicreg;
 
 mod group_branch;
 mod passes;
 mod prediction;
+#[cfg(test)]
+mod testing;
 
 use crate::augment::ViewRecipe;
 use crate::error::{Error, Result};
@@ -278,8 +283,13 @@ impl Fits {
 pub struct Held {
     /// Columns that a tile of the loss compares each row with.
     pub columns: usize,
-    /// Scalars of momentum networks, queues and banks.
+    /// Scalars of momentum networks, queues and banks, and of heads and matrices where they are large.
     pub state: u64,
+}
+
+impl Held {
+    /// Scalars for each that an optimizer moves: its value, its gradient, and what Adam remembers.
+    const TRAINED: u64 = 4;
 }
 
 /// Settings of a method: what follows from them alone.
@@ -367,6 +377,8 @@ macro_rules! methods {
 }
 
 methods! {
+    /// [`barlow`].
+    Barlow = barlow,
     /// [`byol`].
     Byol = byol,
     /// [`infomin`].
@@ -381,6 +393,10 @@ methods! {
     SimSiam = simsiam,
     /// [`supcon`].
     SupCon = supcon,
+    /// [`swav`].
+    SwAv = swav,
+    /// [`vicreg`].
+    VicReg = vicreg,
 }
 
 /// Checks that a setting of the recipe lies in its range.

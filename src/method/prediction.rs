@@ -86,6 +86,14 @@ pub(super) fn check(
         let range = format!("`method.projector.output` ({})", projector.output);
         require(predictor.output == projector.output, key, &range, predictor.output)?;
     }
+    check_mixing(plugins)
+}
+
+/// Checks that a feature transformation does something where there are no negatives.
+///
+/// # Errors
+/// [`Error::Recipe`](crate::error::Error::Recipe) naming the key.
+pub(super) fn check_mixing(plugins: &Plugins) -> Result<()> {
     if let Some(mixing) = &plugins.feature_transformation {
         require(
             mixing.positive != PositiveMixing::None,

@@ -22,6 +22,17 @@ impl Queue {
         Self { rows, pointer: place.add_counter("pointer"), parts }
     }
 
+    /// A queue of `length` rows of width `d` that starts with none, for a method that waits until it is full.
+    pub fn empty(place: &mut Place<'_>, length: usize, d: i64) -> Self {
+        let rows = place.add("rows", Role::State, &[length as i64, d], |_| 0.0);
+        Self { rows, pointer: place.add_counter("pointer"), parts: 1 }
+    }
+
+    /// Whether every row has been pushed: the last one, which comes last, is not zero.
+    pub fn is_full(&self) -> bool {
+        bool::try_from(self.rows.narrow(0, self.rows.size()[0] - 1, 1).any()).unwrap_or(false)
+    }
+
     /// The rows of one part, `[K / parts, d]`.
     pub fn part(&self, part: i64) -> Tensor {
         let length = self.rows.size()[0] / self.parts;
@@ -98,6 +109,21 @@ mod tests {
         queue.push(&numbered(20..28));
         assert_eq!(firsts(&queue.part(0)), [25.0, 26.0, 27.0, 22.0, 23.0, 24.0]);
         assert_eq!(parameters.all()[1].tensor.int64_value(&[0]), 3);
+    }
+
+    #[test]
+    fn an_empty_queue_is_full_once_every_row_was_pushed() {
+        let mut parameters = Parameters::new(0, Device::Cpu, Kind::Float);
+        let queue = Queue::empty(&mut parameters.root().at("queue"), 5, 2);
+        assert_eq!(firsts(&queue.part(0)), [0.0; 5]);
+        let full = [[1, 2], [3, 4], [5, 6], [7, 8]].map(|pushed| {
+            queue.push(&numbered(pushed));
+            queue.is_full()
+        });
+        assert_eq!(full, [false, false, true, true]);
+        assert_eq!(firsts(&queue.part(0)), [6.0, 7.0, 8.0, 4.0, 5.0]);
+        let names: Vec<_> = parameters.all().iter().map(|p| (p.name.as_str(), p.role)).collect();
+        assert_eq!(names, [("queue.rows", Role::State), ("queue.pointer", Role::State)]);
     }
 
     #[test]

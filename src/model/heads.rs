@@ -107,6 +107,31 @@ impl HeadConfig {
         }
         Ok(())
     }
+
+    /// Trainable scalars of a head on `inputs` features.
+    pub fn parameter_count(&self, inputs: i64) -> u64 {
+        let mut width = inputs;
+        let mut count = 0;
+        for index in 0..self.layers {
+            let hidden = index + 1 < self.layers;
+            let outputs = match self.hidden {
+                _ if !hidden => self.output as i64,
+                Some(hidden) => hidden as i64,
+                None => inputs,
+            };
+            let vectors = match self.output_batch_norm {
+                _ if hidden && self.batch_norm => 2,
+                OutputNorm::Affine if !hidden => 2,
+                OutputNorm::Gamma if !hidden => 1,
+                OutputNorm::Plain if !hidden => 0,
+                _ if self.norm_linear && !hidden => 0,
+                _ => i64::from(self.bias),
+            };
+            count += width * outputs + vectors * outputs;
+            width = outputs;
+        }
+        count as u64
+    }
 }
 
 #[derive(Debug)]
@@ -279,6 +304,7 @@ mod tests {
             (512, format!("{NO_NORM} output = 64\nbias = false"), 512 * 512 + 512 * 64),
         ] {
             assert_eq!(build(inputs, &settings).0.count(), expected, "{settings}");
+            assert_eq!(read(&settings).parameter_count(inputs), expected as u64, "{settings}");
         }
     }
 

@@ -29,9 +29,17 @@ pub struct Plugins {
 impl Plugins {
     /// Whether none is switched on.
     pub fn is_empty(&self) -> bool {
-        self.feature_transformation.is_none()
-            && self.cross_level.is_none()
-            && self.guided_stop_gradient.is_none()
+        self.names().is_empty()
+    }
+
+    /// The tables of those that are switched on.
+    pub fn names(&self) -> Vec<&'static str> {
+        let all = [
+            ("feature_transformation", self.feature_transformation.is_some()),
+            ("cross_level", self.cross_level.is_some()),
+            ("guided_stop_gradient", self.guided_stop_gradient.is_some()),
+        ];
+        all.into_iter().filter_map(|(name, on)| on.then_some(name)).collect()
     }
 
     /// Those that are switched on, by the names of their tables, each by itself.

@@ -59,7 +59,8 @@ const EDGES: [&str; 14] = [
 
 #[test]
 fn every_setting_at_every_edge() {
-    let (name, text) = BUILT_IN[0];
+    let name = "cifar10/simclr";
+    let text = built_in(name).unwrap();
     let recipe = Recipe::parse(text, name, &[]).unwrap();
     let settings = overrides::flatten(&recipe);
     let keys = settings.iter().map(|(key, _)| key.as_str()).chain(OPTIONAL.iter().copied());
@@ -73,7 +74,8 @@ fn every_setting_at_every_edge() {
 
 #[test]
 fn mutants_of_overrides() {
-    let (name, text) = BUILT_IN[0];
+    let name = "cifar10/simclr";
+    let text = built_in(name).unwrap();
     let recipe = Recipe::parse(text, name, &[]).unwrap();
     let mut read = 0;
     for (seed, (key, value)) in overrides::flatten(&recipe).into_iter().enumerate() {
@@ -89,7 +91,8 @@ fn mutants_of_overrides() {
 
 #[test]
 fn an_override_cannot_make_a_recipe_of_a_newer_format() {
-    let (name, text) = BUILT_IN[0];
+    let name = "cifar10/simclr";
+    let text = built_in(name).unwrap();
     let message = Recipe::parse(text, name, &["format=4".to_owned()]).unwrap_err().to_string();
     assert!(message.contains("`format` must be at most 1"), "{message}");
 }
