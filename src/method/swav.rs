@@ -163,6 +163,7 @@ impl SwAv {
             &[config.prototypes as i64, width],
             |stream| stream.range(-bound, bound),
         );
+        bring_to_unit_length(&prototypes);
         let plugins = setup.plugins.clone();
         let group = GroupBranch::build(
             &mut parameters,
@@ -192,14 +193,9 @@ impl SwAv {
         })
     }
 
-    /// The prototypes `[K, d]`, brought to unit length where they lie.
-    fn prototypes(&self, step: &Step<'_>) -> Tensor {
-        no_grad(|| self.prototypes.shallow_clone().copy_(&unit_rows(&self.prototypes)));
-        if step.index < self.config.freeze_prototypes_steps {
-            self.prototypes.detach()
-        } else {
-            self.prototypes.shallow_clone()
-        }
+    /// Whether the prototypes stay as they are at this step.
+    fn frozen(&self, step: &Step<'_>) -> bool {
+        step.index < self.config.freeze_prototypes_steps
     }
 
     /// Embeddings as they are compared with the prototypes.
@@ -228,6 +224,12 @@ impl SwAv {
     }
 }
 
+/// Where they lie. The official code does it at the start of each step; behind the optimizer a step that is left out, or
+/// begun again after a stop, changes nothing.
+fn bring_to_unit_length(prototypes: &Tensor) {
+    no_grad(|| prototypes.shallow_clone().copy_(&unit_rows(prototypes)));
+}
+
 impl Method for SwAv {
     fn wiring(&self) -> &Wiring {
         &self.wiring
@@ -241,7 +243,11 @@ impl Method for SwAv {
         let views = self.wiring.online.len() as i64;
         shape::check("rows", &rows.online, &[views, -1, self.backbone.features()])?;
         let h = rows.online.detach().set_requires_grad(true);
-        let prototypes = self.prototypes(step);
+        let prototypes = if self.frozen(step) {
+            self.prototypes.detach()
+        } else {
+            self.prototypes.shallow_clone()
+        };
         // All views through the head together.
         let phase = Phase::Training { groups: 1, statistics: Statistics::Move { seen: 0, of: 1 } };
         let taps = self.projector.forward_taps(&h.flatten(0, 1), phase);
@@ -271,6 +277,9 @@ impl Method for SwAv {
     }
 
     fn after_step(&self, carried: &[Tensor], step: &Step<'_>) {
+        if !self.frozen(step) {
+            bring_to_unit_length(&self.prototypes);
+        }
         if step.epoch() >= self.config.queue_start_epoch {
             self.queues.iter().zip(carried).for_each(|(queue, z)| queue.push(z));
         }
