@@ -77,7 +77,14 @@ fn refused(text: &str, message: &str, known: &[(String, String)], optional: &[&s
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     let (key, value) = (key.trim(), value.trim().trim_matches('"'));
     match (key.rsplit_once('.'), unknown_key(message)) {
-        (Some((_, last)), Some(unknown)) if last == unknown => no_such_key(text, known, optional),
+        (Some((table, last)), Some(unknown)) if last == unknown => {
+            // What serde knows beside it, of a table that has only just come into being too.
+            let expected = message.split_once("expected").map_or("", |(_, expected)| expected);
+            let beside = expected.split('`').skip(1).step_by(2).map(|key| format!("{table}.{key}"));
+            let beside: Vec<String> = beside.collect();
+            let beside = beside.iter().map(String::as_str).chain(optional.iter().copied());
+            no_such_key(text, known, &beside.collect::<Vec<&str>>())
+        }
         (None, Some(unknown)) if key == unknown => no_such_key(text, known, optional),
         // The settings beside it are those of another kind of thing.
         (Some((table, "name")), Some(unknown)) => format!(
@@ -113,11 +120,20 @@ fn edit(settings: &impl Serialize, text: &str, optional: &[&str]) -> Result<Tabl
     let mut place = &mut table;
     let parts: Vec<&str> = key.trim().split('.').collect();
     let (last, path) = parts.split_last().ok_or_else(unknown)?;
-    let mut path = path.iter();
-    while let Some(part) = path.next() {
+    // A table that may be left out, or that holds one, comes into being with its first key.
+    let may_begin = |depth: usize| {
+        let table = parts[..depth].join(".");
+        let below = |key: &str| key.strip_prefix(&table).is_some_and(|rest| rest.starts_with('.'));
+        optional.iter().any(|key| *key == table || below(key))
+    };
+    let mut path = path.iter().enumerate();
+    while let Some((depth, part)) = path.next() {
+        if !place.contains_key(*part) && may_begin(depth + 1) {
+            place.insert((*part).to_owned(), Value::Table(Table::new()));
+        }
         let entry = match place.get_mut(*part) {
             Some(Value::Array(list)) => {
-                let index = path.next().and_then(|index| index.parse::<usize>().ok());
+                let index = path.next().and_then(|(_, index)| index.parse::<usize>().ok());
                 index.and_then(|index| list.get_mut(index))
             }
             other => other,
@@ -168,7 +184,28 @@ mod tests {
         #[serde(skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
         train: Train,
+        #[serde(default, skip_serializing_if = "More::is_empty")]
+        more: More,
         view: Vec<Train>,
+    }
+
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct More {
+        extra: Option<Extra>,
+    }
+
+    impl More {
+        fn is_empty(&self) -> bool {
+            self.extra.is_none()
+        }
+    }
+
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Extra {
+        rate: f64,
+        weight: f64,
     }
 
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,12 +217,13 @@ mod tests {
 
     fn settings() -> Settings {
         let train = Train { epochs: 1, rate: 0.5 };
-        Settings { name: "a".into(), limit: None, train: train.clone(), view: vec![train] }
+        let (view, more) = (vec![train.clone()], More::default());
+        Settings { name: "a".into(), limit: None, train, more, view }
     }
 
     fn with(overrides: &[&str]) -> Result<Settings> {
         let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
-        apply(&settings(), &overrides, &["limit"])
+        apply(&settings(), &overrides, &["limit", "more.extra"])
     }
 
     fn message(text: &str) -> String {
@@ -198,6 +236,23 @@ mod tests {
             with(&["train.epochs = 9", "name=b c", "limit=3", "view.0.rate=1e-3"]).unwrap();
         assert_eq!((changed.train.epochs, changed.name.as_str()), (9, "b c"));
         assert_eq!((changed.limit, changed.view[0].rate), (Some(3), 1e-3));
+    }
+
+    #[test]
+    fn a_table_that_was_left_out_begins_with_its_first_key() {
+        let changed = with(&["more.extra.rate=0.5"]).unwrap();
+        assert_eq!(changed.more.extra, Some(Extra { rate: 0.5, weight: 0.0 }));
+        let changed = with(&["more.extra={}", "more.extra.weight=2.0"]).unwrap();
+        assert_eq!(changed.more.extra, Some(Extra { rate: 0.0, weight: 2.0 }));
+        assert_eq!(
+            message("more.extra.wieght=2.0"),
+            "`more.extra.wieght` is not a setting, did you mean `more.extra.weight`?"
+        );
+        assert_eq!(
+            message("more.extr={}"),
+            "`more.extr` is not a setting, did you mean `more.extra`?"
+        );
+        assert!(message("limit.low=3").contains("limit"));
     }
 
     #[test]

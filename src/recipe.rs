@@ -275,14 +275,36 @@ impl Recipe {
         for (index, view) in self.view.iter().enumerate() {
             view.check(index)?;
         }
-        let views = self.views();
-        let wanted = self.method.settings().wiring(&self.plugins, views).views();
-        require(
-            views == wanted,
-            "view",
-            &format!("{wanted} views in all for method {}", self.method.name()),
-            &views,
-        )
+        self.check_views()
+    }
+
+    /// Checks that there are as many views as the method and its plug-ins take, and of the kinds it takes.
+    fn check_views(&self) -> Result<()> {
+        let (found, settings) = (self.views(), self.method.settings());
+        let wanted = |plugins: &Plugins| settings.wiring(plugins, found).views();
+        let (all, plain) = (wanted(&self.plugins), wanted(&Plugins::default()));
+        if found == all {
+            return settings.check_views(&self.plugins, &self.view);
+        }
+        let more: Vec<String> = self
+            .plugins
+            .each()
+            .iter()
+            .filter(|(_, alone)| wanted(alone) != plain)
+            .map(|(name, _)| format!("`plugins.{name}`"))
+            .collect();
+        let more = match more.as_slice() {
+            [] => String::new(),
+            names => format!(" with {} ({plain} without)", names.join(" and ")),
+        };
+        let way = match self.view.as_slice() {
+            [_] => format!("set `view.0.count={all}`"),
+            _ => "it is the sum of the `count` of all `[[view]]` blocks".to_owned(),
+        };
+        Err(Error::Recipe(format!(
+            "`view` must be {all} views in all for method {}{more}, found `{found}`; {way}",
+            self.method.name()
+        )))
     }
 
     /// Views of an image in all.

@@ -17,6 +17,7 @@ use diptych::train::optim::Optimizer;
 use diptych::train::probe::Probe;
 use diptych::train::profile::{Profile, WARM_UP};
 use diptych::train::run::{RunFolder, Status, read_status, timestamp};
+use diptych::train::step::Layout;
 use diptych::train::stop::Stop;
 use diptych::train::{self, Job, Observer, Trained, checkpoint};
 use serde_json::json;
@@ -91,6 +92,10 @@ pub(super) fn attempt(
     };
     tell(&format!("{started} in {}", folder.path().display()));
     folder.log(&started)?;
+    if let Some(text) = doubts(recipe, layout).filter(|_| first_step == 0) {
+        tell(&format!("warning: {text}"));
+        folder.log(&format!("warning: {text}"))?;
+    }
     if !folder.join("pictures/views.json").exists() {
         views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
             .save(&folder.join("pictures"), "views")?;
@@ -153,6 +158,12 @@ fn start_from(weights: &str, method: &dyn Method, device: Device) -> Result<Even
         ))
     })?;
     Ok(Event { step: 0, text: format!("started from weights {:.16}", weights.hash()) })
+}
+
+/// What is allowed and yet hardly meant.
+fn doubts(recipe: &Recipe, layout: &Layout) -> Option<String> {
+    let cross_level = recipe.plugins.cross_level.as_ref()?;
+    cross_level.warning(if cross_level.per_rank { layout.group } else { layout.batch })
 }
 
 /// What a number depends on beside the recipe.

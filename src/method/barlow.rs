@@ -1,6 +1,6 @@
 //! Barlow Twins: self-supervised learning by redundancy reduction.
 //!
-//! **Paper.** Zbontar, Jing, Misra, LeCun, Deny 2021, arXiv:2103.03230. Code: facebookresearch/barlowtwins.
+//! **Paper.** Zbontar et al. 2021, arXiv:2103.03230. Code: facebookresearch/barlowtwins.
 //!
 //! **Idea.** Over a batch, each dimension of one view's projections should vary as the same dimension of the other view's
 //! does, and as no other dimension. A constant projection varies with nothing, so there are no negatives, no
@@ -185,10 +185,11 @@ mod tests {
         let value = |i: i64, j: i64| correlation.double_value(&[i, j]);
         let pairs = (0..5).flat_map(|i| (0..5).map(move |j| (i, j)));
         let expected: f64 = pairs
-            .map(|(i, j)| match i == j {
-                true => (1.0 - value(i, j)).powi(2),
-                false => 0.05 * value(i, j).powi(2),
-            })
+            .map(
+                |(i, j)| {
+                    if i == j { (1.0 - value(i, j)).powi(2) } else { 0.05 * value(i, j).powi(2) }
+                },
+            )
             .sum();
         assert!((found.loss - expected).abs() < 1e-12, "{} {expected}", found.loss);
         let mut gradients = head_gradients(method.as_ref());

@@ -13,6 +13,7 @@
 //!
 //! **Cost.** MoCo's, and a forward and backward pass for nine patches, of 64 pixels as published.
 
+use crate::augment::{Step as ViewStep, ViewRecipe};
 use crate::error::{Error, Result};
 use crate::method::moco::{self, MoCo};
 use crate::method::momentum::MomentumSchedule;
@@ -109,6 +110,36 @@ impl Settings for Config {
             beta,
         )?;
         self.moco().check(plugins)
+    }
+
+    fn check_views(&self, plugins: &Plugins, views: &[ViewRecipe]) -> Result<()> {
+        let jigsaw = |view: &ViewRecipe| {
+            let grid = |step: &ViewStep| match step {
+                ViewStep::Jigsaw(jigsaw) => Some(jigsaw.grid),
+                _ => None,
+            };
+            view.steps.iter().find_map(grid)
+        };
+        let kinds: Vec<Option<usize>> =
+            views.iter().flat_map(|view| vec![jigsaw(view); view.count]).collect();
+        let last = kinds.len() - 1;
+        let expected = |view: usize| {
+            let puzzle = self.jigsaw_weight > 0.0 && view == last;
+            puzzle.then_some(GRID as usize)
+        };
+        if (0..=last).all(|view| kinds[view] == expected(view)) {
+            return Ok(());
+        }
+        let whole = self.moco().wiring(plugins, kinds.len()).views();
+        Err(Error::Recipe(if self.jigsaw_weight > 0.0 {
+            format!(
+                "`view` must be {whole} whole images and then a `jigsaw` of grid 3 for method infomin; \
+                 `method.jigsaw_weight=0` leaves the jigsaw out"
+            )
+        } else {
+            "`view` must be whole images for method infomin with `method.jigsaw_weight = 0`: leave the `jigsaw` out"
+                .to_owned()
+        }))
     }
 }
 

@@ -259,16 +259,16 @@ impl MoCo {
         let share = q.size()[0] / parts;
         let mut sum = Tensor::from(0.0).to_device(q.device());
         let mut scalars = [0.0; 3];
+        // One stream for all parts, so that each virtual rank has draws of its own.
+        let [mut pairs, mut others] = streams.map(|part| step.stream(Purpose::Mix, part));
         for part in 0..parts {
             let [q, k] = [q, k].map(|rows| rows.narrow(0, part * share, share));
             let queue = queue.part(part);
             let found = match mixing {
                 None => loss.loss(&q, &k, &queue, step.tile_rows)?,
                 Some(mixing) => {
-                    let mut stream = step.stream(Purpose::Mix, streams[0]);
-                    let (mixed_q, mixed_k) = mixing.positives(&q, &k, &mut stream)?;
-                    let mut stream = step.stream(Purpose::Mix, streams[1]);
-                    let negatives = mixing.negatives(&queue, &mut stream)?;
+                    let (mixed_q, mixed_k) = mixing.positives(&q, &k, &mut pairs)?;
+                    let negatives = mixing.negatives(&queue, &mut others)?;
                     let (rows, keys) = negatives.align(&mixed_q, &mixed_k, &q);
                     loss.loss(&rows, &keys, &negatives.columns, step.tile_rows)?
                 }

@@ -24,6 +24,7 @@ mod prediction;
 #[cfg(test)]
 mod testing;
 
+use crate::augment::ViewRecipe;
 use crate::error::{Error, Result};
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
@@ -307,6 +308,14 @@ pub trait Settings {
     /// # Errors
     /// [`Error::Recipe`] naming the key.
     fn check(&self, plugins: &Plugins) -> Result<()>;
+
+    /// Checks that the views, as many as [`Self::wiring`] asks for, are of the kinds the method takes.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the view.
+    fn check_views(&self, _plugins: &Plugins, _views: &[ViewRecipe]) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes the settings enum, the list of names and the builder out of one list.
@@ -339,12 +348,9 @@ macro_rules! methods {
             /// [`Error::Recipe`] naming the key, and why a plug-in does not go with the method.
             pub fn check(&self, plugins: &Plugins) -> Result<()> {
                 plugins.check()?;
-                for ((plugin, fit), on) in self.settings().fits().named().iter().zip([
-                    plugins.feature_transformation.is_some(),
-                    plugins.cross_level.is_some(),
-                    plugins.guided_stop_gradient.is_some(),
-                ]) {
-                    if let (true, Err(why)) = (on, fit) {
+                let on = plugins.each();
+                for (plugin, fit) in self.settings().fits().named() {
+                    if let (true, Err(why)) = (on.iter().any(|(name, _)| *name == plugin), fit) {
                         return Err(Error::Recipe(format!(
                             "`plugins.{plugin}` does not go with method {}: {why}",
                             self.name()

@@ -1,6 +1,6 @@
 //! `VICReg`: variance, invariance and covariance regularization.
 //!
-//! **Paper.** Bardes, Ponce, LeCun 2021, arXiv:2105.04906. Code: facebookresearch/vicreg.
+//! **Paper.** Bardes et al. 2021, arXiv:2105.04906. Code: facebookresearch/vicreg.
 //!
 //! **Idea.** The projections of an image's two views should be near each other. What keeps them from being all the same is
 //! said outright, for each view by itself: over a batch every dimension should have a standard deviation of 1, and no two
@@ -195,9 +195,10 @@ mod tests {
             let covariance = z.tr().cov(1, None::<&Tensor>, None::<&Tensor>);
             for (i, j) in (0..5).flat_map(|i| (0..5).map(move |j| (i, j))) {
                 let value = covariance.double_value(&[i, j]);
-                expected += match i == j {
-                    true => 12.5 * (1.0 - (value + 1e-4).sqrt()).max(0.0) / 5.0,
-                    false => value.powi(2) / 5.0,
+                expected += if i == j {
+                    12.5 * (1.0 - (value + 1e-4).sqrt()).max(0.0) / 5.0
+                } else {
+                    value.powi(2) / 5.0
                 };
             }
         }

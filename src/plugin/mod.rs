@@ -42,6 +42,19 @@ impl Plugins {
         all.into_iter().filter_map(|(name, on)| on.then_some(name)).collect()
     }
 
+    /// Those that are switched on, by the names of their tables, each by itself.
+    pub fn each(&self) -> Vec<(&'static str, Self)> {
+        let Self { feature_transformation, cross_level, guided_stop_gradient } = self.clone();
+        [
+            ("feature_transformation", Self { feature_transformation, ..Self::default() }),
+            ("cross_level", Self { cross_level, ..Self::default() }),
+            ("guided_stop_gradient", Self { guided_stop_gradient, ..Self::default() }),
+        ]
+        .into_iter()
+        .filter(|(_, alone)| !alone.is_empty())
+        .collect()
+    }
+
     /// Checks ranges.
     ///
     /// # Errors

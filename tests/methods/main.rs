@@ -1,0 +1,11 @@
+//! Every method with every plug-in that goes with it: what a step computes, and that nothing it remembers is lost.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod contrast;
+mod every;
+mod hand;
+mod killed;
+mod made;
+mod momentum;
+mod prediction;
