@@ -128,5 +128,5 @@ fn a_stranger_finds_simclr() {
     for heading in ["**Paper.**", "**Idea.**", "**Symbols.**", "**Deviations.**", "**Cost.**"] {
         assert!(text.contains(heading), "simclr.rs lacks {heading}");
     }
-    assert!(text.lines().count() < 200, "a method is one short file");
+    assert!(text.lines().count() < 250, "a method is one short file");
 }

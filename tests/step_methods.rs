@@ -12,7 +12,7 @@ use diptych::train::step::{self, Layout, ViewInput};
 use diptych::train::stop::Stop;
 use tch::{Device, Kind, Tensor};
 
-const BATCH: usize = 16;
+const BATCH: usize = 8;
 
 /// Every gradient and buffer after a step in f64 on views of these sides, by name, and the loss.
 fn after_step(method: &str, sides: &[usize], micro_batch: usize, group: usize) -> Found {
@@ -100,14 +100,12 @@ fn the_micro_batch_leaves_gradients_and_statistics_alone() {
     let cases: [(&str, &[usize]); 3] =
         [(&swav, &[8, 8, 6, 6]), (&barlow, &[8, 8]), (&vicreg, &[8, 8])];
     for (method, sides) in cases {
-        let whole = after_step(method, sides, BATCH, 4);
-        for micro in [4, 8] {
-            let cut = after_step(method, sides, micro, 4);
-            assert!((whole.loss / cut.loss - 1.0).abs() < 1e-12, "{method}");
-            let found = difference(&whole, &cut);
-            assert!(found < 1e-10, "{method}, micro-batch {micro}: {found:e}");
-        }
+        let whole = after_step(method, sides, BATCH, 2);
+        let cut = after_step(method, sides, 4, 2);
+        assert!((whole.loss / cut.loss - 1.0).abs() < 1e-12, "{method}");
+        let found = difference(&whole, &cut);
+        assert!(found < 1e-10, "{method}: {found:e}");
         // The test sees differences.
-        assert!(difference(&whole, &after_step(method, sides, BATCH, 8)) > 1e-3, "{method}");
+        assert!(difference(&whole, &after_step(method, sides, BATCH, 4)) > 1e-3, "{method}");
     }
 }

@@ -15,6 +15,7 @@ pub mod sup_con;
 pub mod swapped;
 pub mod tiled;
 pub mod triplet;
+pub mod two_views;
 
 #[cfg(test)]
 mod numeric;

@@ -26,6 +26,7 @@ use crate::model::heads::{Head, HeadConfig, HeadInitialization, OutputNorm};
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
 use crate::plugin::Plugins;
+use crate::plugin::guided_stop_gradient::GuidedStopGradient;
 use crate::shape;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
@@ -85,7 +86,7 @@ fn perceptron() -> HeadConfig {
 
 impl Settings for Config {
     fn wiring(&self, plugins: &Plugins, _views: usize) -> Wiring {
-        let views = plugins.guided_stop_gradient.as_ref().map_or(2, |guided| guided.views());
+        let views = plugins.guided_stop_gradient.as_ref().map_or(2, GuidedStopGradient::views);
         Wiring { targets: (0..views).collect(), ..Wiring::online(views) }
     }
 

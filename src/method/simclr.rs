@@ -19,12 +19,8 @@
 //! **Cost.** One forward and backward pass of the backbone over 2N views; with micro-batches a second forward pass.
 
 use crate::error::{Error, Result};
-use crate::loss::decoupled::Decoupled;
-use crate::loss::generalized::{self, Generalized};
-use crate::loss::logistic::NtLogistic;
-use crate::loss::nt_xent::{Agreement, NtXent, Reduction, agreement};
-use crate::loss::pairwise;
-use crate::loss::triplet::MarginTriplet;
+use crate::loss::nt_xent::NtXent;
+use crate::loss::two_views::{Loss, Said};
 use crate::method::group_branch::GroupBranch;
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
@@ -59,45 +55,6 @@ impl Default for Config {
     }
 }
 
-/// A loss of the projections of two views, told apart by `name`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "snake_case")]
-pub enum Loss {
-    /// Cross entropy of finding the other view among all rows.
-    NtXent(NtXentSettings),
-    /// The same without the positive in the denominator: DCL, and DCLW with weights.
-    Decoupled(DecoupledSettings),
-    /// Each pair judged by itself.
-    NtLogistic(NtLogistic),
-    /// Negatives less similar than the positive, by a margin.
-    MarginTriplet(MarginTriplet),
-    /// Alignment and a distribution of the rows.
-    Generalized(Generalized),
-}
-
-/// Settings of [`NtXent`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NtXentSettings {
-    /// How the anchors' losses are summed up.
-    pub reduction: Reduction,
-}
-
-/// Settings of [`Decoupled`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DecoupledSettings {
-    /// σ of DCLW's weights of the positives, above 0 (0.5 in the paper); DCL, which has none, if left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sigma: Option<f64>,
-}
-
-impl Default for Loss {
-    fn default() -> Self {
-        Self::NtXent(NtXentSettings::default())
-    }
-}
-
 const VIEWS: usize = 2;
 
 impl Settings for Config {
@@ -122,19 +79,9 @@ impl Settings for Config {
     }
 
     fn check(&self, plugins: &Plugins) -> Result<()> {
-        let above_0 = |key: &str, value: f64| {
-            require(value.is_finite() && value > 0.0, key, "above 0", value)
-        };
-        above_0("method.temperature", self.temperature)?;
-        match &self.loss {
-            Loss::NtXent(_) => {}
-            Loss::Decoupled(settings) => {
-                settings.sigma.map_or(Ok(()), |sigma| above_0("method.loss.sigma", sigma))?;
-            }
-            Loss::NtLogistic(loss) => loss.check("method.loss")?,
-            Loss::MarginTriplet(loss) => loss.check("method.loss")?,
-            Loss::Generalized(loss) => loss.check("method.loss")?,
-        }
+        let fits = self.temperature.is_finite() && self.temperature > 0.0;
+        require(fits, "method.temperature", "above 0", self.temperature)?;
+        self.loss.check("method.loss")?;
         if plugins.feature_transformation.is_some() && !matches!(self.loss, Loss::NtXent(_)) {
             return Err(Error::Recipe(
                 "`plugins.feature_transformation` goes with `method.loss.name = \"nt_xent\"` alone: for the others no \
@@ -156,9 +103,6 @@ pub struct SimClr {
     mixing: Option<FeatureTransformation>,
     config: Config,
 }
-
-/// What a loss says: a scalar with a graph, and what is worth logging.
-type Said = (Tensor, Vec<(&'static str, f64)>);
 
 impl SimClr {
     pub(super) fn build(
@@ -190,41 +134,14 @@ impl SimClr {
     /// The loss of projections `[2N, d]`.
     fn loss(&self, z: &Tensor, step: &Step<'_>) -> Result<Said> {
         let (temperature, tile) = (self.config.temperature, step.tile_rows);
-        match &self.config.loss {
-            Loss::NtXent(settings) => {
-                let loss = NtXent { temperature, reduction: settings.reduction };
-                let mixing = self.mixing.as_ref();
-                match mixing.filter(|mixing| mixing.active(step.epoch() as u32)) {
-                    None => nt_xent(&loss, z, tile),
-                    Some(mixing) => mixed(&loss, mixing, z, step),
-                }
+        let mixing = self.mixing.as_ref();
+        match (mixing.filter(|mixing| mixing.active(step.epoch() as u32)), &self.config.loss) {
+            (Some(mixing), Loss::NtXent(settings)) => {
+                mixed(&NtXent { temperature, reduction: settings.reduction }, mixing, z, step)
             }
-            Loss::Decoupled(settings) => {
-                let loss = Decoupled { temperature, sigma: settings.sigma }.loss(z, tile)?;
-                Ok((loss, told(&agreement(z, temperature, tile)?)))
-            }
-            Loss::NtLogistic(loss) => Ok(pairs(loss.evaluate(z, temperature, tile)?)),
-            Loss::MarginTriplet(loss) => Ok(pairs(loss.evaluate(z, temperature, tile)?)),
-            Loss::Generalized(loss) => {
-                let mut stream = step.stream(Purpose::Slices, 0);
-                Ok(generalized(loss.evaluate(z, temperature, tile, &mut stream)?))
-            }
+            (_, loss) => loss.evaluate(z, temperature, tile, &mut step.stream(Purpose::Slices, 0)),
         }
     }
-}
-
-fn nt_xent(loss: &NtXent, z: &Tensor, tile: i64) -> Result<Said> {
-    let found = loss.evaluate(&z.detach(), tile)?;
-    Ok((found.attached(z), told(&found.agreement)))
-}
-
-fn told(agreement: &Agreement) -> Vec<(&'static str, f64)> {
-    vec![
-        ("contrastive_accuracy", agreement.contrastive_accuracy),
-        ("contrastive_entropy", agreement.contrastive_entropy),
-        ("positive_similarity", agreement.positive_similarity),
-        ("negative_similarity", agreement.negative_similarity),
-    ]
 }
 
 /// NT-Xent of transformed features; what is logged are the scores it sees.
@@ -242,24 +159,12 @@ fn mixed(
         Some(&batch.scale),
         step.tile_rows,
     )?;
-    let told = [
+    let scalars = vec![
         ("contrastive_accuracy", found.accuracy),
         ("positive_similarity", found.positive_similarity),
         ("negative_similarity", found.negative_similarity),
     ];
-    Ok((found.loss, told.into()))
-}
-
-fn pairs(found: pairwise::Evaluated) -> Said {
-    let mut told = told(&found.agreement);
-    told.extend(found.semi_hard_share.map(|share| ("semi_hard_share", share)));
-    (found.loss, told)
-}
-
-fn generalized(found: generalized::Evaluated) -> Said {
-    let mut told = told(&found.agreement);
-    told.extend([("alignment", found.alignment), ("distribution", found.distribution)]);
-    (found.loss, told)
+    Ok(Said { loss: found.loss, scalars })
 }
 
 impl Method for SimClr {
@@ -279,7 +184,7 @@ impl Method for SimClr {
             .projector
             .forward_taps(&h.flatten(0, 1), Phase::Training { groups: 1, statistics });
         let z = &taps[taps.len() - 1]; // [2N, d]
-        let (mut loss, mut scalars) = self.loss(z, step)?;
+        let Said { mut loss, mut scalars } = self.loss(z, step)?;
         if let Some(group) = &self.group {
             let (more, told) = group.loss(&taps, step)?;
             loss += more;
@@ -289,27 +194,9 @@ impl Method for SimClr {
     }
 
     fn stuck_at(&self, batch_size: usize) -> Option<Constant> {
-        let (images, temperature) = (batch_size as f64, self.config.temperature);
-        let mean = (2.0 * images - 1.0).ln();
-        let constant = match &self.config.loss {
-            Loss::NtXent(settings) => match settings.reduction {
-                Reduction::Mean2n => Constant { value: mean, formula: "ln(2N - 1)" },
-                Reduction::SimclrSum => Constant { value: 2.0 * mean, formula: "2 ln(2N - 1)" },
-            },
-            Loss::Decoupled(_) => {
-                Constant { value: (2.0 * images - 2.0).ln(), formula: "ln(2N - 2)" }
-            }
-            Loss::NtLogistic(loss) if !loss.semi_hard => {
-                let softplus = |x: f64| x.exp().ln_1p();
-                let value = softplus(-1.0 / temperature) + softplus(1.0 / temperature);
-                Constant { value, formula: "ln(1 + e^(-1/τ)) + ln(1 + e^(1/τ))" }
-            }
-            Loss::MarginTriplet(loss) if !loss.semi_hard => {
-                Constant { value: loss.margin, formula: "the margin" }
-            }
-            Loss::NtLogistic(_) | Loss::MarginTriplet(_) | Loss::Generalized(_) => return None,
-        };
-        Some(constant).filter(|_| self.group.is_none())
+        let found = self.config.loss.collapsed(batch_size, self.config.temperature);
+        let found = found.map(|(value, formula)| Constant { value, formula });
+        found.filter(|_| self.group.is_none())
     }
 
     fn parameters(&self) -> &Parameters {

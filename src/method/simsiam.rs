@@ -23,6 +23,7 @@ use crate::model::heads::{Head, HeadConfig, HeadInitialization, OutputNorm};
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
 use crate::plugin::Plugins;
+use crate::plugin::guided_stop_gradient::GuidedStopGradient;
 use crate::shape;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -69,7 +70,7 @@ fn predictor(output: usize) -> HeadConfig {
 
 impl Settings for Config {
     fn wiring(&self, plugins: &Plugins, _views: usize) -> Wiring {
-        Wiring::online(plugins.guided_stop_gradient.as_ref().map_or(2, |guided| guided.views()))
+        Wiring::online(plugins.guided_stop_gradient.as_ref().map_or(2, GuidedStopGradient::views))
     }
 
     fn held(&self, _: &BackboneConfig, _views: usize, _batch: usize, _images: usize) -> Held {

@@ -5,7 +5,7 @@
 //! **Idea.** As SimCLR, but all rows of the same class are positives of each other. Not a method without labels: it is here
 //! to compare with.
 //!
-//! **Symbols.** z = g(f(x)) projections of 2N views; P(i) rows of the class of i but i itself; τ temperature, τ_b base
+//! **Symbols.** z = g(f(x)) projections of 2N views; P(i) rows of the class of i but i itself; τ temperature, `τ_b` base
 //! temperature. `L = -(τ/τ_b) mean_i mean_{p∈P(i)} ln exp(ẑ_i·ẑ_p/τ) / Σ_{a≠i} exp(ẑ_i·ẑ_a/τ)` (Eq. 2).
 //!
 //! **Cost.** As SimCLR.
@@ -30,7 +30,7 @@ use tch::Tensor;
 pub struct Config {
     /// τ, above 0: 0.1 in the paper, 0.07 in the official code.
     pub temperature: f64,
-    /// τ_b, above 0. Equal to τ in the paper; the official scripts leave it at 0.07, which scales the loss by τ/0.07.
+    /// `τ_b`, above 0. Equal to τ in the paper; the official scripts leave it at 0.07, which scales the loss by τ/0.07.
     pub base_temperature: f64,
     /// g.
     pub projector: HeadConfig,

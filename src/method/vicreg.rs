@@ -71,8 +71,8 @@ impl Settings for Config {
     fn fits(&self) -> Fits {
         Fits {
             feature_transformation: Err(
-                "the loss has a distance and moments of the batch, no score that is compared with others: extrapolating \
-                 both views only multiplies that distance",
+                "the loss has no score of a pair that is compared with others: extrapolating both views only multiplies \
+                 their distance",
             ),
             cross_level: Ok("on the features of both views"),
             guided_stop_gradient: Err(
@@ -241,7 +241,10 @@ mod tests {
         Config::default().check(&Plugins::default()).unwrap();
         assert_eq!(Config::default().projector.parameter_count(512), 138_444_800);
         let message = refused(SMALL, "feature_transformation = {}");
-        assert!(message.contains("does not go with method vicreg: the loss has"), "{message}");
+        assert!(
+            message.contains("does not go with method vicreg: the loss has no score"),
+            "{message}"
+        );
         let message = refused(SMALL, "guided_stop_gradient = {}");
         assert!(message.contains("neither is a constant"), "{message}");
         let message = refused("name = 'vicreg'\nloss = { epsilon = 0.0 }", "");

@@ -104,11 +104,17 @@ pub fn gradient(
         Ok::<_, Error>(method.embed(&views, groups, statistics))
     };
     let mut buffers = (starts.len() > 1).then(|| Buffers::of(method));
-    let Some(targets) = targets(method, batch, layout, step, stop, profile)? else {
-        if let Some(buffers) = &mut buffers {
-            buffers.restore();
+    let targets = if method.wiring().targets.is_empty() {
+        None
+    } else {
+        let found = targets(method, batch, layout, step, stop, profile)?;
+        if found.is_none() {
+            if let Some(buffers) = &mut buffers {
+                buffers.restore();
+            }
+            return Ok(None);
         }
-        return Ok(None);
+        found
     };
 
     let Some(mut buffers) = buffers else {
@@ -145,8 +151,7 @@ pub fn gradient(
     Ok(Some(Outcome { objective, rows: rows.online }))
 }
 
-/// The target rows `[V, N, F]` of the batch, if the method has such, in the order of its images; `None` when a stop is
-/// asked for on the way.
+/// The target rows `[V, N, F]` of the batch, in the order of its images; `None` when a stop is asked for on the way.
 fn targets(
     method: &dyn Method,
     batch: &dyn Views,
@@ -154,11 +159,8 @@ fn targets(
     step: &Step<'_>,
     stop: &Stop,
     profile: Option<&Profile>,
-) -> Result<Option<Option<Tensor>>> {
+) -> Result<Option<Tensor>> {
     let views = &method.wiring().targets;
-    if views.is_empty() {
-        return Ok(Some(None));
-    }
     let (batch_size, micro) = (layout.batch, layout.micro_batch);
     let groups = (micro / layout.group) as i64;
     let all_groups = (batch_size / layout.group) as i64;
@@ -191,10 +193,10 @@ fn targets(
         rows.push(no_grad(|| method.targets(&views, groups, statistics)).detach());
     }
     let rows = Tensor::cat(&rows, 1);
-    Ok(Some(Some(match &order {
+    Ok(Some(match &order {
         Some(order) => rows.index_select(1, &order.argsort(0, false)),
         None => rows,
-    })))
+    }))
 }
 
 /// The running statistics and copies of them, so that a step that is dropped leaves no trace.

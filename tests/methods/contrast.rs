@@ -426,13 +426,13 @@ fn simclr_takes_every_loss_of_its_projections() {
         equal_rows(&found.projections, &z);
         let Config::SimClr(settings) = &config else { unreachable!() };
         let expected = match &settings.loss {
-            diptych::method::simclr::Loss::NtLogistic(loss) => {
+            diptych::loss::two_views::Loss::NtLogistic(loss) => {
                 loss.evaluate(&z, 0.3, 5).unwrap().loss.double_value(&[])
             }
-            diptych::method::simclr::Loss::MarginTriplet(loss) => {
+            diptych::loss::two_views::Loss::MarginTriplet(loss) => {
                 loss.evaluate(&z, 0.3, 5).unwrap().loss.double_value(&[])
             }
-            diptych::method::simclr::Loss::Generalized(loss) => {
+            diptych::loss::two_views::Loss::Generalized(loss) => {
                 let (images, labels) = (images(4), labels());
                 let mut stream = at(4, &images, &labels, 1).stream(Purpose::Slices, 0);
                 let loss: &Generalized = loss;

@@ -36,7 +36,7 @@ pub(crate) fn method(config: &Config, plugins: &Plugins, group: usize) -> Box<dy
     let setup = Setup {
         backbone: &backbone,
         plugins,
-        views: config.settings().wiring(plugins, 2).views(),
+        views: config.settings().wiring(plugins, crate::made::views(config)).views(),
         images: IMAGES,
         batch: BATCH,
         seed: 5,

@@ -32,6 +32,7 @@ const HEADS: &[&str] =
 /// Settings that make a method small, added to those of its row: one row at least for every method. The first is walked
 /// with every set of plug-ins that goes with the method, the others alone and with cross-level discrimination.
 const SMALL: &[(&str, &[&str], &[&str])] = &[
+    ("barlow", HEAD, &[]),
     ("byol", HEADS, &["momentum=0.9"]),
     ("byol", HEADS, &["momentum=0.9", "target_start=own", "scale=cosine_half"]),
     ("infomin", HEAD, &["queue_length=24", "momentum=0.9"]),
@@ -50,6 +51,13 @@ const SMALL: &[(&str, &[&str], &[&str])] = &[
     ("simclr", HEAD, &["loss={ name = \"generalized\" }"]),
     ("simsiam", HEADS, &[]),
     ("supcon", HEAD, &[]),
+    ("swav", HEAD, &["prototypes=10", "freeze_prototypes_steps=0"]),
+    (
+        "swav",
+        HEAD,
+        &["prototypes=10", "freeze_prototypes_steps=1", "queue_length=24", "queue_start_epoch=0"],
+    ),
+    ("vicreg", HEAD, &[]),
 ];
 
 /// The plug-ins by the names of their tables, with settings that suit the batch.
@@ -77,6 +85,11 @@ pub(crate) fn config(name: &str, changes: &[&str]) -> Config {
 
 pub(crate) fn plugins(text: &str) -> Plugins {
     toml::from_str(text).unwrap()
+}
+
+/// Views that a recipe of this method has: two small ones beside two large ones where any number goes.
+pub(crate) fn views(config: &Config) -> usize {
+    if config.name() == "swav" { 4 } else { 2 }
 }
 
 /// Every method with every set of plug-ins that goes with it.
@@ -131,7 +144,7 @@ pub(crate) fn build(
     let setup = Setup {
         backbone: &backbone(group),
         plugins,
-        views: config.settings().wiring(plugins, 2).views(),
+        views: config.settings().wiring(plugins, views(config)).views(),
         images: IMAGES,
         batch: BATCH,
         seed: 3,
@@ -167,15 +180,16 @@ pub(crate) fn at<'a>(
 
 impl Case {
     pub(crate) fn views(&self) -> usize {
-        self.config.settings().wiring(&self.plugins, 2).views()
+        self.config.settings().wiring(&self.plugins, views(&self.config)).views()
     }
 
-    /// Side of a view: the jigsaw holds nine.
+    /// Side of a view: the jigsaw holds nine, small crops are smaller.
     pub(crate) fn side(&self, view: usize) -> usize {
         match &self.config {
             Config::InfoMin(config) if config.jigsaw_weight > 0.0 && view + 1 == self.views() => {
                 3 * SIDE
             }
+            Config::SwAv(_) if view >= 2 => SIDE - 4,
             _ => SIDE,
         }
     }

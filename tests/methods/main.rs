@@ -5,7 +5,7 @@
 mod contrast;
 mod every;
 mod hand;
-mod killed;
 mod made;
 mod momentum;
 mod prediction;
+mod program;

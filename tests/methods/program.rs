@@ -1,4 +1,4 @@
-//! Runs of methods that remember, through the program: killed again and again they end with the same bytes.
+//! Through the program: runs of methods that remember are killed and end with the same bytes; doubtful groups are told.
 
 use diptych::random::{Purpose, Scope, Stream};
 use std::fs;
@@ -62,21 +62,43 @@ fn survives(method: &str, plugins: &str, views: usize) {
 }
 
 #[test]
-fn moco_with_feature_transformation_and_cross_level_discrimination() {
+fn a_killed_moco_with_feature_transformation_and_cross_level_discrimination_goes_on() {
     let method = "name = \"moco\"\nqueue_length = 24\nmomentum = 0.9\nsymmetric = \"mean\"";
     let plugins = "[plugins.feature_transformation]\n[plugins.cross_level]\ngroups = 2";
     survives(method, plugins, 2);
 }
 
 #[test]
-fn npid_with_cross_level_discrimination() {
+fn a_killed_npid_with_cross_level_discrimination_goes_on() {
     let method = "name = \"npid\"\nobjective = \"nce\"\nnegatives = 16";
     survives(method, "[plugins.cross_level]\ngroups = 2", 2);
 }
 
 #[test]
-fn byol_with_a_guided_stop_gradient() {
+fn a_killed_byol_with_a_guided_stop_gradient_goes_on() {
     let method = "name = \"byol\"\nmomentum = 0.9\n\
         projector = { hidden = 32, output = 16 }\npredictor = { hidden = 32, output = 16 }";
     survives(method, "[plugins.guided_stop_gradient]", 4);
+}
+
+#[test]
+fn too_many_groups_for_the_images_of_a_rank_are_told_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("recipe.toml");
+    let out = folder.path().join("run");
+    let warns = |plugin: &str| {
+        let plugin = format!("[plugins.cross_level]\ngroups = 2\n{plugin}");
+        fs::write(&file, recipe("name = \"npid\"", &plugin, 2)).unwrap();
+        let mut command = program(&file, &out);
+        let output = command.args(["train.max_steps=1", "--fresh"]).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{text}");
+        let warning = "warning: `plugins.cross_level.groups` is 2 for 4 images grouped together";
+        let logged = fs::read_to_string(out.join("log.txt")).unwrap().contains(warning);
+        assert_eq!(text.contains(warning), logged);
+        logged
+    };
+    assert!(warns(""));
+    // The whole batch has twice as many.
+    assert!(!warns("per_rank = false"));
 }
