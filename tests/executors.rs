@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use diptych::augment::{
-    Batches, DeviceLoader, Loader, LoaderConfig, NAMED, Order, Pipeline, ViewRecipe, named,
+    Batches, DeviceLoader, Loader, LoaderConfig, NAMED, Order, Pipeline, Step, ViewRecipe, named,
 };
 use diptych::data::{Dataset, Selection, open};
 use diptych::machine::cuda_devices;
@@ -78,8 +78,12 @@ fn every_recipe_gives_the_same_views_on_the_host_and_on_the_device() {
         for (name, recipes) in &cases {
             let (values, differing, largest) = compare(recipes, &dataset, device);
             let share = f64::from(differing) / f64::from(values);
+            // Operations on values already rounded, like posterizing, widen a difference of 1.
+            let mut steps = recipes.iter().flat_map(|view| &view.steps);
+            let widened = steps.any(|step| matches!(step, Step::RandAugment(_)));
+            let most = if widened { 128 } else { 1 };
             assert!(
-                largest <= 1 && share < 1e-4,
+                largest <= most && share < 1e-4,
                 "{name} on {device:?}: {differing} of {values} values differ, by {largest} at most"
             );
         }
