@@ -86,20 +86,7 @@ pub(super) fn attempt(
     drop(found);
     folder.write("recipe.toml", &recipe.to_toml()?)?;
     folder.write("environment.json", &environment(recipe, source))?;
-    let started = match first_step {
-        0 => format!("started: {} steps", plan.steps),
-        step => format!("going on at step {step} of {}", plan.steps),
-    };
-    tell(&format!("{started} in {}", folder.path().display()));
-    folder.log(&started)?;
-    if let Some(text) = doubts(recipe, layout).filter(|_| first_step == 0) {
-        tell(&format!("warning: {text}"));
-        folder.log(&format!("warning: {text}"))?;
-    }
-    if !folder.join("pictures/views.json").exists() {
-        views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
-            .save(&folder.join("pictures"), "views")?;
-    }
+    announce(recipe, plan, folder, first_step)?;
     let batches = |first_step: u64| {
         let config = LoaderConfig {
             seed: recipe.seed,
@@ -158,6 +145,25 @@ fn start_from(weights: &str, method: &dyn Method, device: Device) -> Result<Even
         ))
     })?;
     Ok(Event { step: 0, text: format!("started from weights {:.16}", weights.hash()) })
+}
+
+/// Tells that the run starts or goes on, what is doubtful about it, and shows its views.
+fn announce(recipe: &Recipe, plan: &Plan, folder: &RunFolder, first_step: u64) -> Result<()> {
+    let started = match first_step {
+        0 => format!("started: {} steps", plan.steps),
+        step => format!("going on at step {step} of {}", plan.steps),
+    };
+    tell(&format!("{started} in {}", folder.path().display()));
+    folder.log(&started)?;
+    if let Some(text) = doubts(recipe, &plan.layout).filter(|_| first_step == 0) {
+        tell(&format!("warning: {text}"));
+        folder.log(&format!("warning: {text}"))?;
+    }
+    if !folder.join("pictures/views.json").exists() {
+        views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
+            .save(&folder.join("pictures"), "views")?;
+    }
+    Ok(())
 }
 
 /// What is allowed and yet hardly meant.
