@@ -55,28 +55,7 @@ pub(super) fn attempt(
     for event in read_status(folder.path()).unwrap_or_default().history {
         journal.add(event);
     }
-    let kind = layout.precision.parameters();
-    let mut trained = guard("building the networks", || {
-        let method = recipe.method.build(&Setup {
-            backbone: &recipe.backbone,
-            plugins: &recipe.plugins,
-            views: layout.views.len(),
-            images: plan.dataset.len(),
-            batch: layout.batch,
-            seed: recipe.seed,
-            device: layout.device,
-            kind,
-        })?;
-        let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters())
-            .hold(recipe.train.schedule.constant(), plan.peak_learning_rate)?;
-        let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
-        let probe = labels.map(|labels| {
-            let (features, classes) = (method.backbone().features(), source.classes.len());
-            let place = (layout.device, kind);
-            Probe::new(&recipe.train.probe, labels, classes, features, place)
-        });
-        Ok(Trained { method, optimizer, probe })
-    })?;
+    let mut trained = guard("building the networks", || build(recipe, source, plan))?;
     if let Some(weights) = recipe.backbone.weights.as_ref().filter(|_| found.is_none()) {
         journal.add(start_from(weights, trained.method.as_ref(), layout.device)?);
     }
@@ -146,6 +125,29 @@ pub(super) fn attempt(
     let result = train::train(job, folder, stop, observers);
     bar.finish();
     result
+}
+
+/// Everything that is trained, as it starts.
+fn build(recipe: &Recipe, source: &Source, plan: &Plan) -> Result<Trained> {
+    let (layout, kind) = (&plan.layout, plan.layout.precision.parameters());
+    let method = recipe.method.build(&Setup {
+        backbone: &recipe.backbone,
+        plugins: &recipe.plugins,
+        views: layout.views.len(),
+        images: plan.dataset.len(),
+        batch: layout.batch,
+        seed: recipe.seed,
+        device: layout.device,
+        kind,
+    })?;
+    let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters())
+        .hold(recipe.train.schedule.constant(), plan.peak_learning_rate)?;
+    let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
+    let probe = labels.map(|labels| {
+        let (features, classes) = (method.backbone().features(), source.classes.len());
+        Probe::new(&recipe.train.probe, labels, classes, features, (layout.device, kind))
+    });
+    Ok(Trained { method, optimizer, probe })
 }
 
 /// Puts the backbone of a model in place; what is to be remembered of it names its hash, not where it lay.
