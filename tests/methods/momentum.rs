@@ -20,14 +20,14 @@ fn what_follows_takes_its_share_of_the_weights_as_the_optimizer_left_them() {
     let schedule = |step: u64| {
         1.0 - 0.1 * ((std::f64::consts::PI * step as f64 / STEPS as f64).cos() + 1.0) / 2.0
     };
-    let constant = |_: u64| 0.9;
-    let cases: [(&str, &[&str], &dyn Fn(u64) -> f64); 4] = [
-        ("moco", &["queue_length=24"], &constant),
-        ("moco", &["queue_length=24", "momentum_schedule=cosine"], &schedule),
-        ("byol", &[], &schedule),
-        ("byol", &["momentum_schedule=constant", "target_start=own"], &constant),
+    let cases: [(&str, &[&str], bool); 4] = [
+        ("moco", &["queue_length=24"], false),
+        ("moco", &["queue_length=24", "momentum_schedule=cosine"], true),
+        ("byol", &[], true),
+        ("byol", &["momentum_schedule=constant", "target_start=own"], false),
     ];
-    for (name, changes, momentum) in cases {
+    for (name, changes, rises) in cases {
+        let momentum = |step: u64| if rises { schedule(step) } else { 0.9 };
         let sizes: &[&str] = &["momentum=0.9", "projector.hidden=24"];
         let config = config(name, &[sizes, changes].concat());
         let label = format!("{name} {changes:?}");
