@@ -55,28 +55,7 @@ pub(super) fn attempt(
     for event in read_status(folder.path()).unwrap_or_default().history {
         journal.add(event);
     }
-    let kind = layout.precision.parameters();
-    let mut trained = guard("building the networks", || {
-        let method = recipe.method.build(&Setup {
-            backbone: &recipe.backbone,
-            plugins: &recipe.plugins,
-            views: layout.views.len(),
-            images: plan.dataset.len(),
-            batch: layout.batch,
-            seed: recipe.seed,
-            device: layout.device,
-            kind,
-        })?;
-        let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters())
-            .hold(recipe.train.schedule.constant(), plan.peak_learning_rate)?;
-        let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
-        let probe = labels.map(|labels| {
-            let (features, classes) = (method.backbone().features(), source.classes.len());
-            let place = (layout.device, kind);
-            Probe::new(&recipe.train.probe, labels, classes, features, place)
-        });
-        Ok(Trained { method, optimizer, probe })
-    })?;
+    let mut trained = guard("building the networks", || build(recipe, source, plan))?;
     if let Some(weights) = recipe.backbone.weights.as_ref().filter(|_| found.is_none()) {
         journal.add(start_from(weights, trained.method.as_ref(), layout.device)?);
     }
@@ -86,7 +65,20 @@ pub(super) fn attempt(
     drop(found);
     folder.write("recipe.toml", &recipe.to_toml()?)?;
     folder.write("environment.json", &environment(recipe, source))?;
-    announce(recipe, plan, folder, first_step)?;
+    let started = match first_step {
+        0 => format!("started: {} steps", plan.steps),
+        step => format!("going on at step {step} of {}", plan.steps),
+    };
+    tell(&format!("{started} in {}", folder.path().display()));
+    folder.log(&started)?;
+    if let Some(text) = doubts(recipe, layout).filter(|_| first_step == 0) {
+        tell(&format!("warning: {text}"));
+        folder.log(&format!("warning: {text}"))?;
+    }
+    if !folder.join("pictures/views.json").exists() {
+        views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
+            .save(&folder.join("pictures"), "views")?;
+    }
     let batches = |first_step: u64| {
         let config = LoaderConfig {
             seed: recipe.seed,
@@ -135,6 +127,29 @@ pub(super) fn attempt(
     result
 }
 
+/// Everything that is trained, as it starts.
+fn build(recipe: &Recipe, source: &Source, plan: &Plan) -> Result<Trained> {
+    let (layout, kind) = (&plan.layout, plan.layout.precision.parameters());
+    let method = recipe.method.build(&Setup {
+        backbone: &recipe.backbone,
+        plugins: &recipe.plugins,
+        views: layout.views.len(),
+        images: plan.dataset.len(),
+        batch: layout.batch,
+        seed: recipe.seed,
+        device: layout.device,
+        kind,
+    })?;
+    let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters())
+        .hold(recipe.train.schedule.constant(), plan.peak_learning_rate)?;
+    let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
+    let probe = labels.map(|labels| {
+        let (features, classes) = (method.backbone().features(), source.classes.len());
+        Probe::new(&recipe.train.probe, labels, classes, features, (layout.device, kind))
+    });
+    Ok(Trained { method, optimizer, probe })
+}
+
 /// Puts the backbone of a model in place; what is to be remembered of it names its hash, not where it lay.
 fn start_from(weights: &str, method: &dyn Method, device: Device) -> Result<Event> {
     let weights = Weights::load(Path::new(weights), device)?;
@@ -145,25 +160,6 @@ fn start_from(weights: &str, method: &dyn Method, device: Device) -> Result<Even
         ))
     })?;
     Ok(Event { step: 0, text: format!("started from weights {:.16}", weights.hash()) })
-}
-
-/// Tells that the run starts or goes on, what is doubtful about it, and shows its views.
-fn announce(recipe: &Recipe, plan: &Plan, folder: &RunFolder, first_step: u64) -> Result<()> {
-    let started = match first_step {
-        0 => format!("started: {} steps", plan.steps),
-        step => format!("going on at step {step} of {}", plan.steps),
-    };
-    tell(&format!("{started} in {}", folder.path().display()));
-    folder.log(&started)?;
-    if let Some(text) = doubts(recipe, &plan.layout).filter(|_| first_step == 0) {
-        tell(&format!("warning: {text}"));
-        folder.log(&format!("warning: {text}"))?;
-    }
-    if !folder.join("pictures/views.json").exists() {
-        views_gallery(plan.dataset.as_ref(), &plan.pipeline, recipe.seed, 6)?
-            .save(&folder.join("pictures"), "views")?;
-    }
-    Ok(())
 }
 
 /// What is allowed and yet hardly meant.

@@ -44,7 +44,7 @@ impl Bank {
         &self.rows
     }
 
-    /// `M[i] ← unit_rows( m·M[i] + (1 − m)·v )` for the unit features v `[N, d]` of these images. Of an image that comes twice
+    /// `M[i] ← unit(m·M[i] + (1 − m)·v)` for the unit features v `[N, d]` of these images. Of an image that comes twice
     /// (it stands in for a damaged one) the last row counts.
     pub fn update(&self, images: &[usize], features: &Tensor, momentum: f64) {
         let last: BTreeMap<usize, i64> =
