@@ -156,7 +156,7 @@ fn cross_level(plugins: &Plugins, named: &Named, online: &Tensor, ranks: usize) 
 
 #[test]
 fn moco_with_cross_level_discrimination_has_two_queries_for_one_key() {
-    let plugins = plugins("[cross_level]\ngroups = 2\nweight = 0.8\n");
+    let plugins = plugins("[cross_level]\ngroups = 2\nweight = 0.8\nper_rank = true\n");
     let method = method(&moco(&[]), &plugins, GROUP);
     let (online, targets) = (rows(1, 2), rows(2, 1));
     let named = Named::of(method.as_ref());

@@ -63,7 +63,7 @@ const SMALL: &[(&str, &[&str], &[&str])] = &[
 /// The plug-ins by the names of their tables, with settings that suit the batch.
 const PLUGINS: [(&str, &str); 3] = [
     ("feature_transformation", "[feature_transformation]\nnegative_level = \"sample\"\n"),
-    ("cross_level", "[cross_level]\ngroups = 2\n"),
+    ("cross_level", "[cross_level]\ngroups = 2\nper_rank = true\n"),
     ("guided_stop_gradient", "[guided_stop_gradient]\n"),
 ];
 

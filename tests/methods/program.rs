@@ -98,7 +98,7 @@ fn too_many_groups_for_the_images_of_a_rank_are_told_at_the_start() {
         assert_eq!(text.contains(warning), logged);
         logged
     };
-    assert!(warns(""));
+    assert!(warns("per_rank = true"));
     // The whole batch has twice as many.
-    assert!(!warns("per_rank = false"));
+    assert!(!warns(""));
 }

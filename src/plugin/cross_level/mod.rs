@@ -103,7 +103,8 @@ pub struct CrossLevel {
     pub branch: Branch,
     /// The layer of a separate branch.
     pub head: GroupHead,
-    /// Whether each virtual rank groups its own images, as each process of the released code does, or all together.
+    /// Whether each virtual rank groups its own images, as each process of the released code does, or all together. Where
+    /// a small `data.micro_batch_size` shrinks `backbone.norm_group`, it shrinks the ranks too.
     pub per_rank: bool,
 }
 
@@ -124,7 +125,7 @@ impl Default for CrossLevel {
             cross: true,
             branch: Branch::default(),
             head: GroupHead::default(),
-            per_rank: true,
+            per_rank: false,
         }
     }
 }

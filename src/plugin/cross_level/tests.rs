@@ -141,7 +141,7 @@ fn constant_centroids_send_no_gradient_to_the_other_view() {
 #[test]
 fn each_rank_groups_its_own_images() {
     let views = [rows(0, 24, 5), rows(1, 24, 5)];
-    let settings = read("groups = 4");
+    let settings = read("groups = 4\nper_rank = true");
     let whole = settings.loss(&views[0], &views[1], 3).unwrap();
     let parts: Vec<CrossLevelLoss> = (0..3)
         .map(|rank| {
@@ -155,7 +155,7 @@ fn each_rank_groups_its_own_images() {
     assert!((whole.group_accuracy - mean(&|part| part.group_accuracy)).abs() < 1e-12);
     assert!((whole.empty - mean(&|part| part.empty)).abs() < 1e-12);
 
-    let together = CrossLevel { per_rank: false, ..read("groups = 4") };
+    let together = read("groups = 4");
     let [three, one] = [3, 1].map(|r| loss(&together.loss(&views[0], &views[1], r).unwrap()));
     assert!((three - one).abs() < 1e-15);
     assert!((three - loss(&whole)).abs() > 1e-6);
