@@ -5,8 +5,8 @@
 //! **Idea.** MoCo with stronger augmentation and a second query: nine patches of a jigsaw of the image, whose order the
 //! head does not know, should find the same key.
 //!
-//! **Symbols.** As [`moco`](crate::method::moco); patches p₁…p₉, u = g₁(f(p)) `[9, d]`, `q_j` = g₂(u in a random order, one behind the
-//! other) at unit length; β weight. `L = (1 - β) L_MoCo(q, k) + β L_MoCo(q_j, k)`, both against one queue.
+//! **Symbols.** As [`moco`]; patches p₁…p₉, u = g₁(f(p)) `[9, d]`, `q_j` = g₂(u in a random order, one behind the other) at
+//! unit length; β weight. `L = (1 - β) L_MoCo(q, k) + β L_MoCo(q_j, k)`, both against one queue.
 //!
 //! **Deviations.** With cross-level discrimination there are two queries and one jigsaw; that code has the contrast twice
 //! per step, keys enqueued twice.
