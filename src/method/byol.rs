@@ -140,27 +140,19 @@ impl Byol {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
-        let features = backbone.features();
-        let projector =
-            Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
+        let (backbone, projector) =
+            passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
         let predictor = Head::build(
             &mut parameters.root().at("predictor"),
             projector.outputs(),
             &config.predictor,
         )?;
         let plugins = setup.plugins.clone();
-        let group = GroupBranch::build(
-            &mut parameters,
-            plugins.cross_level.as_ref(),
-            &config.projector,
-            features,
-        )?;
+        let group = GroupBranch::build(&mut parameters, setup, &config.projector)?;
         let mut root = parameters.root();
         let mut place = root.at(momentum::PLACE).frozen();
-        let target_backbone = ResNet::build(&mut place.at("backbone"), setup.backbone)?;
-        let target_projector =
-            Head::build(&mut place.at("projector"), features, &config.projector)?;
+        let (target_backbone, target_projector) =
+            passes::encoder(&mut place, setup.backbone, &config.projector)?;
         let momentum = Momentum::new(&parameters, config.target_start == TargetStart::Copy);
         Ok(Self {
             wiring: config.wiring(&plugins, setup.views),
@@ -198,7 +190,7 @@ impl Method for Byol {
         shape::check("target rows", targets, &shape)?;
         let h = rows.online.detach().set_requires_grad(true);
         let taps = passes::heads_apart(&self.projector, &h);
-        let z: Vec<Tensor> = taps.iter().map(|taps| taps[taps.len() - 1].shallow_clone()).collect();
+        let z = passes::outputs(&taps);
         let p = passes::head_apart(&self.predictor, &z);
         let target_rows: Vec<Tensor> = targets.unbind(0);
         let z_target = no_grad(|| passes::head_apart(&self.target_projector, &target_rows));

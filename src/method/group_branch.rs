@@ -1,7 +1,7 @@
 //! The branch of cross-level discrimination in a method: an extra layer beside the projector, and its loss.
 
 use crate::error::{Error, Result};
-use crate::method::Step;
+use crate::method::{Setup, Step};
 use crate::model::heads::{Head, HeadConfig};
 use crate::model::{Parameters, Phase, Statistics};
 use crate::plugin::cross_level::{CrossLevel, CrossLevelLoss};
@@ -19,17 +19,17 @@ pub(super) struct GroupBranch {
 }
 
 impl GroupBranch {
-    /// The branch beside a projector with these settings on `features` dimensions; none without `config`.
+    /// The branch beside a projector with these settings; none without the plug-in.
     ///
     /// # Errors
     /// [`Error::Recipe`] if it lies on a hidden layer that the projector does not have.
     pub(super) fn build(
         parameters: &mut Parameters,
-        config: Option<&CrossLevel>,
+        setup: &Setup<'_>,
         projector: &HeadConfig,
-        features: i64,
     ) -> Result<Option<Self>> {
-        let Some(config) = config else { return Ok(None) };
+        let Some(config) = &setup.plugins.cross_level else { return Ok(None) };
+        let features = setup.backbone.features();
         let inputs = match (config.on_hidden(), projector.layers) {
             (false, _) => features,
             (true, 0 | 1) => {

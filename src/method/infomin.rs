@@ -255,7 +255,7 @@ impl Method for InfoMin {
         )?;
         let h = rows.online.detach().set_requires_grad(true);
         let taps = passes::heads_apart(&self.moco.projector, &h.narrow(0, 0, queries));
-        let z: Vec<Tensor> = taps.iter().map(|taps| taps[taps.len() - 1].shallow_clone()).collect();
+        let z = passes::outputs(&taps);
         let z_jigsaw = jigsaw.project(&h.narrow(0, queries, PATCHES), step);
         let k = self.moco.keys(targets);
         let [key] = k.as_slice() else {

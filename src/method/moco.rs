@@ -180,21 +180,14 @@ impl MoCo {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
-        let features = backbone.features();
-        let projector =
-            Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
+        let (backbone, projector) =
+            passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
         let plugins = setup.plugins.clone();
-        let group = GroupBranch::build(
-            &mut parameters,
-            plugins.cross_level.as_ref(),
-            &config.projector,
-            features,
-        )?;
+        let group = GroupBranch::build(&mut parameters, setup, &config.projector)?;
         let mut root = parameters.root();
         let mut place = root.at(momentum::PLACE).frozen();
-        let key_backbone = ResNet::build(&mut place.at("backbone"), setup.backbone)?;
-        let key_projector = Head::build(&mut place.at("projector"), features, &config.projector)?;
+        let (key_backbone, key_projector) =
+            passes::encoder(&mut place, setup.backbone, &config.projector)?;
         let ranks = if config.split_queue { setup.ranks() } else { 1 };
         require(
             config.queue_length.is_multiple_of(ranks),
@@ -321,7 +314,7 @@ impl Method for MoCo {
         shape::check("target rows", targets, &[self.wiring.targets.len() as i64, -1, features])?;
         let h = rows.online.detach().set_requires_grad(true);
         let taps = passes::heads_apart(&self.projector, &h);
-        let z: Vec<Tensor> = taps.iter().map(|taps| taps[taps.len() - 1].shallow_clone()).collect();
+        let z = passes::outputs(&taps);
         let q: Vec<Tensor> = z.iter().map(|z| self.length(z)).collect();
         let k = self.keys(targets);
 

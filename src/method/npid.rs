@@ -139,16 +139,9 @@ impl Npid {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
-        let features = backbone.features();
-        let projector =
-            Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
-        let group = GroupBranch::build(
-            &mut parameters,
-            setup.plugins.cross_level.as_ref(),
-            &config.projector,
-            features,
-        )?;
+        let (backbone, projector) =
+            passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
+        let group = GroupBranch::build(&mut parameters, setup, &config.projector)?;
         let mut root: Place<'_> = parameters.root();
         let mut place = root.at("bank");
         let bank = Bank::build(&mut place, setup.images, projector.outputs(), config.bank_start);
@@ -180,7 +173,7 @@ impl Method for Npid {
         shape::check("rows", &rows.online, &[views, -1, self.backbone.features()])?;
         let h = rows.online.detach().set_requires_grad(true);
         let taps = passes::heads_apart(&self.projector, &h);
-        let z: Vec<Tensor> = taps.iter().map(|taps| taps[taps.len() - 1].shallow_clone()).collect();
+        let z = passes::outputs(&taps);
         let v: Vec<Tensor> = z.iter().map(unit_rows).collect();
 
         let loss_of = Instance { temperature: self.config.temperature };

@@ -1,10 +1,25 @@
 //! How views go through a backbone: all of them together, or each by itself. What batch norm takes its statistics over
 //! differs, and the methods with it.
 
-use crate::model::heads::Head;
+use crate::error::Result;
+use crate::model::heads::{Head, HeadConfig};
 use crate::model::resnet::ResNet;
-use crate::model::{Phase, Statistics};
+use crate::model::{BackboneConfig, Phase, Place, Statistics};
 use tch::Tensor;
+
+/// A backbone and the projector on it, named `backbone.…` and `projector.…` below a place.
+///
+/// # Errors
+/// [`crate::error::Error::Recipe`] if their settings do not fit.
+pub(super) fn encoder(
+    place: &mut Place<'_>,
+    backbone: &BackboneConfig,
+    projector: &HeadConfig,
+) -> Result<(ResNet, Head)> {
+    let backbone = ResNet::build(&mut place.at("backbone"), backbone)?;
+    let projector = Head::build(&mut place.at("projector"), backbone.features(), projector)?;
+    Ok((backbone, projector))
+}
 
 /// All views of one size in one pass, batch norm seeing all of them (SimCLR's global batch norm; `SwAV`, one pass per
 /// resolution). Views `[n, 3, h, w]` to rows `[V, n, F]`; a normalisation group holds all views of n / groups consecutive
@@ -68,6 +83,11 @@ pub(super) fn heads_apart(head: &Head, rows: &Tensor) -> Vec<Vec<Tensor>> {
         statistics: Statistics::Move { seen: view, of: views },
     };
     (0..views).map(|view| head.forward_taps(&rows.select(0, view), phase(view))).collect()
+}
+
+/// What a head gives of each view, out of its taps.
+pub(super) fn outputs(taps: &[Vec<Tensor>]) -> Vec<Tensor> {
+    taps.iter().map(|taps| taps[taps.len() - 1].shallow_clone()).collect()
 }
 
 /// What a head makes of each view by itself, `[N, ·]` each.

@@ -110,16 +110,9 @@ impl SimClr {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
-        let features = backbone.features();
-        let projector =
-            Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
-        let group = GroupBranch::build(
-            &mut parameters,
-            setup.plugins.cross_level.as_ref(),
-            &config.projector,
-            features,
-        )?;
+        let (backbone, projector) =
+            passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
+        let group = GroupBranch::build(&mut parameters, setup, &config.projector)?;
         Ok(Self {
             wiring: config.wiring(setup.plugins, setup.views),
             mixing: setup.plugins.feature_transformation.clone(),

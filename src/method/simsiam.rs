@@ -124,22 +124,15 @@ impl SimSiam {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
-        let features = backbone.features();
-        let projector =
-            Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
+        let (backbone, projector) =
+            passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
         let predictor = Head::build(
             &mut parameters.root().at("predictor"),
             projector.outputs(),
             &config.predictor,
         )?;
         let plugins = setup.plugins.clone();
-        let group = GroupBranch::build(
-            &mut parameters,
-            plugins.cross_level.as_ref(),
-            &config.projector,
-            features,
-        )?;
+        let group = GroupBranch::build(&mut parameters, setup, &config.projector)?;
         let wiring = config.wiring(&plugins, setup.views);
         let config = config.clone();
         Ok(Self { parameters, wiring, backbone, projector, predictor, group, plugins, config })
@@ -160,7 +153,7 @@ impl Method for SimSiam {
         shape::check("rows", &rows.online, &[views, -1, self.backbone.features()])?;
         let h = rows.online.detach().set_requires_grad(true);
         let taps = passes::heads_apart(&self.projector, &h); // each view by itself, [N, ·]
-        let z: Vec<Tensor> = taps.iter().map(|taps| taps[taps.len() - 1].shallow_clone()).collect();
+        let z = passes::outputs(&taps);
         let p = passes::head_apart(&self.predictor, &z);
         let found = prediction::loss(&p, &z, &self.plugins, self.config.stop_gradient, step)?;
         let (mut loss, mut scalars) = (found.loss, found.scalars);

@@ -97,10 +97,8 @@ impl SupCon {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
-        let features = backbone.features();
-        let projector =
-            Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
+        let (backbone, projector) =
+            passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
         let wiring = config.wiring(setup.plugins, setup.views);
         let loss =
             Loss { temperature: config.temperature, base_temperature: config.base_temperature };

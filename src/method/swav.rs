@@ -151,10 +151,8 @@ impl SwAv {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
-        let features = backbone.features();
-        let projector =
-            Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
+        let (backbone, projector) =
+            passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
         let width = projector.outputs();
         let bound = (width as f64).sqrt().recip();
         let prototypes = parameters.root().at("prototypes").add(
@@ -165,12 +163,7 @@ impl SwAv {
         );
         bring_to_unit_length(&prototypes);
         let plugins = setup.plugins.clone();
-        let group = GroupBranch::build(
-            &mut parameters,
-            plugins.cross_level.as_ref(),
-            &config.projector,
-            features,
-        )?;
+        let group = GroupBranch::build(&mut parameters, setup, &config.projector)?;
         let count = if config.queue_length == 0 { 0 } else { config.assigned_crops };
         let queues = (0..count).map(|index| {
             let mut root = parameters.root();

@@ -103,16 +103,9 @@ impl VicReg {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
-        let backbone = ResNet::build(&mut parameters.root().at("backbone"), setup.backbone)?;
-        let features = backbone.features();
-        let projector =
-            Head::build(&mut parameters.root().at("projector"), features, &config.projector)?;
-        let group = GroupBranch::build(
-            &mut parameters,
-            setup.plugins.cross_level.as_ref(),
-            &config.projector,
-            features,
-        )?;
+        let (backbone, projector) =
+            passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
+        let group = GroupBranch::build(&mut parameters, setup, &config.projector)?;
         let wiring = config.wiring(setup.plugins, setup.views);
         Ok(Self { parameters, wiring, backbone, projector, group, config: config.clone() })
     }
@@ -131,7 +124,7 @@ impl Method for VicReg {
         shape::check("rows", &rows.online, &[2, -1, self.backbone.features()])?;
         let h = rows.online.detach().set_requires_grad(true);
         let taps = passes::heads_apart(&self.projector, &h); // each view by itself, [N, ·]
-        let z: Vec<Tensor> = taps.iter().map(|taps| taps[taps.len() - 1].shallow_clone()).collect();
+        let z = passes::outputs(&taps);
         let found = self.config.loss.evaluate(&z[0], &z[1])?;
         let mut loss = found.loss;
         let mut scalars = vec![
