@@ -5,7 +5,7 @@ use super::scores::{Ranks, labels, rank};
 use crate::error::{Error, Result};
 use crate::shape;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use tch::{Device, Kind, Tensor};
 
@@ -17,7 +17,8 @@ pub const VERSION: u32 = 1;
 /// With unit-norm features, `s_i` the cosine similarity of a query and reference `i` with label `y_i`, and `𝒩` the `k`
 /// largest of them: `score(c) = Σ_{i∈𝒩, y_i=c} exp(s_i / temperature)`; classes rank by score. The references are
 /// features of the training split under the evaluation transform.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Knn {
     /// Number of neighbours, at least 1; more than there are references means all of them.
     pub k: usize,

@@ -5,7 +5,7 @@ use super::scores::{Ranks, labels, rank};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::shape;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 use tch::{Kind, Tensor};
 
@@ -13,8 +13,8 @@ use tch::{Kind, Tensor};
 pub const VERSION: u32 = 1;
 
 /// How the layer moves.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(tag = "name", rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
     /// SGD with Nesterov momentum in the form of PyTorch and TensorFlow; the rate, scaled by batch size / 256, falls to 0
     /// along half a cosine, step by step.
@@ -32,7 +32,8 @@ pub enum Optimizer {
 }
 
 /// Softmax regression by mini-batches on stored features. No weight decay; the state after the last epoch counts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Linear {
     /// How the layer moves.
     pub optimizer: Optimizer,
