@@ -147,7 +147,7 @@ impl Protocol {
         match self {
             Self::Knn(id, _) => {
                 let KnnSettings { k, temperature } = settings.knn;
-                Self::Knn(id, Knn { k, temperature })
+                Self::Knn(id, Knn { k, temperature, ..Knn::default() })
             }
             Self::Linear(id, linear) => {
                 Self::Linear(id, Linear { epochs: settings.linear.epochs, ..linear })
