@@ -1,7 +1,7 @@
 //! Linear evaluation on stored features: one affine map from `h` to the classes, trained with labels.
 
 use super::Features;
-use super::scores::{Ranks, labels, rank};
+use super::scores::{Ranks, judged, labels};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::shape;
@@ -112,8 +112,8 @@ impl Linear {
                     .permutation(reference_labels.len())
             };
             let layer = self.fit(&x, &reference_labels, start, order, progress)?;
-            let (training, train_loss) = judge(&layer, &x, reference_labels, classes)?;
-            let (ranks, _) = judge(&layer, &input.rows(&queries.h), query_labels, classes)?;
+            let (training, train_loss) = judge(&layer, &x, &reference_labels, classes)?;
+            let (ranks, _) = judge(&layer, &input.rows(&queries.h), &query_labels, classes)?;
             Ok(Outcome { ranks, training, train_loss })
         })
     }
@@ -279,19 +279,19 @@ impl State {
 }
 
 /// Ranks of the true classes, and the mean cross-entropy.
-fn judge(layer: &Tensor, x: &Tensor, labels: Vec<u32>, classes: usize) -> Result<(Ranks, f64)> {
-    let mut ranks = Vec::with_capacity(labels.len());
+fn judge(layer: &Tensor, x: &Tensor, labels: &[u32], classes: usize) -> Result<(Ranks, f64)> {
+    let mut ranks = Ranks::none(classes, classes);
     let mut loss = 0.0;
     for tile in tiles(x) {
         let mut logits = vec![0.0f32; tile.size()[0] as usize * classes];
         let product = tile.matmul(layer);
         product.to_device(tch::Device::Cpu).copy_data(&mut logits, product.numel());
         for logits in logits.chunks(classes) {
-            let label = labels[ranks.len()] as usize;
+            let label = labels[ranks.labels.len()] as usize;
             let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = logits.iter().map(|logit| f64::from(logit - largest).exp()).sum();
             loss += sum.ln() - f64::from(logits[label] - largest);
-            ranks.push(rank(logits, label));
+            ranks.push(judged(logits, label), label as u32);
         }
     }
     if !loss.is_finite() {
@@ -302,7 +302,7 @@ fn judge(layer: &Tensor, x: &Tensor, labels: Vec<u32>, classes: usize) -> Result
         ));
     }
     let loss = loss / labels.len() as f64;
-    Ok((Ranks { ranks, labels, classes, depth: classes }, loss))
+    Ok((ranks, loss))
 }
 
 #[cfg(test)]
@@ -353,7 +353,7 @@ mod tests {
             assert!(largest(&(&trained - &expected)) < 2e-5, "{name}: {trained} {expected}");
             let moved = largest(&(&trained - layer(&golden["start"])));
             assert!(moved > 0.1, "{name} moved by {moved} only");
-            let (_, loss) = judge(&trained, &x, labels.clone(), 3).unwrap();
+            let (_, loss) = judge(&trained, &x, &labels, 3).unwrap();
             assert!((loss - golden[name]["loss"].as_f64().unwrap()).abs() < 1e-5, "{name} {loss}");
         }
     }

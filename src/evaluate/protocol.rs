@@ -3,7 +3,7 @@
 use super::record::Measure;
 use super::scores::Ranks;
 use super::{Features, Knn, Linear, knn, linear};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub struct Finding {
 pub struct Details {
     /// Images of each class (row) by the class they were taken for (column).
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub confusion: Vec<Vec<u32>>,
+    pub confusion: Vec<Vec<u64>>,
     /// Names of the rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
@@ -119,6 +119,49 @@ impl Protocol for Knn {
         _progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Finding> {
         Ok(Finding::of_ranks(&self.evaluate(queries, references)?, seed))
+    }
+}
+
+impl Protocol for knn::Sweep {
+    fn version(&self) -> u32 {
+        knn::VERSION
+    }
+
+    fn settings(&self) -> Value {
+        serde_json::json!(self)
+    }
+
+    /// The combination chosen on held-out references; without a choice, the first.
+    fn measure(
+        &self,
+        queries: &Features,
+        references: &Features,
+        seed: u64,
+        _progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Finding> {
+        let outcome = self.evaluate(queries, references, seed)?;
+        let Some(chosen) = &outcome.chosen else {
+            return Err(Error::Recipe(
+                "`sweep.holdout` must be above 0, so that the reported combination is not chosen on what it is judged by"
+                    .to_owned(),
+            ));
+        };
+        let point = outcome.points[chosen.point].setting;
+        let mut finding = Finding::of_ranks(&chosen.ranks, seed);
+        finding.chosen = serde_json::from_value(serde_json::json!(point)).unwrap_or_default();
+        finding.details.sweeps = self
+            .distance
+            .iter()
+            .map(|distance| Sweep {
+                setting: "k".to_owned(),
+                measure: format!("top1 of the queries, {}", distance.name()),
+                logarithmic: true,
+                at: self.k.iter().map(|k| *k as f64).collect(),
+                curves: outcome.curves(*distance),
+                chosen: (point.distance == *distance).then_some(point.k as f64),
+            })
+            .collect();
+        Ok(finding)
     }
 }
 

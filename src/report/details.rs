@@ -42,7 +42,7 @@ pub(super) struct MatrixRow {
 }
 
 pub(super) struct MatrixCell {
-    pub(super) count: u32,
+    pub(super) count: u64,
     /// Share of the row, in percent, whole.
     pub(super) share: u32,
     pub(super) right: bool,
@@ -130,19 +130,19 @@ impl Detail {
     }
 }
 
-fn matrix_row(name: String, class: usize, row: &[u32], square: bool) -> MatrixRow {
-    let total: u64 = row.iter().map(|count| u64::from(*count)).sum();
+fn matrix_row(name: String, class: usize, row: &[u64], square: bool) -> MatrixRow {
+    let total: u64 = row.iter().sum();
     let cell = |(column, count): (usize, &u32)| MatrixCell {
         count: *count,
-        share: (100.0 * f64::from(*count) / (total.max(1) as f64)).round() as u32,
+        share: (100.0 * *count as f64 / total.max(1) as f64).round() as u32,
         right: square && column == class,
     };
     MatrixRow { name, cells: row.iter().enumerate().map(cell).collect() }
 }
 
 /// Share of the images of a class that were taken for it; none for a class without images.
-fn of_class(name: String, class: usize, row: &[u32]) -> Option<(f64, Class)> {
-    let total: usize = row.iter().map(|count| *count as usize).sum();
+fn of_class(name: String, class: usize, row: &[u64]) -> Option<(f64, Class)> {
+    let total = row.iter().sum::<u64>() as usize;
     let right = *row.get(class)? as usize;
     let value = right as f64 / (total > 0).then_some(total)? as f64;
     let [low, high] = wilson(right, total);
@@ -157,7 +157,7 @@ fn of_class(name: String, class: usize, row: &[u32]) -> Option<(f64, Class)> {
 }
 
 fn most_confused(
-    counts: &[Vec<u32>],
+    counts: &[Vec<u64>],
     name: impl Fn(usize) -> String,
 ) -> Vec<(String, String, String)> {
     let cells = counts.iter().enumerate().flat_map(|(class, row)| {
@@ -169,7 +169,7 @@ fn most_confused(
     wrong.truncate(LISTED);
     let shown = wrong
         .into_iter()
-        .map(|(count, class, taken)| (name(class), name(taken), grouped(f64::from(count))));
+        .map(|(count, class, taken)| (name(class), name(taken), grouped(count as f64)));
     shown.collect()
 }
 

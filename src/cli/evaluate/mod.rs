@@ -23,8 +23,10 @@ pub(super) enum Command {
   diptych evaluate knn runs/a --data cifar10/
   diptych evaluate knn runs/a --protocol knn-npid --baselines
 
-Variants (--protocol): knn (200 neighbours, temperature 0.1), knn-1 (the nearest), knn-npid (temperature 0.07)
-Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes; knn.k, knn.temperature")]
+Variants (--protocol): knn (200 neighbours, temperature 0.1), knn-1 (the nearest), knn-npid (temperature 0.07), knn-sweep (a grid \
+of k, temperature and distance in one search; one is chosen on held-out references)
+Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes; knn.k, knn.temperature, \
+knn.distance; sweep.k, sweep.temperature, sweep.distance, sweep.holdout")]
     Knn(Arguments),
     /// A linear classifier on stored features
     #[command(after_help = "Examples:

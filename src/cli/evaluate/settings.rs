@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use diptych::error::Error;
-use diptych::evaluate::{Knn, Linear, Protocol};
+use diptych::evaluate::{Knn, Linear, Protocol, knn};
 use diptych::machine;
 use diptych::recipe::Recipe;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ pub(super) struct Settings {
     pub data: Data,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knn: Option<Knn>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<knn::Sweep>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linear: Option<Linear>,
 }
@@ -50,14 +52,19 @@ impl Settings {
                 classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
             },
             knn: None,
+            sweep: None,
             linear: None,
         }
     }
 
     /// The protocol that has a table here.
     pub(super) fn protocol(&self) -> Option<&dyn Protocol> {
-        let knn = self.knn.as_ref().map(|protocol| protocol as &dyn Protocol);
-        knn.or(self.linear.as_ref().map(|protocol| protocol as &dyn Protocol))
+        let tables: [Option<&dyn Protocol>; 3] = [
+            self.knn.as_ref().map(|it| it as &dyn Protocol),
+            self.sweep.as_ref().map(|it| it as &dyn Protocol),
+            self.linear.as_ref().map(|it| it as &dyn Protocol),
+        ];
+        tables.into_iter().flatten().next()
     }
 
     /// The seeds.
@@ -80,6 +87,7 @@ pub(super) const KNN: &[Variant] = &[
     Variant { id: "knn", set: |settings| settings.knn = Some(Knn::default()) },
     Variant { id: "knn-1", set: |settings| settings.knn = Some(Knn::nearest()) },
     Variant { id: "knn-npid", set: |settings| settings.knn = Some(Knn::npid()) },
+    Variant { id: "knn-sweep", set: |settings| settings.sweep = Some(knn::Sweep::default()) },
 ];
 
 pub(super) const LINEAR: &[Variant] = &[
