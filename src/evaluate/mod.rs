@@ -12,6 +12,7 @@ pub mod linear;
 #[cfg(test)]
 mod mutation;
 pub mod neighbours;
+pub mod probe;
 pub mod protocol;
 pub mod record;
 pub mod run;
