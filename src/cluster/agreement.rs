@@ -236,3 +236,79 @@ fn log_factorials(most: usize) -> Vec<f64> {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden;
+    use super::*;
+    use serde_json::Value;
+
+    fn list(value: &Value) -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
+    }
+
+    #[test]
+    fn all_scores_are_scikit_learns() {
+        let numbers = golden::numbers();
+        let cases = numbers["agreement"].as_array().unwrap();
+        assert!(cases.len() > 10);
+        for case in cases {
+            let (classes, clusters) = (list(&case["classes"]), list(&case["clusters"]));
+            let table = Contingency::new(&classes, &clusters).unwrap();
+            let turned = Contingency::new(&clusters, &classes).unwrap();
+            let compare = |name: &str, score: &dyn Fn(&Contingency) -> f64| {
+                let expected = case[name].as_f64().unwrap();
+                for found in [score(&table), score(&turned)] {
+                    assert!((found - expected).abs() < 1e-9, "{name}: {found}, expected {expected}");
+                }
+            };
+            compare("ari", &Contingency::ari);
+            compare("accuracy", &|table| table.matched().0);
+            for (name, average) in [
+                ("arithmetic", Average::Arithmetic),
+                ("geometric", Average::Geometric),
+                ("min", Average::Min),
+                ("max", Average::Max),
+            ] {
+                compare(&format!("nmi_{name}"), &|table| table.nmi(average));
+                compare(&format!("ami_{name}"), &|table| table.ami(average));
+            }
+        }
+    }
+
+    /// Appendix of the specification.
+    #[test]
+    fn nmi_has_the_published_values() {
+        let nmi = |classes: &[u32], clusters: &[u32]| {
+            Contingency::new(classes, clusters).unwrap().nmi(Average::default())
+        };
+        assert!((nmi(&[0, 0, 1, 1], &[0, 0, 1, 2]) - 0.8).abs() < 1e-12);
+        assert!((nmi(&[0, 0, 1, 1, 2, 2], &[0, 0, 0, 1, 1, 1]) - 0.515_803_7).abs() < 5e-8);
+    }
+
+    #[test]
+    fn names_do_not_count_and_lists_must_fit() {
+        let classes = [0, 0, 1, 1, 2, 2, 2, 0];
+        let clusters = [1, 1, 0, 2, 2, 2, 2, 0];
+        let renamed = clusters.map(|cluster| [70, 4_000_000_000, 3][cluster as usize]);
+        let (one, other) = (
+            Contingency::new(&classes, &clusters).unwrap(),
+            Contingency::new(&classes, &renamed).unwrap(),
+        );
+        assert!((one.nmi(Average::Max) - other.nmi(Average::Max)).abs() < 1e-15);
+        assert_eq!(one.matched().0.to_bits(), other.matched().0.to_bits());
+        assert_eq!(other.clusters, [3, 70, 4_000_000_000]);
+        assert!(matches!(Contingency::new(&classes, &clusters[1..]), Err(Error::Shape(_))));
+        assert!(matches!(Contingency::new(&[], &[]), Err(Error::Shape(_))));
+    }
+
+    #[test]
+    fn the_matching_names_the_class_of_each_cluster() {
+        // Clusters 0, 1, 2 are classes 2, 0, 1; two rows stray; cluster 3 stands for nothing.
+        let classes = [2, 2, 2, 0, 0, 1, 1, 1, 0, 2];
+        let clusters = [0, 0, 0, 1, 1, 2, 2, 2, 2, 3];
+        let (accuracy, matching) = Contingency::new(&classes, &clusters).unwrap().matched();
+        assert!((accuracy - 0.8).abs() < 1e-15);
+        assert_eq!(matching, [Some(2), Some(0), Some(1), None]);
+    }
+}

@@ -85,3 +85,36 @@ fn halves(points: &Points, rows: &[u32], stream: &mut Stream) -> ([Leaf; 2], u64
     };
     ([leaf(0), leaf(1)], fitted.iterations)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden;
+    use super::*;
+
+    #[test]
+    fn far_groups_split_as_scikit_learn_splits_them() {
+        let (arrays, numbers) = (golden::arrays(), golden::numbers());
+        for k in [2, 3, 4, 6] {
+            let found = fit(&arrays["bisecting.rows"], k, 0).unwrap();
+            let labels = golden::labels(&arrays[&format!("bisecting.labels.{k}")]);
+            assert_eq!(golden::renamed(&found.labels), golden::renamed(&labels), "{k}");
+            golden::close(found.inertia, &numbers[format!("bisecting.{k}")]["inertia"], 1e-4);
+        }
+    }
+
+    #[test]
+    fn the_children_of_a_split_stand_where_their_parent_stood() {
+        let rows = &golden::arrays()["bisecting.rows"];
+        for k in 2..6 {
+            let (few, many) = (fit(rows, k, 3).unwrap().labels, fit(rows, k + 1, 3).unwrap().labels);
+            // Which of the few each of the many was part of: one of them twice in a row, none out of order.
+            let parent = |child| {
+                let row = many.iter().position(|label| *label == child).unwrap();
+                few[row]
+            };
+            let parents: Vec<u32> = (0..=k as u32).map(parent).collect();
+            assert!(parents.is_sorted(), "{parents:?}");
+            assert!(many.iter().zip(&few).all(|(many, few)| parents[*many as usize] == *few));
+        }
+    }
+}

@@ -9,7 +9,7 @@
 //! 2010, "Making k-means even faster"). Sums follow the rows that changed sides, in f64.
 
 use super::points::{BLOCK, Points};
-use super::products::{LANES, Lanes, products};
+use super::products::{LANES, Lanes, Move, NONE, follow, products};
 use rayon::prelude::*;
 
 /// What the centre of a cluster is.
@@ -38,9 +38,6 @@ pub(super) struct Fitted {
     pub(super) centres: Vec<Lanes>,
     pub(super) iterations: u64,
 }
-
-/// No cluster yet.
-const NONE: u32 = u32::MAX;
 
 /// Sums are worked out by slices of this many [`Lanes`], one beside the other.
 const SLICE: usize = 2;
@@ -154,7 +151,7 @@ impl Run {
         at: usize,
     ) -> f64 {
         let k = self.counts.len();
-        let mut all: Vec<Vec<f64>> = (0..k).map(|cluster| sums.of(at * k + cluster, self.stride)).collect();
+        let mut all: Vec<Vec<f64>> = (0..k).map(|cluster| sums.of(at * k + cluster)).collect();
         let mut counts = self.counts.clone();
         if counts.contains(&0) {
             relocate(points, &labels(), &self.centres, &mut all, &mut counts);
@@ -226,15 +223,6 @@ fn relocate(
         counts[cluster] = 1;
         counts[old] -= 1;
     }
-}
-
-/// A row that changed sides.
-#[derive(Clone, Copy)]
-struct Move {
-    row: u32,
-    run: u32,
-    from: u32,
-    to: u32,
 }
 
 /// Consecutive rows, and where each start has them.
@@ -343,41 +331,41 @@ fn count_moves(blocks: &[Block], runs: &mut [Run]) -> Vec<bool> {
 
 /// Sums of the rows of each cluster of each run, by slices of the dimensions.
 struct Sums {
-    /// Each `[clusters, SLICE]`.
-    slices: Vec<Vec<[[f64; LANES]; SLICE]>>,
+    slices: Vec<Slice>,
+}
+
+/// The sums of some consecutive [`Lanes`], `[clusters, width]`.
+struct Slice {
+    first: usize,
+    width: usize,
+    sums: Vec<[f64; LANES]>,
 }
 
 impl Sums {
     fn new(stride: usize, clusters: usize) -> Self {
-        Self { slices: vec![vec![[[0.0; LANES]; SLICE]; clusters]; stride.div_ceil(SLICE)] }
+        let slice = |first| {
+            let width = SLICE.min(stride - first);
+            Slice { first, width, sums: vec![[0.0; LANES]; clusters * width] }
+        };
+        Self { slices: (0..stride).step_by(SLICE).map(slice).collect() }
     }
 
     /// Follows the moves, in their order.
     fn follow(&mut self, points: &Points, blocks: &[Block], k: usize) {
-        self.slices.par_iter_mut().enumerate().for_each(|(slice, sums)| {
-            for step in blocks.iter().flat_map(|block| &block.moves) {
-                let row = points.row(step.row as usize);
-                let row = &row[slice * SLICE..row.len().min((slice + 1) * SLICE)];
-                let base = step.run as usize * k;
-                if step.from != NONE {
-                    add(&mut sums[base + step.from as usize], row, -1.0);
-                }
-                add(&mut sums[base + step.to as usize], row, 1.0);
+        self.slices.par_iter_mut().for_each(|slice| {
+            let place = (points.stride, slice.first, slice.width);
+            for block in blocks {
+                follow(&mut slice.sums, &block.moves, &points.values, place, k);
             }
         });
     }
 
     /// The whole sum of a cluster, `[stride * LANES]`.
-    fn of(&self, cluster: usize, stride: usize) -> Vec<f64> {
-        let values = self.slices.iter().flat_map(|slice| slice[cluster].as_flattened());
-        values.take(stride * LANES).copied().collect()
-    }
-}
-
-fn add(sum: &mut [[f64; LANES]; SLICE], row: &[Lanes], sign: f64) {
-    for (sum, row) in sum.iter_mut().zip(row) {
-        for (sum, value) in sum.iter_mut().zip(row) {
-            *sum += sign * f64::from(*value);
-        }
+    fn of(&self, cluster: usize) -> Vec<f64> {
+        let part = |slice: &Slice| {
+            let range = cluster * slice.width..(cluster + 1) * slice.width;
+            slice.sums[range].as_flattened().to_vec()
+        };
+        self.slices.iter().flat_map(part).collect()
     }
 }

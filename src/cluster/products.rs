@@ -4,7 +4,6 @@
 //! k-means has: ten centres and 512 dimensions ran at 15 GFLOP/s where these loops ran at 80.
 
 use multiversion::multiversion;
-use std::array::from_fn;
 
 /// Partial sums of an inner product; rows are padded with zeros to a multiple.
 pub(super) const LANES: usize = 16;
@@ -55,39 +54,66 @@ fn with_panel<const C: usize>(
     k: usize,
     out: &mut [f32],
 ) {
-    let centres: [&[Lanes]; C] = from_fn(|j| &panel[j * stride..(j + 1) * stride]);
-    for (group, out) in rows.chunks(TILE_ROWS).zip(out.chunks_mut(TILE_ROWS * k)) {
-        // The last row stands in for those that are missing.
-        let tile: [&[Lanes]; TILE_ROWS] = from_fn(|r| {
-            let row = group[r.min(group.len() - 1)] as usize;
-            &points[row * stride..(row + 1) * stride]
-        });
+    let mut centres: [&[Lanes]; C] = [&[]; C];
+    for j in 0..C {
+        centres[j] = &panel[j * stride..(j + 1) * stride];
+    }
+    let mut done = 0;
+    while done < rows.len() {
+        let mut tile: [&[Lanes]; TILE_ROWS] = [&[]; TILE_ROWS];
+        for (r, tile) in tile.iter_mut().enumerate() {
+            // The last row stands in for those that are missing.
+            let row = rows[(done + r).min(rows.len() - 1)] as usize;
+            *tile = &points[row * stride..(row + 1) * stride];
+        }
         let found = tile_products(tile, centres);
-        for (out, found) in out.chunks_mut(k).zip(found) {
-            out[first..first + C].copy_from_slice(&found);
+        for found in found {
+            if done < rows.len() {
+                out[done * k + first..done * k + first + C].copy_from_slice(&found);
+                done += 1;
+            }
         }
     }
 }
 
+// Index loops throughout: iterators and closures are functions of their own, compiled for any processor, and where the
+// compiler does not take them in, which it often did not, these loops took ten times as long.
+
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "compiled for the processor of whoever calls")]
+#[expect(clippy::needless_range_loop, reason = "an iterator is not always taken in, see above")]
 fn tile_products<const R: usize, const C: usize>(
-    rows: [&[Lanes]; R],
-    centres: [&[Lanes]; C],
+    mut rows: [&[Lanes]; R],
+    mut centres: [&[Lanes]; C],
 ) -> [[f32; C]; R] {
+    // One length for all: no check remains in the loop.
     let stride = rows[0].len();
-    let (rows, centres) = (rows.map(|row| &row[..stride]), centres.map(|c| &c[..stride]));
+    for r in 0..R {
+        rows[r] = &rows[r][..stride];
+    }
+    for j in 0..C {
+        centres[j] = &centres[j][..stride];
+    }
     let mut sums = [[[0.0; LANES]; C]; R];
     for at in 0..stride {
-        let lanes: [Lanes; R] = from_fn(|r| rows[r][at]);
-        for (j, centre) in centres.iter().enumerate() {
-            let centre = centre[at];
-            for (sums, lanes) in sums.iter_mut().zip(&lanes) {
-                multiply_add(lanes, &centre, &mut sums[j]);
+        let mut lanes = [[0.0; LANES]; R];
+        for r in 0..R {
+            lanes[r] = rows[r][at];
+        }
+        for j in 0..C {
+            let centre = centres[j][at];
+            for r in 0..R {
+                multiply_add(&lanes[r], &centre, &mut sums[r][j]);
             }
         }
     }
-    sums.map(|row| row.map(total))
+    let mut totals = [[0.0; C]; R];
+    for r in 0..R {
+        for j in 0..C {
+            totals[r][j] = total(&sums[r][j]);
+        }
+    }
+    totals
 }
 
 /// A function of its own: within the loops around it the compiler would not see sixteen lanes as one register.
@@ -101,9 +127,15 @@ fn multiply_add(left: &Lanes, right: &Lanes, sum: &mut Lanes) {
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "compiled for the processor of whoever calls")]
-fn total(lanes: Lanes) -> f32 {
-    let eight: [f32; 8] = from_fn(|lane| lanes[lane] + lanes[lane + 8]);
-    let four: [f32; 4] = from_fn(|lane| eight[lane] + eight[lane + 4]);
+fn total(lanes: &Lanes) -> f32 {
+    let mut eight = [0.0; 8];
+    for lane in 0..8 {
+        eight[lane] = lanes[lane] + lanes[lane + 8];
+    }
+    let mut four = [0.0; 4];
+    for lane in 0..4 {
+        four[lane] = eight[lane] + eight[lane + 4];
+    }
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
@@ -117,30 +149,97 @@ pub(super) fn own_distances(
     stride: usize,
     out: &mut [f32],
 ) {
-    let rows = points[first * stride..].chunks_exact(stride);
-    for ((row, label), out) in rows.zip(labels).zip(out) {
-        let centre = &centres[*label as usize * stride..][..stride];
+    for at in 0..labels.len() {
+        let row = &points[(first + at) * stride..(first + at + 1) * stride];
+        let centre = labels[at] as usize * stride;
+        let centre = &centres[centre..centre + stride];
         let mut sums = [0.0; LANES];
-        for (row, centre) in row.iter().zip(centre) {
-            let apart: Lanes = from_fn(|lane| row[lane] - centre[lane]);
+        for at in 0..stride {
+            let mut apart = row[at];
+            for lane in 0..LANES {
+                apart[lane] -= centre[at][lane];
+            }
             multiply_add(&apart, &apart, &mut sums);
         }
-        *out = total(sums);
+        out[at] = total(&sums);
     }
 }
 
-/// Squared distances in f64 of one row to consecutive rows, all of `row.len()` elements; no rounding but f64's own.
+/// A row that changes from one sum to another.
+#[derive(Clone, Copy)]
+pub(super) struct Move {
+    pub(super) row: u32,
+    /// Whose sums, in case there are several.
+    pub(super) run: u32,
+    /// [`NONE`] if it was nowhere.
+    pub(super) from: u32,
+    pub(super) to: u32,
+}
+
+/// No cluster yet.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Lets sums in f64, of [`Lanes`] `first..first + width` of the rows, follow moves in their order. Run `r` has the `k` sums
+/// from `r * k` on, `[sums, width]`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub(super) fn exact_distances(row: &[Lanes], others: &[Lanes], out: &mut [f64]) {
-    for (other, out) in others.chunks_exact(row.len()).zip(out) {
-        let mut sums = [0.0f64; LANES];
-        for (left, right) in row.iter().zip(other) {
-            for lane in 0..LANES {
-                let apart = f64::from(left[lane]) - f64::from(right[lane]);
-                sums[lane] = apart.mul_add(apart, sums[lane]);
+pub(super) fn follow(
+    sums: &mut [[f64; LANES]],
+    moves: &[Move],
+    points: &[Lanes],
+    (stride, first, width): (usize, usize, usize),
+    k: usize,
+) {
+    for step in moves {
+        let row = step.row as usize * stride + first;
+        let row = &points[row..row + width];
+        let base = step.run as usize * k;
+        if step.from != NONE {
+            let from = (base + step.from as usize) * width;
+            let from = &mut sums[from..from + width];
+            for at in 0..width {
+                add(&row[at], -1.0, &mut from[at]);
             }
         }
-        *out = sums.iter().sum();
+        let to = (base + step.to as usize) * width;
+        let to = &mut sums[to..to + width];
+        for at in 0..width {
+            add(&row[at], 1.0, &mut to[at]);
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled for the processor of whoever calls")]
+fn add(row: &Lanes, sign: f64, sum: &mut [f64; LANES]) {
+    for lane in 0..LANES {
+        sum[lane] = f64::from(row[lane]).mul_add(sign, sum[lane]);
+    }
+}
+
+/// Squared distances in f64 of one row to consecutive rows, all of `row.len()` [`Lanes`]; no rounding but f64's own.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub(super) fn exact_distances(row: &[Lanes], others: &[Lanes], out: &mut [f64]) {
+    let stride = row.len();
+    for other in 0..out.len() {
+        let others = &others[other * stride..(other + 1) * stride];
+        let mut sums = [0.0f64; LANES];
+        for at in 0..stride {
+            add_squares(&row[at], &others[at], &mut sums);
+        }
+        let mut sum = 0.0;
+        for lane in 0..LANES {
+            sum += sums[lane];
+        }
+        out[other] = sum;
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "compiled for the processor of whoever calls")]
+fn add_squares(left: &Lanes, right: &Lanes, sum: &mut [f64; LANES]) {
+    for lane in 0..LANES {
+        let apart = f64::from(left[lane]) - f64::from(right[lane]);
+        sum[lane] = apart.mul_add(apart, sum[lane]);
     }
 }
 
@@ -148,6 +247,7 @@ pub(super) fn exact_distances(row: &[Lanes], others: &[Lanes], out: &mut [f64]) 
 mod tests {
     use super::*;
     use crate::random::{Purpose, Scope, Stream};
+    use std::array::from_fn;
 
     #[test]
     fn products_of_every_number_of_centres_are_those_of_one_at_a_time() {

@@ -130,3 +130,49 @@ fn draw(blocks: &[Block], start: usize, stream: &mut Stream) -> u32 {
     // The share came out above the sum by rounding.
     blocks.last().and_then(|block| block.rows.last()).copied().expect("there are rows")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Scope};
+    use tch::Tensor;
+
+    #[test]
+    fn a_row_is_drawn_as_often_as_its_squared_distance_says() {
+        // From row 0: distances 0, 1, 9, 0; in a second block, 90 times 0 and a 10.
+        let mut values = vec![0.0, 1.0, 3.0, 0.0];
+        values.resize(BLOCK + 90, 0.0);
+        values.push(10f32.sqrt());
+        let points = Points::new(&Tensor::from_slice(&values).view([-1, 1])).unwrap();
+        let mut blocks = vec![Block::new(0, BLOCK, 1), Block::new(BLOCK, 91, 1)];
+        for block in &mut blocks {
+            block.offer(&points, points.row(0), &points.squares[..1], 1);
+            block.accept(&[0]);
+        }
+        let mut stream = Stream::open(0, Purpose::Test, Scope::Item(0));
+        let mut counts = [0u32; 3];
+        for _ in 0..20_000 {
+            match draw(&blocks, 0, &mut stream) {
+                1 => counts[0] += 1,
+                2 => counts[1] += 1,
+                row if row as usize == BLOCK + 90 => counts[2] += 1,
+                row => panic!("row {row} lies on the centre"),
+            }
+        }
+        for (count, expected) in counts.into_iter().zip([1_000.0, 9_000.0, 10_000.0]) {
+            assert!((f64::from(count) - expected).abs() < 4.0 * 100.0, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn of_the_candidates_the_one_that_leaves_least_stays() {
+        // Two far groups: whichever is first, the second centre lies in the other one, though a candidate may not.
+        let values: Vec<f32> = (0..40u8).map(|row| f32::from(row % 2) * 100.0 + f32::from(row)).collect();
+        let points = Points::new(&Tensor::from_slice(&values).view([-1, 1])).unwrap();
+        let open = |start| Stream::open(2, Purpose::Test, Scope::Item(start));
+        let mut streams: Vec<Stream> = (0..50).map(open).collect();
+        for chosen in plus_plus(&points, 2, &mut streams) {
+            assert_ne!(chosen[0] % 2, chosen[1] % 2);
+        }
+    }
+}

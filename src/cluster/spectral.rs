@@ -79,3 +79,30 @@ fn check(rows: &Tensor, k: usize) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden;
+    use super::*;
+
+    #[test]
+    fn labels_are_those_of_a_plain_computation() {
+        let (arrays, numbers) = (golden::arrays(), golden::numbers());
+        let rows = &arrays["spectral.rows"];
+        let found = fit(rows, 4, 0).unwrap();
+        let labels = golden::labels(&arrays["spectral.labels"]);
+        assert_eq!(golden::renamed(&found.labels), golden::renamed(&labels));
+        golden::close(found.inertia, &numbers["spectral"]["inertia"], 1e-4);
+        let found = fit_cld(rows, 4).unwrap();
+        assert_eq!(found.labels, golden::labels(&arrays["spectral_cld.labels"]));
+    }
+
+    #[test]
+    fn too_many_rows_are_refused_with_the_number_that_fits() {
+        let rows = Tensor::ones([4_097, 1], (Kind::Float, tch::Device::Cpu));
+        for message in [fit(&rows, 2, 0).map(|_| ()), fit_cld(&rows, 2).map(|_| ())] {
+            let message = message.unwrap_err().to_string();
+            assert!(message.contains("4096 fit"), "{message}");
+        }
+    }
+}

@@ -29,3 +29,35 @@ pub(super) fn fit(rows: &Tensor, k: usize, seed: u64) -> Result<Clustering> {
         labels: best.labels,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Scope, Stream};
+    use crate::rows::unit_rows;
+    use tch::Kind;
+
+    #[test]
+    fn each_row_has_its_nearest_direction_and_each_direction_is_that_of_its_sum() {
+        let mut stream = Stream::open(4, Purpose::Test, Scope::Item(0));
+        let values: Vec<f32> = (0..500 * 7).map(|_| stream.normal() as f32 + 0.3).collect();
+        let rows = Tensor::from_slice(&values).view([500, 7]);
+        let found = fit(&rows, 5, 0).unwrap();
+        let unit = unit_rows(&rows.to_kind(Kind::Double));
+        let centres = Tensor::from_slice(found.centres.as_ref().unwrap()).view([5, 7]);
+        let cosines = unit.mm(&centres.to_kind(Kind::Double).tr());
+        let nearest: Vec<i64> = Vec::try_from(cosines.argmax(1, false)).unwrap();
+        let labels: Vec<i64> = found.labels.iter().map(|label| i64::from(*label)).collect();
+        assert_eq!(labels, nearest);
+        let members = Tensor::from_slice(&labels).one_hot(5).to_kind(Kind::Double);
+        let directions = unit_rows(&members.tr().mm(&unit));
+        // The last move was below the tolerance, not 0.
+        assert!((directions - &centres).abs().max().double_value(&[]) < 0.02);
+        let best = cosines.amax([1].as_slice(), false);
+        let objective = (1.0 - best).sum(Kind::Double).double_value(&[]);
+        assert!((objective - found.inertia).abs() < 1e-4, "{objective} {}", found.inertia);
+        // Lengths do not count.
+        let lengths = Tensor::arange(500, (Kind::Float, rows.device())).unsqueeze(1) + 1.0;
+        assert_eq!(fit(&(rows * lengths.exp2().clamp_max(64.0)), 5, 0).unwrap().labels, found.labels);
+    }
+}

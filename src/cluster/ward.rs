@@ -120,7 +120,20 @@ fn means(points: &Points, labels: &[u32], k: usize) -> Vec<Lanes> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::golden;
     use super::*;
+
+    #[test]
+    fn labels_are_scikit_learns_also_among_equal_distances() {
+        let arrays = golden::arrays();
+        for name in ["ward", "grey"] {
+            for k in [2, 4, 6, 8] {
+                let found = fit(&arrays[&format!("{name}.rows")], k).unwrap();
+                let labels = golden::labels(&arrays[&format!("{name}.labels.{k}")]);
+                assert_eq!(found.labels, labels, "{name} {k}");
+            }
+        }
+    }
 
     /// Appendix of the specification, made with scikit-learn.
     #[test]
