@@ -324,10 +324,13 @@ fn the_small_commands_answer() {
     let views = json(&[&views[..], &["--out", picture.to_str().unwrap()]].concat());
     assert_eq!(views["images"].as_array().unwrap().len(), 3);
     assert!(image::open(&picture).unwrap().width() > 200);
-    for command in ["pretrain", "embed", "evaluate", "views", "data", "recipes", "report", "doctor"]
-    {
-        let output = diptych(&[command, "--help"]).output().unwrap();
-        let help = String::from_utf8(output.stdout).unwrap();
+    let commands =
+        ["pretrain", "embed", "evaluate", "views", "data", "recipes", "report", "doctor"];
+    let protocols = ["evaluate knn", "evaluate linear"];
+    for command in commands.iter().chain(&protocols) {
+        let mut output =
+            diptych(&[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat());
+        let help = String::from_utf8(output.output().unwrap().stdout).unwrap();
         assert!(help.contains("Example"), "{command} --help has no example");
     }
 }

@@ -44,7 +44,8 @@ enum Command {
     /// Store the features of every image of a data source
     Embed(embed::Arguments),
     /// Judge a representation by a protocol
-    Evaluate(evaluate::Arguments),
+    #[command(subcommand, after_help = evaluate::EXAMPLES)]
+    Evaluate(evaluate::Command),
     /// Draw augmented views, with the sampled values, as a contact sheet
     Views(views::Arguments),
     /// Look at a data source
@@ -165,7 +166,7 @@ fn run(command: &Command) -> Result<Answer> {
     match command {
         Command::Pretrain(arguments) => pretrain::run(arguments),
         Command::Embed(arguments) => embed::run(arguments),
-        Command::Evaluate(arguments) => evaluate::run(arguments),
+        Command::Evaluate(command) => evaluate::run(command),
         Command::Views(arguments) => views::run(arguments),
         Command::Data(command) => data::run(command),
         Command::Recipes(command) => recipes::run(command),

@@ -61,6 +61,20 @@ pub(super) fn image_bar(what: &str) -> impl FnMut(usize, usize) {
     }
 }
 
+/// A bar for rounds of work; use as `&mut |done, all| …`.
+pub(super) fn round_bar(what: &str) -> impl FnMut(u64, u64) {
+    let bar = Bar::new(0)
+        .with_style(style("{msg} {wide_bar} {pos}/{len}, {eta} left"))
+        .with_message(what.to_owned());
+    move |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+        if done == all {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 impl Observer for ProgressBar {
     fn step(&mut self, progress: &Progress) -> DiptychResult<()> {
         if progress.loss.is_finite() {

@@ -239,6 +239,18 @@ impl Features {
         shape::check("index", &self.index, &[rows])
     }
 
+    /// Some of the rows, in the order given.
+    pub(super) fn rows(&self, rows: &[usize]) -> Self {
+        let at = Tensor::from_slice(&rows.iter().map(|row| *row as i64).collect::<Vec<_>>());
+        Self {
+            h: self.h.index_select(0, &at.to_device(self.h.device())),
+            labels: self.labels.index_select(0, &at.to_device(self.labels.device())),
+            index: self.index.index_select(0, &at.to_device(self.index.device())),
+            paths: rows.iter().map(|row| self.paths[*row].clone()).collect(),
+            damaged: Vec::new(),
+        }
+    }
+
     /// The labels as plain numbers.
     pub(super) fn labels(&self) -> Vec<i64> {
         integers(&self.labels)

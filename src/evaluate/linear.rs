@@ -1,11 +1,11 @@
 //! Linear evaluation on stored features: one affine map from `h` to the classes, trained with labels.
 
 use super::Features;
-use super::scores::{Ranks, labels, rank};
+use super::scores::{Ranks, judged, labels};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::shape;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 use tch::{Kind, Tensor};
 
@@ -13,8 +13,8 @@ use tch::{Kind, Tensor};
 pub const VERSION: u32 = 1;
 
 /// How the layer moves.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(tag = "name", rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
     /// SGD with Nesterov momentum in the form of PyTorch and TensorFlow; the rate, scaled by batch size / 256, falls to 0
     /// along half a cosine, step by step.
@@ -32,7 +32,8 @@ pub enum Optimizer {
 }
 
 /// Softmax regression by mini-batches on stored features. No weight decay; the state after the last epoch counts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Linear {
     /// How the layer moves.
     pub optimizer: Optimizer,
@@ -111,8 +112,8 @@ impl Linear {
                     .permutation(reference_labels.len())
             };
             let layer = self.fit(&x, &reference_labels, start, order, progress)?;
-            let (training, train_loss) = judge(&layer, &x, reference_labels, classes)?;
-            let (ranks, _) = judge(&layer, &input.rows(&queries.h), query_labels, classes)?;
+            let (training, train_loss) = judge(&layer, &x, &reference_labels, classes)?;
+            let (ranks, _) = judge(&layer, &input.rows(&queries.h), &query_labels, classes)?;
             Ok(Outcome { ranks, training, train_loss })
         })
     }
@@ -278,19 +279,19 @@ impl State {
 }
 
 /// Ranks of the true classes, and the mean cross-entropy.
-fn judge(layer: &Tensor, x: &Tensor, labels: Vec<u32>, classes: usize) -> Result<(Ranks, f64)> {
-    let mut ranks = Vec::with_capacity(labels.len());
+fn judge(layer: &Tensor, x: &Tensor, labels: &[u32], classes: usize) -> Result<(Ranks, f64)> {
+    let mut ranks = Ranks::none(classes, classes);
     let mut loss = 0.0;
     for tile in tiles(x) {
         let mut logits = vec![0.0f32; tile.size()[0] as usize * classes];
         let product = tile.matmul(layer);
         product.to_device(tch::Device::Cpu).copy_data(&mut logits, product.numel());
         for logits in logits.chunks(classes) {
-            let label = labels[ranks.len()] as usize;
+            let label = labels[ranks.labels.len()] as usize;
             let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = logits.iter().map(|logit| f64::from(logit - largest).exp()).sum();
             loss += sum.ln() - f64::from(logits[label] - largest);
-            ranks.push(rank(logits, label));
+            ranks.push(judged(logits, label), label as u32);
         }
     }
     if !loss.is_finite() {
@@ -301,7 +302,7 @@ fn judge(layer: &Tensor, x: &Tensor, labels: Vec<u32>, classes: usize) -> Result
         ));
     }
     let loss = loss / labels.len() as f64;
-    Ok((Ranks { ranks, labels, classes, depth: classes }, loss))
+    Ok((ranks, loss))
 }
 
 #[cfg(test)]
@@ -352,7 +353,7 @@ mod tests {
             assert!(largest(&(&trained - &expected)) < 2e-5, "{name}: {trained} {expected}");
             let moved = largest(&(&trained - layer(&golden["start"])));
             assert!(moved > 0.1, "{name} moved by {moved} only");
-            let (_, loss) = judge(&trained, &x, labels.clone(), 3).unwrap();
+            let (_, loss) = judge(&trained, &x, &labels, 3).unwrap();
             assert!((loss - golden[name]["loss"].as_f64().unwrap()).abs() < 1e-5, "{name} {loss}");
         }
     }

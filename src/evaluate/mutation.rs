@@ -193,9 +193,11 @@ fn records() {
         metric: "top1".into(),
         value: 0.5,
         interval_95: Some([0.4, 0.6]),
+        repeats: None,
         also: BTreeMap::new(),
         baselines: BTreeMap::new(),
         settings: BTreeMap::from([("k".to_owned(), 200.into())]),
+        chosen: BTreeMap::new(),
         data: DataUsed {
             location: "here".into(),
             format: "numbers".into(),

@@ -1,5 +1,6 @@
 //! One number and everything that made it: what a protocol run leaves behind.
 
+use super::protocol::Details;
 use crate::error::{Error, Result};
 use crate::files::replace_text;
 use crate::train::journal::Event;
@@ -10,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A measured value with its 95 % interval, where one is defined.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
     /// The value; accuracies are shares in [0, 1].
     pub value: f64,
@@ -32,6 +33,9 @@ pub struct Record {
     pub value: f64,
     /// Its 95 % interval.
     pub interval_95: Option<[f64; 2]>,
+    /// The runs of several seeds that `value` is the mean of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<Repeats>,
     /// Further measures of the same run: `top5`, `mean_per_class`, `train_loss`, ...
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub also: BTreeMap<String, Measure>,
@@ -40,6 +44,9 @@ pub struct Record {
     pub baselines: BTreeMap<String, Measure>,
     /// Every setting of the protocol that changes the number.
     pub settings: BTreeMap<String, Value>,
+    /// What the protocol chose by itself, on images it was not judged on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub chosen: BTreeMap<String, Value>,
     /// What it was measured on.
     pub data: DataUsed,
     /// What was measured.
@@ -63,6 +70,33 @@ pub struct Record {
     /// Revision of the working tree it was built from, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+}
+
+/// One protocol run with several seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Repeats {
+    /// The seeds.
+    pub seeds: Vec<u64>,
+    /// What each came to.
+    pub values: Vec<f64>,
+    /// Sample standard deviation of these.
+    pub deviation: f64,
+}
+
+impl Repeats {
+    /// Of at least two seeds.
+    pub fn of(seeds: &[u64], values: Vec<f64>) -> Self {
+        assert!(seeds.len() > 1 && seeds.len() == values.len(), "a value for each of two seeds");
+        let mean = Self::mean(&values);
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let deviation = (squares / (values.len() - 1) as f64).sqrt();
+        Self { seeds: seeds.to_vec(), values, deviation }
+    }
+
+    /// The mean of values.
+    pub fn mean(values: &[f64]) -> f64 {
+        values.iter().sum::<f64>() / values.len() as f64
+    }
 }
 
 /// Where the images of a number came from.
@@ -154,6 +188,7 @@ impl Record {
             self.preprocess,
             self.seed,
             self.choice,
+            self.repeats.as_ref().map(|repeats| &repeats.seeds),
         ]);
         blake3::hash(identity.to_string().as_bytes()).to_hex()[..12].to_owned()
     }
@@ -168,6 +203,21 @@ impl Record {
         text.push('\n');
         replace_text(&path, &text)?;
         Ok(path)
+    }
+
+    /// Puts `details`, if there are any, beside the record: `details/` in its folder, a file of the same name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn save_details(&self, folder: &Path, details: &Details) -> Result<()> {
+        if *details == Details::default() {
+            return Ok(());
+        }
+        let folder = folder.join("details");
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let name = format!("{}-{}.json", self.protocol, self.identity());
+        let text = serde_json::to_string(details).expect("plain data has a JSON form");
+        replace_text(&folder.join(name), &text)
     }
 
     /// Reads what [`Record::save`] wrote.
@@ -202,12 +252,14 @@ mod tests {
             metric: "top1".into(),
             value: 0.875,
             interval_95: Some([0.8, 0.9]),
+            repeats: None,
             also: BTreeMap::from([("top5".into(), Measure { value: 0.99, interval_95: None })]),
             baselines: BTreeMap::new(),
             settings: BTreeMap::from([
                 ("k".into(), 200.into()),
                 ("temperature".into(), 0.1.into()),
             ]),
+            chosen: BTreeMap::new(),
             data: DataUsed {
                 location: "data/cifar10".into(),
                 format: "parquet".into(),

@@ -4,6 +4,7 @@ use super::Features;
 use super::interval::{bootstrap, wilson};
 use super::record::Measure;
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// Where the true class of each image came out among all classes, best first. Every image is in it exactly once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct Ranks {
     pub ranks: Vec<u32>,
     /// The true class of each image.
     pub labels: Vec<u32>,
+    /// The class ranked first for each image; of equal scores the lower class.
+    pub predicted: Vec<u32>,
     /// Number of classes ranked.
     pub classes: usize,
     /// Number of classes that can have a score of their own at once: all of them, or the neighbours asked for. Below 5
@@ -19,7 +22,57 @@ pub struct Ranks {
     pub depth: usize,
 }
 
+/// How often the images of one class are ranked right.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassAccuracy {
+    /// The class.
+    pub class: u32,
+    /// Its images whose class is ranked first.
+    pub correct: usize,
+    /// Its images.
+    pub images: usize,
+    /// Share of the images that are right with its Wilson interval; none for a class without images.
+    pub accuracy: Option<Measure>,
+}
+
 impl Ranks {
+    /// Ranks of no image yet.
+    pub(super) fn none(classes: usize, depth: usize) -> Self {
+        Self { ranks: Vec::new(), labels: Vec::new(), predicted: Vec::new(), classes, depth }
+    }
+
+    /// Adds an image by what [`judged`] says of its scores.
+    pub(super) fn push(&mut self, (rank, predicted): (u32, u32), label: u32) {
+        self.ranks.push(rank);
+        self.labels.push(label);
+        self.predicted.push(predicted);
+    }
+
+    /// How many images of each class (row) were taken for each class (column), `classes` rows of `classes` counts.
+    pub fn confusion(&self) -> Vec<Vec<u64>> {
+        let mut counts = vec![vec![0; self.classes]; self.classes];
+        for (label, predicted) in self.labels.iter().zip(&self.predicted) {
+            counts[*label as usize][*predicted as usize] += 1;
+        }
+        counts
+    }
+
+    /// Accuracy of each class, in the order of the classes.
+    pub fn per_class(&self) -> Vec<ClassAccuracy> {
+        let mut counts = vec![(0, 0); self.classes];
+        for (label, rank) in self.labels.iter().zip(&self.ranks) {
+            let (correct, images) = &mut counts[*label as usize];
+            *correct += usize::from(*rank == 0);
+            *images += 1;
+        }
+        let of_class = |(class, (correct, images)): (u32, (usize, usize))| {
+            let value = correct as f64 / images as f64;
+            let accuracy = Measure { value, interval_95: Some(wilson(correct, images)) };
+            ClassAccuracy { class, correct, images, accuracy: (images > 0).then_some(accuracy) }
+        };
+        (0..).zip(counts).map(of_class).collect()
+    }
+
     /// Share of images whose true class is among the `k` best, with its Wilson interval.
     pub fn top(&self, k: u32) -> Measure {
         let correct = self.ranks.iter().filter(|rank| **rank < k).count();
@@ -54,14 +107,17 @@ impl Ranks {
     }
 }
 
-/// Number of classes that score above the true one; of equal scores the lower class is first.
-pub(super) fn rank<T: PartialOrd + Copy>(scores: &[T], label: usize) -> u32 {
+/// Number of classes that score above the true one, and the class ranked first; of equal scores the lower class is first.
+pub(super) fn judged<T: PartialOrd + Copy>(scores: &[T], label: usize) -> (u32, u32) {
     let own = scores[label];
-    let above = scores
-        .iter()
-        .enumerate()
-        .filter(|(class, score)| **score > own || (**score == own && *class < label));
-    above.count() as u32
+    let (mut above, mut first) = (0, 0);
+    for (class, score) in scores.iter().enumerate() {
+        above += u32::from(*score > own || (*score == own && class < label));
+        if *score > scores[first] {
+            first = class;
+        }
+    }
+    (above, first as u32)
 }
 
 /// The labels of both sides and the number of classes: 1 + the largest label of either, so that a class that one side
@@ -107,12 +163,33 @@ mod tests {
     #[test]
     fn equal_scores_rank_the_lower_class_first() {
         let scores = [1.0, 3.0, 3.0, 0.0, 1.0];
-        let ranks: Vec<u32> = (0..5).map(|label| rank(&scores, label)).collect();
+        let ranks: Vec<u32> = (0..5).map(|label| judged(&scores, label).0).collect();
         assert_eq!(ranks, [2, 0, 1, 4, 3]);
+        assert!((0..5).all(|label| judged(&scores, label).1 == 1));
     }
 
     fn ranks(ranks: &[u32], labels: &[u32], classes: usize, depth: usize) -> Ranks {
-        Ranks { ranks: ranks.to_vec(), labels: labels.to_vec(), classes, depth }
+        let predicted = vec![0; labels.len()];
+        Ranks { ranks: ranks.to_vec(), labels: labels.to_vec(), predicted, classes, depth }
+    }
+
+    #[test]
+    fn the_confusion_matrix_counts_true_by_row_and_first_ranked_by_column() {
+        let mut found = Ranks::none(4, 4);
+        let scores = [([3, 1, 2, 0], 0), ([3, 1, 2, 0], 2), ([0, 5, 5, 1], 2), ([0, 5, 5, 1], 1)];
+        for (scores, label) in scores {
+            found.push(judged(&scores, label), label as u32);
+        }
+        let matrix = found.confusion();
+        assert_eq!(matrix, [[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0; 4]]);
+        let classes = found.per_class();
+        for (class, row) in classes.iter().zip(&matrix) {
+            assert_eq!(class.correct as u64, row[class.class as usize]);
+            assert_eq!(class.images as u64, row.iter().sum::<u64>());
+        }
+        assert_eq!(classes[1].accuracy.as_ref().unwrap().value, 1.0);
+        assert_eq!(classes[2].accuracy.as_ref().unwrap().interval_95, Some(wilson(0, 2)));
+        assert_eq!(classes[3].accuracy, None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const FONT: u32 = 60;
 
 // Not colours but names: each is replaced by a class of the style sheet.
 const GRID: RGBColor = RGBColor(1, 1, 1);
-const AXIS: RGBColor = RGBColor(2, 2, 2);
+pub(super) const AXIS: RGBColor = RGBColor(2, 2, 2);
 const LABEL: RGBColor = RGBColor(3, 3, 3);
 const LINE: RGBColor = RGBColor(4, 4, 4);
 const DOT: RGBColor = RGBColor(5, 5, 5);

@@ -138,7 +138,11 @@ pub(super) fn page(paths: &[PathBuf]) -> Result<(String, Vec<String>)> {
     let environments: Vec<_> = runs.iter().map(|run| environment(&run.run)).collect();
     let over = over(&runs);
     let page = Page {
-        css: concat!(include_str!("report.css"), include_str!("comparison.css")),
+        css: concat!(
+            include_str!("report.css"),
+            include_str!("series.css"),
+            include_str!("comparison.css")
+        ),
         js: concat!(include_str!("page.js"), include_str!("comparison.js")),
         name: counted(runs.len(), "run"),
         notes: notes.clone(),

@@ -4,6 +4,7 @@ use askama::Template;
 use toml::Value as Toml;
 
 use super::chart::{self, Chart};
+use super::details::Detail;
 use super::format::{
     counted, duration, flattened, grouped, is_fraction, measured, percent, plain, significant,
 };
@@ -33,6 +34,7 @@ struct Page<'a> {
     figures: Vec<Figure<'a>>,
     galleries: &'a [Gallery],
     evaluations: Vec<Row<'a>>,
+    details: &'a [Detail],
     recipe: &'a str,
     tables: Vec<(&'static str, Vec<(String, String)>)>,
     log: &'a str,
@@ -96,12 +98,17 @@ struct Happened<'a> {
 const EVENTS: usize = 50;
 
 /// The page about one run.
-pub(super) fn page(run: &Run, galleries: &[Gallery], log: &str) -> Result<String> {
+pub(super) fn page(
+    run: &Run,
+    galleries: &[Gallery],
+    details: &[Detail],
+    log: &str,
+) -> Result<String> {
     let status = &run.status;
     let (progress, fraction) = progress(run);
     let state = run.state.as_ref().map_or("no status yet".to_owned(), State::to_string);
     let page = Page {
-        css: include_str!("report.css"),
+        css: concat!(include_str!("report.css"), include_str!("series.css")),
         js: concat!(include_str!("page.js"), include_str!("report.js")),
         name: &run.name,
         facts: facts(&run.recipe),
@@ -114,6 +121,7 @@ pub(super) fn page(run: &Run, galleries: &[Gallery], log: &str) -> Result<String
         figures: figures(run),
         galleries,
         evaluations: run.evaluations.iter().map(row).collect(),
+        details,
         recipe: &run.recipe_text,
         tables: tables(run, status),
         log,

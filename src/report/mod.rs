@@ -7,6 +7,7 @@
 
 mod chart;
 mod comparison;
+mod details;
 mod format;
 mod gallery;
 mod html;
@@ -51,9 +52,10 @@ pub fn write(run: &Path) -> Result<PathBuf> {
 pub fn write_to(run: &Path, path: &Path) -> Result<()> {
     let mut read = Run::read(run)?;
     let galleries = run::read_galleries(run, &mut read.notes);
+    let details = details::read(run, &read.evaluations, &mut read.notes);
     let log = run::log_lines(run, &mut read.notes);
     let log = log[log.len().saturating_sub(LOG_LINES)..].join("\n");
-    replace_text(path, &html::page(&read, &galleries, &log)?)
+    replace_text(path, &html::page(&read, &galleries, &details, &log)?)
 }
 
 /// Writes one page about several runs to `path` and returns what of them could not be read, one sentence each, which

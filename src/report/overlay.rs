@@ -68,21 +68,25 @@ pub(super) fn draw(lines: &[Line], over: Over, percent: bool) -> Option<Overlay>
         root.present().expect("drawing into a string does not fail");
         area
     };
-    let mut drawing = styled(&drawing);
-    for line in lines {
-        let RGBColor(r, g, b) = name(line.run);
-        for (attribute, class) in [("stroke", "line"), ("fill", "dot")] {
-            let color = format!("{attribute}=\"#{r:02X}{g:02X}{b:02X}\"");
-            let class = format!("class=\"{class} s{0} r{0}\"", line.run);
-            drawing = drawing.replace(&color, &class);
-        }
-    }
+    let drawing = named_lines(styled(&drawing), lines.iter().map(|line| line.run));
     let points = lines.iter().map(|line| read_off(&line.points, over)).collect();
     Some(Overlay { drawing, area, domain: [0.0, last, high, low], points })
 }
 
+/// Puts classes in the place of the lines' colours.
+pub(super) fn named_lines(drawing: String, runs: impl Iterator<Item = usize>) -> String {
+    runs.fold(drawing, |mut drawing, run| {
+        let RGBColor(r, g, b) = name(run);
+        for (attribute, class) in [("stroke", "line"), ("fill", "dot")] {
+            let color = format!("{attribute}=\"#{r:02X}{g:02X}{b:02X}\"");
+            drawing = drawing.replace(&color, &format!("class=\"{class} s{run} r{run}\""));
+        }
+        drawing
+    })
+}
+
 /// Not a colour but a name: it is replaced by a class of the style sheet.
-fn name(run: usize) -> RGBColor {
+pub(super) fn name(run: usize) -> RGBColor {
     RGBColor(16, run as u8, 0)
 }
 

@@ -1,5 +1,6 @@
 //! Promises of the page, held to folders made by hand.
 
+mod details;
 mod several;
 
 use std::fs;

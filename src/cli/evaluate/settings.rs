@@ -1,0 +1,109 @@
+//! Settings of an evaluation: what all protocols share, and a table for the one that is asked for.
+
+use anyhow::Result;
+use diptych::error::Error;
+use diptych::evaluate::{Knn, Linear, Protocol, knn};
+use diptych::machine;
+use diptych::recipe::Recipe;
+use serde::{Deserialize, Serialize};
+
+/// Settings that are left out while they have no value.
+pub(super) const OPTIONAL: [&str; 1] = ["data.limit"];
+
+/// What users set, `key=value`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    /// Of everything random in the protocol, and of how the data are cut.
+    pub seed: u64,
+    /// How many seeds, from `seed` on.
+    pub seeds: u64,
+    pub threads: usize,
+    pub device: String,
+    pub data: Data,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub knn: Option<Knn>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<knn::Sweep>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linear: Option<Linear>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    pub holdout: f64,
+    pub classes: Vec<String>,
+}
+
+impl Settings {
+    /// Those of a protocol that trains nothing with the backbone, before anything is changed.
+    pub(super) fn new(recipe: Option<&Recipe>) -> Self {
+        Self {
+            seed: recipe.map_or(0, |recipe| recipe.seed),
+            seeds: 1,
+            threads: machine::cores(),
+            device: "auto".to_owned(),
+            data: Data {
+                limit: None,
+                holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
+                classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
+            },
+            knn: None,
+            sweep: None,
+            linear: None,
+        }
+    }
+
+    /// The protocol that has a table here.
+    pub(super) fn protocol(&self) -> Option<&dyn Protocol> {
+        let tables: [Option<&dyn Protocol>; 3] = [
+            self.knn.as_ref().map(|it| it as &dyn Protocol),
+            self.sweep.as_ref().map(|it| it as &dyn Protocol),
+            self.linear.as_ref().map(|it| it as &dyn Protocol),
+        ];
+        tables.into_iter().flatten().next()
+    }
+
+    /// The seeds.
+    pub(super) fn all_seeds(&self) -> Result<Vec<u64>> {
+        if self.seeds == 0 {
+            return Err(Error::Recipe("`seeds` must be at least 1, found `0`".to_owned()).into());
+        }
+        Ok((self.seed..self.seed.saturating_add(self.seeds)).collect())
+    }
+}
+
+/// A protocol on stored features, by its id.
+pub(super) struct Variant {
+    pub id: &'static str,
+    /// Puts its table in place.
+    pub set: fn(&mut Settings),
+}
+
+pub(super) const KNN: &[Variant] = &[
+    Variant { id: "knn", set: |settings| settings.knn = Some(Knn::default()) },
+    Variant { id: "knn-1", set: |settings| settings.knn = Some(Knn::nearest()) },
+    Variant { id: "knn-npid", set: |settings| settings.knn = Some(Knn::npid()) },
+    Variant { id: "knn-sweep", set: |settings| settings.sweep = Some(knn::Sweep::default()) },
+];
+
+pub(super) const LINEAR: &[Variant] = &[
+    Variant { id: "linear-features", set: |settings| settings.linear = Some(Linear::features()) },
+    Variant {
+        id: "adam-features",
+        set: |settings| settings.linear = Some(Linear::adam_features()),
+    },
+];
+
+/// The variant of an id, the first without one.
+pub(super) fn variant(variants: &'static [Variant], id: Option<&str>) -> Result<&'static Variant> {
+    let Some(id) = id else { return Ok(&variants[0]) };
+    variants.iter().find(|variant| variant.id == id).ok_or_else(|| {
+        let known: Vec<&str> = variants.iter().map(|variant| variant.id).collect();
+        let known = known.join(", ");
+        Error::Recipe(format!("`--protocol` must be one of {known}, found `{id}`")).into()
+    })
+}

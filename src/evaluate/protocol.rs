@@ -1,0 +1,190 @@
+//! What protocols that need stored features alone have in common: settings in, a finding out.
+
+use super::record::Measure;
+use super::scores::Ranks;
+use super::{Features, Knn, Linear, knn, linear};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A way to judge a representation from stored features.
+pub trait Protocol {
+    /// Version of the protocol; numbers of different versions do not compare.
+    fn version(&self) -> u32;
+
+    /// Every setting that changes the number, as a JSON object.
+    fn settings(&self) -> Value;
+
+    /// Judges `queries` with what `references` teach. `progress` gets rounds done and rounds in all, of protocols that
+    /// have such.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Recipe`] for a setting out of range; [`crate::error::Error::Data`] for features that the
+    /// protocol cannot judge, too few or without labels; [`crate::error::Error::NonFinite`] for features that are no
+    /// numbers.
+    fn measure(
+        &self,
+        queries: &Features,
+        references: &Features,
+        seed: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Finding>;
+}
+
+/// What a protocol found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Finding {
+    /// What `value` is: `top1`, `nmi`.
+    pub metric: String,
+    /// The number; accuracies are shares in [0, 1].
+    pub value: Measure,
+    /// Further measures.
+    pub also: BTreeMap<String, Measure>,
+    /// What the protocol chose by itself, on images it was not judged on: `weight_decay`.
+    pub chosen: BTreeMap<String, Value>,
+    /// What else there is to look at.
+    pub details: Details,
+}
+
+/// What a number does not tell; kept beside the record and drawn in the report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Details {
+    /// Images of each class (row) by the class they were taken for (column).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub confusion: Vec<Vec<u64>>,
+    /// Names of the rows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+    /// Names of the columns, where they are not the classes: clusters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    /// How a measure depends on a setting.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sweeps: Vec<Sweep>,
+}
+
+/// How a measure depends on a setting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sweep {
+    /// The setting: `k`, `weight_decay`.
+    pub setting: String,
+    /// What was measured, and on which images: `top1 on the validation part`.
+    pub measure: String,
+    /// Whether the setting is best drawn on a logarithmic axis.
+    pub logarithmic: bool,
+    /// Values of the setting.
+    pub at: Vec<f64>,
+    /// Named curves, a value for each of `at`.
+    pub curves: Vec<(String, Vec<f64>)>,
+    /// The value that was chosen, or taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<f64>,
+}
+
+impl Finding {
+    /// Of a classification: top-1, with top-5, mean per class and the confusion matrix beside it.
+    pub fn of_ranks(ranks: &Ranks, seed: u64) -> Self {
+        let mut also = BTreeMap::from([("mean_per_class".to_owned(), ranks.mean_per_class(seed))]);
+        if let Some(top5) = ranks.top5() {
+            also.insert("top5".to_owned(), top5);
+        }
+        Self { metric: "top1".to_owned(), value: ranks.top(1), also, ..Self::default() }
+    }
+
+    /// With a further measure.
+    #[must_use]
+    pub fn and(mut self, name: &str, measure: Measure) -> Self {
+        self.also.insert(name.to_owned(), measure);
+        self
+    }
+}
+
+impl Protocol for Knn {
+    fn version(&self) -> u32 {
+        knn::VERSION
+    }
+
+    fn settings(&self) -> Value {
+        serde_json::json!(self)
+    }
+
+    fn measure(
+        &self,
+        queries: &Features,
+        references: &Features,
+        seed: u64,
+        _progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Finding> {
+        Ok(Finding::of_ranks(&self.evaluate(queries, references)?, seed))
+    }
+}
+
+impl Protocol for knn::Sweep {
+    fn version(&self) -> u32 {
+        knn::VERSION
+    }
+
+    fn settings(&self) -> Value {
+        serde_json::json!(self)
+    }
+
+    /// The combination chosen on held-out references; without a choice, the first.
+    fn measure(
+        &self,
+        queries: &Features,
+        references: &Features,
+        seed: u64,
+        _progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Finding> {
+        let outcome = self.evaluate(queries, references, seed)?;
+        let Some(chosen) = &outcome.chosen else {
+            return Err(Error::Recipe(
+                "`sweep.holdout` must be above 0, so that the reported combination is not chosen on what it is judged by"
+                    .to_owned(),
+            ));
+        };
+        let point = outcome.points[chosen.point].setting;
+        let mut finding = Finding::of_ranks(&chosen.ranks, seed);
+        finding.chosen = serde_json::from_value(serde_json::json!(point)).unwrap_or_default();
+        finding.details.sweeps = self
+            .distance
+            .iter()
+            .map(|distance| Sweep {
+                setting: "k".to_owned(),
+                measure: format!("top1 of the queries, {}", distance.name()),
+                logarithmic: true,
+                at: self.k.iter().map(|k| *k as f64).collect(),
+                curves: outcome.curves(*distance),
+                chosen: (point.distance == *distance).then_some(point.k as f64),
+            })
+            .collect();
+        Ok(finding)
+    }
+}
+
+impl Protocol for Linear {
+    fn version(&self) -> u32 {
+        linear::VERSION
+    }
+
+    fn settings(&self) -> Value {
+        serde_json::json!(self)
+    }
+
+    fn measure(
+        &self,
+        queries: &Features,
+        references: &Features,
+        seed: u64,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Finding> {
+        let outcome = self.evaluate(queries, references, seed, progress)?;
+        let loss = Measure { value: outcome.train_loss, interval_95: None };
+        Ok(Finding::of_ranks(&outcome.ranks, seed)
+            .and("train_loss", loss)
+            .and("train_top1", outcome.training.top(1)))
+    }
+}

@@ -1,0 +1,70 @@
+//! Promises about what stands beside a number: confusions, classes, sweeps.
+
+use super::{RECIPE, page_of};
+
+const RECORD: &str = r#"{"protocol":"logistic","version":1,"metric":"top1","value":0.5}"#;
+
+fn page(details: &str) -> String {
+    page_of(
+        "one",
+        &[
+            ("recipe.toml", RECIPE),
+            ("evaluations/logistic.json", RECORD),
+            ("evaluations/details/logistic.json", details),
+        ],
+    )
+}
+
+#[test]
+fn which_class_was_taken_for_which_is_a_table() {
+    let page = page(r#"{"confusion":[[3,1],[0,4]],"classes":["cat","<b>dog</b>"]}"#);
+    assert!(page.contains(r#"style="--share: 75%" title="75 % of cat">3</td>"#), "{page}");
+    assert!(page.contains("<th scope=\"row\">&#60;b&#62;dog&#60;/b&#62;</th>"), "names are text");
+    assert!(!page.contains("<b>dog</b>"));
+    // Wilson's interval of 3 of 4, and of 4 of 4.
+    assert!(page.contains("30.1 to 95.4") && page.contains("51.0 to 100.0"), "{page}");
+    assert!(page.contains("Accuracy by class"));
+}
+
+#[test]
+fn of_many_classes_the_worst_are_listed() {
+    let row = |class: usize| {
+        let mut counts = vec![0; 40];
+        counts[class] = 10;
+        counts[(class + 1) % 40] = class;
+        format!("{counts:?}")
+    };
+    let rows: Vec<String> = (0..40).map(row).collect();
+    let page = page(&format!(r#"{{"confusion":[{}]}}"#, rows.join(",")));
+    assert!(!page.contains("class=\"confusion\""), "a table of 1,600 cells helps nobody");
+    assert!(page.contains("The classes that fare worst"));
+    // Of class 39, ten of 49 are right; 39 times it is taken for class 0.
+    assert!(page.contains("20.41\u{202f}%") && page.contains("taken for 0, 39 times"), "{page}");
+    assert!(!page.contains("taken for 2, 1 times"), "only the most frequent");
+}
+
+#[test]
+fn a_sweep_is_a_curve_and_a_table() {
+    let sweep = r#"{"sweeps":[{"setting":"weight_decay","measure":"top1 on the validation part","logarithmic":true,
+        "at":[1e-6,1e-3,1.0],"curves":[["a",[0.25,0.5,0.375]],["b",[0.25,null,0.5]]],"chosen":0.001}]}"#;
+    let page = page(&sweep.replace("null", "0.125"));
+    assert!(page.contains("weight decay <span>top1 on the validation part</span>"), "{page}");
+    assert!(page.contains("taken: <b>0.001</b>"));
+    assert_eq!(page.matches("<polyline class=\"line s0 r0\"").count(), 1);
+    assert_eq!(page.matches("<circle").count() - page.matches("class=\"spot\"").count(), 6);
+    assert!(page.contains("<td>37.50\u{202f}%</td><td>50.00\u{202f}%</td>"), "{page}");
+}
+
+#[test]
+fn damaged_details_are_named_and_empty_ones_left_out() {
+    assert!(page("{").contains("evaluations/details/logistic.json could not be understood"));
+    assert!(!page("{}").contains("class=\"detail\""));
+    for odd in [
+        r#"{"confusion":[[],[1,2,3]],"classes":["a"]}"#,
+        r#"{"confusion":[[0,0],[0,0]]}"#,
+        r#"{"sweeps":[{"setting":"k","measure":"m","logarithmic":true,"at":[0,-1],"curves":[["",[1]]]}]}"#,
+        r#"{"sweeps":[{"setting":"k","measure":"m","logarithmic":false,"at":[],"curves":[]}]}"#,
+    ] {
+        page(odd);
+    }
+}
