@@ -259,7 +259,10 @@ mod tests {
             let compare = |name: &str, score: &dyn Fn(&Contingency) -> f64| {
                 let expected = case[name].as_f64().unwrap();
                 for found in [score(&table), score(&turned)] {
-                    assert!((found - expected).abs() < 1e-9, "{name}: {found}, expected {expected}");
+                    assert!(
+                        (found - expected).abs() < 1e-9,
+                        "{name}: {found}, expected {expected}"
+                    );
                 }
             };
             compare("ari", &Contingency::ari);

@@ -106,7 +106,8 @@ mod tests {
     fn the_children_of_a_split_stand_where_their_parent_stood() {
         let rows = &golden::arrays()["bisecting.rows"];
         for k in 2..6 {
-            let (few, many) = (fit(rows, k, 3).unwrap().labels, fit(rows, k + 1, 3).unwrap().labels);
+            let (few, many) =
+                (fit(rows, k, 3).unwrap().labels, fit(rows, k + 1, 3).unwrap().labels);
             // Which of the few each of the many was part of: one of them twice in a row, none out of order.
             let parent = |child| {
                 let row = many.iter().position(|label| *label == child).unwrap();

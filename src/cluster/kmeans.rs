@@ -214,7 +214,8 @@ mod tests {
     /// Appendix of the specification.
     #[test]
     fn six_points_have_scikit_learns_inertia_centres_and_tolerance() {
-        let rows: Vec<f32> = [0.0, 1.0, 3.0, 7.0, 8.0, 20.0].iter().flat_map(|x| [*x, 0.0]).collect();
+        let rows: Vec<f32> =
+            [0.0, 1.0, 3.0, 7.0, 8.0, 20.0].iter().flat_map(|x| [*x, 0.0]).collect();
         let rows = Tensor::from_slice(&rows).view([6, 2]);
         let found = KMeans::default().fit(&rows, 3, 0).unwrap();
         assert!((found.inertia - 31.0 / 6.0).abs() < 1e-6, "{}", found.inertia);
@@ -257,7 +258,8 @@ mod tests {
                     *sum += f64::from(*value);
                 }
             }
-            let means = sums.iter().enumerate().map(|(at, sum)| sum / counts[at / (stride * LANES)]);
+            let means =
+                sums.iter().enumerate().map(|(at, sum)| sum / counts[at / (stride * LANES)]);
             let means: Vec<f32> = means.map(|mean| mean as f32).collect();
             let pairs = means.iter().zip(centres.as_flattened());
             let shift: f64 = pairs.map(|(new, old)| f64::from(new - old).powi(2)).sum();
@@ -317,7 +319,8 @@ mod tests {
     #[test]
     fn ten_starts_come_near_the_best_of_a_hundred() {
         let rows = blobs(600, 6, 8);
-        let fit = |starts, seed| KMeans { starts, ..KMeans::default() }.fit(&rows, 8, seed).unwrap();
+        let fit =
+            |starts, seed| KMeans { starts, ..KMeans::default() }.fit(&rows, 8, seed).unwrap();
         let (ten, hundred) = (fit(10, 0).inertia, fit(100, 1).inertia);
         assert!(ten < hundred * 1.01, "{ten} {hundred}");
         assert!(fit(10, 0).inertia <= fit(1, 0).inertia);

@@ -302,7 +302,12 @@ impl Block {
             upper[row] = (nearest + squares[row] + error).max(0.0).sqrt() * UP;
             lower[row] = (second + squares[row] - error).max(0.0).sqrt() * DOWN;
             if label != labels[row] {
-                self.moves.push(Move { row: *global, run: at as u32, from: labels[row], to: label });
+                self.moves.push(Move {
+                    row: *global,
+                    run: at as u32,
+                    from: labels[row],
+                    to: label,
+                });
                 labels[row] = label;
             }
         }

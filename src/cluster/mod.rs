@@ -194,7 +194,8 @@ mod tests {
     fn equal_rows_in_more_clusters_than_there_are_points_stay_finite() {
         let rows = Tensor::ones([9, 4], (Kind::Float, Device::Cpu));
         for (algorithm, name) in ALL {
-            let found = cluster(&rays().narrow(0, 0, 1).expand([6, 3], false), 4, algorithm, 1).unwrap();
+            let found =
+                cluster(&rays().narrow(0, 0, 1).expand([6, 3], false), 4, algorithm, 1).unwrap();
             assert!(found.labels.iter().all(|label| *label < 4), "{name}");
             assert!(found.inertia.is_finite() && found.inertia < 1e-6, "{name} {}", found.inertia);
             let found = cluster(&rows, 4, algorithm, 1).unwrap();

@@ -130,7 +130,14 @@ impl Points {
         distances.par_chunks_mut(BLOCK).zip(labels.par_chunks(BLOCK)).enumerate().for_each(
             |(block, (out, labels))| {
                 let first = block * BLOCK;
-                super::products::own_distances(&self.values, first, labels, centres, self.stride, out);
+                super::products::own_distances(
+                    &self.values,
+                    first,
+                    labels,
+                    centres,
+                    self.stride,
+                    out,
+                );
             },
         );
         distances

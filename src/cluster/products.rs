@@ -266,7 +266,8 @@ mod tests {
                 let row = &points[*row as usize * stride..][..stride];
                 for (centre, found) in centres.chunks(stride).zip(out) {
                     let (row, centre) = (row.as_flattened(), centre.as_flattened());
-                    let exact: f64 = row.iter().zip(centre).map(|(x, c)| f64::from(*x) * f64::from(*c)).sum();
+                    let exact: f64 =
+                        row.iter().zip(centre).map(|(x, c)| f64::from(*x) * f64::from(*c)).sum();
                     assert!((exact - f64::from(*found)).abs() < 1e-5, "{exact} {found}");
                     let mut alone = [0.0];
                     products(row.as_chunks().0, &[0], centre.as_chunks().0, stride, &mut alone);

@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn of_the_candidates_the_one_that_leaves_least_stays() {
         // Two far groups: whichever is first, the second centre lies in the other one, though a candidate may not.
-        let values: Vec<f32> = (0..40u8).map(|row| f32::from(row % 2) * 100.0 + f32::from(row)).collect();
+        let values: Vec<f32> =
+            (0..40u8).map(|row| f32::from(row % 2) * 100.0 + f32::from(row)).collect();
         let points = Points::new(&Tensor::from_slice(&values).view([-1, 1])).unwrap();
         let open = |start| Stream::open(2, Purpose::Test, Scope::Item(start));
         let mut streams: Vec<Stream> = (0..50).map(open).collect();

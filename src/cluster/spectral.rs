@@ -43,7 +43,8 @@ pub(super) fn fit_cld(rows: &Tensor, k: usize) -> Result<Clustering> {
     check(rows, k)?;
     tch::no_grad(|| {
         let groups = k as i64;
-        let embedding = spectral_embedding(&rows.unsqueeze(0), groups, SpectrumEnd::Smallest, false);
+        let embedding =
+            spectral_embedding(&rows.unsqueeze(0), groups, SpectrumEnd::Smallest, false);
         let labels = k_means(&embedding, groups, CLD_ROUNDS, false).squeeze_dim(0);
         let embedding = embedding.squeeze_dim(0);
         let members = labels.one_hot(groups).to_kind(Kind::Double);

@@ -58,6 +58,9 @@ mod tests {
         assert!((objective - found.inertia).abs() < 1e-4, "{objective} {}", found.inertia);
         // Lengths do not count.
         let lengths = Tensor::arange(500, (Kind::Float, rows.device())).unsqueeze(1) + 1.0;
-        assert_eq!(fit(&(rows * lengths.exp2().clamp_max(64.0)), 5, 0).unwrap().labels, found.labels);
+        assert_eq!(
+            fit(&(rows * lengths.exp2().clamp_max(64.0)), 5, 0).unwrap().labels,
+            found.labels
+        );
     }
 }

@@ -138,7 +138,8 @@ mod tests {
     /// Appendix of the specification, made with scikit-learn.
     #[test]
     fn labels_and_heights_of_six_points_are_scikit_learns() {
-        let rows: Vec<f32> = [0.0, 1.0, 3.0, 7.0, 8.0, 20.0].iter().flat_map(|x| [*x, 0.0]).collect();
+        let rows: Vec<f32> =
+            [0.0, 1.0, 3.0, 7.0, 8.0, 20.0].iter().flat_map(|x| [*x, 0.0]).collect();
         let rows = Tensor::from_slice(&rows).view([6, 2]);
         let points = Points::new(&rows).unwrap();
         let tree = linkage(&mut distances(&points), 6, Method::Ward);
