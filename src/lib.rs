@@ -1,10 +1,12 @@
 //! Learning visual representations without labels.
 //!
 //! The modules, in the order in which data flows; each may use only those before it:
-//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`evaluate`] → [`report`].
+//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`cluster`] →
+//! [`evaluate`] → [`report`].
 //! Below all of them lie [`error`], [`shape`] and [`random`].
 
 pub mod augment;
+pub mod cluster;
 pub mod data;
 pub mod error;
 pub mod evaluate;

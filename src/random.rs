@@ -44,6 +44,8 @@ pub enum Purpose {
     Negatives = 15,
     /// Order of the nine patches of a jigsaw.
     Patches = 16,
+    /// First centres of clusters.
+    Clusters = 17,
 }
 
 /// What a draw belongs to.

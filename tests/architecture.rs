@@ -11,7 +11,8 @@ const BELOW: &[&str] =
 
 /// The flow, in order.
 const FLOW: &[&str] = &[
-    "data", "augment", "model", "loss", "plugin", "method", "train", "evaluate", "report", "recipe",
+    "data", "augment", "model", "loss", "plugin", "method", "train", "cluster", "evaluate",
+    "report", "recipe",
 ];
 
 fn source() -> PathBuf {

@@ -1,9 +1,10 @@
 //! How good a representation is: features of a frozen backbone, and protocols that turn them into a number.
 //!
-//! [`features`] runs a network over a data set once and keeps the result; [`knn`] and [`linear`] judge the stored
+//! [`features`] runs a network over a data set once and keeps the result; [`knn`], [`linear`] and [`clusters`] judge the stored
 //! features, each a [`protocol`]; [`scores`] and [`interval`] say what came of it; [`record`] writes down a number with everything that made
 //! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
+pub mod clusters;
 pub mod export;
 pub mod features;
 pub mod interval;
@@ -19,6 +20,7 @@ pub mod run;
 pub mod scores;
 pub mod weights;
 
+pub use clusters::Clusters;
 pub use features::{Damaged, Description, Features};
 pub use knn::Knn;
 pub use linear::Linear;

@@ -133,7 +133,7 @@ pub(super) fn labels(
     Ok((queries, references, classes))
 }
 
-fn labels_of(side: &str, features: &Features) -> Result<Vec<u32>> {
+pub(super) fn labels_of(side: &str, features: &Features) -> Result<Vec<u32>> {
     features.check()?;
     let labels = features.labels();
     if labels.is_empty() {

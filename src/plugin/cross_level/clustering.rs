@@ -21,7 +21,7 @@ pub enum SpectrumEnd {
 /// competes from there. With `spherical`, centroids are brought to unit length. No graph.
 ///
 /// Labels belong to the last assignment, after which the means are taken: [`centroids`] of them is where the loop ends.
-pub(super) fn k_means(rows: &Tensor, groups: i64, iterations: usize, spherical: bool) -> Tensor {
+pub(crate) fn k_means(rows: &Tensor, groups: i64, iterations: usize, spherical: bool) -> Tensor {
     tch::no_grad(|| {
         let rows = rows.detach();
         let mut centers = rows.narrow(1, 0, groups.min(rows.size()[1]));
@@ -60,7 +60,7 @@ pub(super) fn centroids(rows: &Tensor, members: &Tensor, spherical: bool) -> Ten
 /// are of unit length. No graph.
 ///
 /// The released code also divides them by their very first element. That moves no label, and the element can be 0.
-pub(super) fn spectral_embedding(
+pub(crate) fn spectral_embedding(
     rows: &Tensor,
     vectors: i64,
     end: SpectrumEnd,

@@ -13,7 +13,7 @@
 //! **Cost.** K-means of N rows, an N x K matrix of logits for each view; with spectral grouping the eigenvectors of a
 //! matrix of n x n, n the images of a rank.
 
-mod clustering;
+pub(crate) mod clustering;
 
 pub use clustering::SpectrumEnd;
 

@@ -1,0 +1,121 @@
+//! Bisecting k-means: the cluster of largest inertia is split in two, until there are enough.
+
+use super::Clustering;
+use super::lloyd::{Centre, Lloyd};
+use super::points::{Points, unpadded};
+use super::products::Lanes;
+use crate::error::Result;
+use crate::random::{Purpose, Scope, Stream};
+use tch::Tensor;
+
+/// A cluster that may still be split.
+struct Leaf {
+    rows: Vec<u32>,
+    centre: Vec<Lanes>,
+    inertia: f64,
+}
+
+/// Settings of one split, those of scikit-learn's `BisectingKMeans`; its tolerance is not scaled by the variance.
+const SPLIT: Lloyd = Lloyd { centre: Centre::Mean, max_iterations: 300, tolerance: 1e-4 };
+
+/// Splits leaf after leaf, that of largest inertia first, the leftmost of equals: two distinct random rows are the seeds of
+/// one run of 2-means, whose first cluster goes left. Labels count the leaves from left to right.
+///
+/// Split `s` draws from `Stream::open(seed, Purpose::Clusters, Scope::Item(s))`. Beside scikit-learn: a leaf of one row,
+/// which cannot be split, is passed over.
+pub(super) fn fit(rows: &Tensor, k: usize, seed: u64) -> Result<Clustering> {
+    let (points, mean) = Points::centred(rows)?;
+    super::check_count(points.len(), k)?;
+    let all: Vec<u32> = (0..points.len() as u32).collect();
+    let centre = vec![[0.0; super::products::LANES]; points.stride];
+    let inertia = points.inertia(&vec![0; all.len()], &centre);
+    let mut leaves = vec![Leaf { rows: all, centre, inertia }];
+    let mut iterations = 0;
+    for split in 0..k - 1 {
+        let mut at = None;
+        for (leaf, found) in leaves.iter().enumerate() {
+            let larger = |best: usize| found.inertia > leaves[best].inertia;
+            if found.rows.len() > 1 && at.is_none_or(larger) {
+                at = Some(leaf);
+            }
+        }
+        let at = at.expect("fewer leaves than rows: one has two");
+        let mut stream = Stream::open(seed, Purpose::Clusters, Scope::Item(split as u64));
+        let (children, rounds) = halves(&points, &leaves[at].rows, &mut stream);
+        iterations += rounds;
+        leaves.splice(at..=at, children);
+    }
+    let mut labels = vec![0; points.len()];
+    for (label, leaf) in leaves.iter().enumerate() {
+        for row in &leaf.rows {
+            labels[*row as usize] = label as u32;
+        }
+    }
+    let centres: Vec<Lanes> = leaves.into_iter().flat_map(|leaf| leaf.centre).collect();
+    Ok(Clustering {
+        inertia: points.inertia(&labels, &centres),
+        centres: Some(unpadded(&centres, points.dimensions, &mean)),
+        labels,
+        iterations,
+    })
+}
+
+/// The two clusters of some rows, and how many rounds it took.
+fn halves(points: &Points, rows: &[u32], stream: &mut Stream) -> ([Leaf; 2], u64) {
+    let part = points.select(rows);
+    let first = stream.below(rows.len() as u64) as usize;
+    let second = stream.below(rows.len() as u64 - 1) as usize;
+    let seeds = [first, second + usize::from(second >= first)];
+    let start = seeds.iter().flat_map(|row| part.row(*row)).copied().collect();
+    let fitted = SPLIT.fit(&part, vec![start]).pop().expect("one start, one result");
+    let distances = part.distances(&fitted.labels, &fitted.centres);
+    let leaf = |side: u32| {
+        let mut leaf = Leaf {
+            rows: Vec::new(),
+            centre: fitted.centres[side as usize * points.stride..][..points.stride].to_vec(),
+            inertia: 0.0,
+        };
+        for ((row, label), distance) in rows.iter().zip(&fitted.labels).zip(&distances) {
+            if *label == side {
+                leaf.rows.push(*row);
+                leaf.inertia += f64::from(*distance);
+            }
+        }
+        leaf
+    };
+    ([leaf(0), leaf(1)], fitted.iterations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden;
+    use super::*;
+
+    #[test]
+    fn far_groups_split_as_scikit_learn_splits_them() {
+        let (arrays, numbers) = (golden::arrays(), golden::numbers());
+        for k in [2, 3, 4, 6] {
+            let found = fit(&arrays["bisecting.rows"], k, 0).unwrap();
+            let labels = golden::labels(&arrays[&format!("bisecting.labels.{k}")]);
+            assert_eq!(golden::renamed(&found.labels), golden::renamed(&labels), "{k}");
+            golden::close(found.inertia, &numbers[format!("bisecting.{k}")]["inertia"], 1e-4);
+        }
+    }
+
+    #[test]
+    fn the_children_of_a_split_stand_where_their_parent_stood() {
+        let rows = &golden::arrays()["bisecting.rows"];
+        for k in 2..6 {
+            let (few, many) =
+                (fit(rows, k, 3).unwrap().labels, fit(rows, k + 1, 3).unwrap().labels);
+            // Which of the few each of the many was part of: one of them twice in a row, none out of order.
+            let parent = |child| {
+                let row = many.iter().position(|label| *label == child).unwrap();
+                few[row]
+            };
+            let parents: Vec<u32> = (0..=k as u32).map(parent).collect();
+            assert!(parents.is_sorted(), "{parents:?}");
+            assert!(many.iter().zip(&few).all(|(many, few)| parents[*many as usize] == *few));
+        }
+    }
+}
