@@ -4,11 +4,13 @@
 //! features; [`scores`] and [`interval`] say what came of it; [`record`] writes down a number with everything that made
 //! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
+pub mod average_precision;
 pub mod export;
 pub mod features;
 pub mod interval;
 pub mod knn;
 pub mod linear;
+pub mod logistic;
 #[cfg(test)]
 mod mutation;
 pub mod neighbours;
