@@ -5,11 +5,13 @@
 //! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
 pub mod clusters;
+pub mod average_precision;
 pub mod export;
 pub mod features;
 pub mod interval;
 pub mod knn;
 pub mod linear;
+pub mod logistic;
 #[cfg(test)]
 mod mutation;
 pub mod neighbours;

@@ -1,0 +1,586 @@
+//! Logistic regression on stored features, its penalty chosen on held-out references.
+//!
+//! ```text
+//! references --validation split--> fit 45 penalties, score each --best--> fit all references --> rank the queries
+//! ```
+
+mod design;
+mod lbfgs;
+mod line_search;
+mod objective;
+mod softmax;
+mod sweep;
+
+use super::Features;
+use super::average_precision::{
+    AveragePrecision, Difficult, MeanAveragePrecision, MultiLabels, mean_average_precision,
+    mean_only,
+};
+use super::scores::{Ranks, labels, rank};
+use crate::error::{Error, Result};
+use crate::random::{Purpose, Scope, Stream};
+use crate::shape;
+use lbfgs::Rule;
+use objective::Target;
+use serde::{Deserialize, Serialize};
+use sweep::{Chain, Fit};
+use tch::{Kind, Tensor};
+
+/// Version of the protocol; numbers of different versions do not compare.
+pub const VERSION: u32 = 1;
+
+/// Number of penalties tried.
+pub const PENALTIES: usize = 45;
+
+/// The penalties tried, `10^(−6 + j/4)` for `j` = 0 … 44, of Kornblith et al. 2019 (arXiv:1805.08974, section A.4). They are
+/// what their f32 form says, as in the published program.
+pub fn penalties() -> [f64; PENALTIES] {
+    std::array::from_fn(|j| f64::from(10f64.powf(-6.0 + j as f64 / 4.0) as f32))
+}
+
+/// How the minimum is looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Solver {
+    /// Until the largest entry of the gradient is at most 1e-5 for each image, and the objective, by its quadratic model,
+    /// within 1e-6 of the minimum; at most 2,000 iterations. f32 features, f64 sums. Many classes at once are one
+    /// logistic regression each.
+    ///
+    /// Departs from evaluation.md in ways that do not move the minimum: principal axes with a diagonal preconditioner,
+    /// and starts interpolated between penalties instead of the neighbour's minimum.
+    #[default]
+    Converged,
+    /// As scikit-learn 0.22 to 1.3 under the program of Ericsson et al. 2021 (arXiv:2011.13377): f64; penalties upwards,
+    /// each from where the last one stopped, the final fit from the largest; at most 100 iterations, a gradient of the
+    /// sum of at most 1e-4, or a relative decrease of at most 2.2e-9. Small penalties are far from converged then, so the
+    /// limit is part of the result. Many classes at once are a softmax of two each, which begins at the class before.
+    Reference,
+}
+
+/// What the penalty is chosen by, and the result for images of one class each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of images whose class ranks first.
+    #[default]
+    Top1,
+    /// Mean of that share over the classes that occur.
+    MeanPerClass,
+}
+
+/// Settings of the protocol `logistic` of Chen et al. 2020 (arXiv:2002.05709, section B.8) and Kornblith et al. 2019.
+///
+/// The objective is a sum over images, the bias is free:
+/// `J(W, b) = Σ_i −log softmax(W h_i + b)[y_i] + (λ/2) ‖W‖²`; scikit-learn's `C` is `1/λ`. Features are as they are,
+/// neither normalised nor standardised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logistic {
+    /// How the minimum is looked for: `converged` (ours) or `reference` (the published program's).
+    pub solver: Solver,
+    /// A penalty λ, at least 0, to be used as it is: nothing is held out. Default: none, the best of [`penalties`] on the
+    /// validation split; of equals the smallest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// Most iterations of a fit, at least 1. Default: 2,000 for `converged`, 100 for `reference`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_iterations: Option<usize>,
+    /// What the penalty is chosen by: `top1` or `mean_per_class`. For images of many classes it is the mean average
+    /// precision.
+    pub metric: Metric,
+    /// Share of the references to choose the penalty on, above 0 and below 1, where no validation split is given: the first
+    /// `⌊share · n⌋` of a seeded shuffle. Published: 0.2.
+    pub validation_share: f64,
+    /// What becomes of difficult images where images have many classes: `ignore` (VOC 2007) or `negative` (Ericsson et
+    /// al. 2021).
+    pub difficult: Difficult,
+    /// Which average precision, where images have many classes: `eleven_point` (VOC 2007), `eleven_point_extra`, `area`,
+    /// `hundred_one_point` or `plain`.
+    pub average_precision: AveragePrecision,
+}
+
+impl Default for Logistic {
+    fn default() -> Self {
+        Self {
+            solver: Solver::Converged,
+            lambda: None,
+            max_iterations: None,
+            metric: Metric::Top1,
+            validation_share: 0.2,
+            difficult: Difficult::Ignore,
+            average_precision: AveragePrecision::ElevenPoint,
+        }
+    }
+}
+
+/// One fit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// The penalty.
+    pub lambda: f64,
+    /// The metric on the validation split; none where nothing was held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<f64>,
+    /// Iterations of L-BFGS; with a fit for each class those of the longest.
+    pub iterations: usize,
+    /// The objective where it stopped, summed over images.
+    pub objective: f64,
+    /// The largest entry of the objective's gradient by amount.
+    pub gradient: f64,
+    /// Whether it stopped by its rule, and not for want of iterations or digits.
+    pub converged: bool,
+}
+
+/// Which penalty was chosen, and what became of the others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The penalty of the final fit.
+    pub lambda: f64,
+    /// One fit for each penalty on the references that were not held out; empty where the penalty was given.
+    pub sweep: Vec<Point>,
+    /// The final fit, on all references.
+    pub fit: Point,
+}
+
+/// What the protocol found for images of one class each.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Ranks of the queries: the result.
+    pub ranks: Ranks,
+    /// Logits of the queries, f32 `[Q, C]`; −∞ for a class that no reference has.
+    pub logits: Tensor,
+    /// Ranks of all references, which the final fit has seen.
+    pub training: Ranks,
+    /// The penalty and how it came about.
+    pub choice: Choice,
+}
+
+/// What the protocol found for images of any number of classes each.
+#[derive(Debug)]
+pub struct MultiLabelOutcome {
+    /// Average precision of the queries: the result.
+    pub precision: MeanAveragePrecision,
+    /// Scores of the queries, f64 `[Q, C]`: log-odds.
+    pub scores: Tensor,
+    /// Mean average precision of all references, which the final fit has seen.
+    pub training: f64,
+    /// The penalty and how it came about.
+    pub choice: Choice,
+}
+
+impl Logistic {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the key, its range and what was found.
+    pub fn check(&self) -> Result<()> {
+        let wrong = if let Some(found) = self.lambda.filter(|l| !(l.is_finite() && *l >= 0.0)) {
+            format!("`logistic.lambda` must be at least 0, found `{found}`")
+        } else if self.max_iterations == Some(0) {
+            "`logistic.max_iterations` must be at least 1, found `0`".to_owned()
+        } else if !(self.validation_share > 0.0 && self.validation_share < 1.0) {
+            let found = self.validation_share;
+            format!("`logistic.validation_share` must be above 0 and below 1, found `{found}`")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Recipe(wrong))
+    }
+
+    /// Chooses a penalty, fits the references and ranks the queries, images of one class each.
+    ///
+    /// `validation` is a split to choose on, which joins the references for the final fit; without one a share of the
+    /// references is held out. A class that no reference has is never predicted. `progress` gets fits done and fits in all.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] for a setting out of range; [`Error::Data`] if a side is empty or lacks labels, if the references
+    /// are of one class only or too few to hold any out; [`Error::Shape`] if dimensions differ; [`Error::NonFinite`]
+    /// for features that are no numbers.
+    pub fn evaluate(
+        &self,
+        queries: &Features,
+        references: &Features,
+        validation: Option<&Features>,
+        seed: u64,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Outcome> {
+        self.check()?;
+        let (query_labels, mut reference_labels, mut classes) = labels(queries, references)?;
+        let parts = Parts::new(&queries.h, &references.h, validation.map(|side| &side.h))?;
+        if let Some(validation) = validation {
+            let (_, more, all) = labels(queries, validation)?;
+            reference_labels.extend(more);
+            classes = classes.max(all);
+        }
+        let split = self.split(&parts, references.len(), seed)?;
+        let metric = |ranks: &Ranks| match self.metric {
+            Metric::Top1 => share(ranks),
+            Metric::MeanPerClass => mean_share(ranks),
+        };
+        tch::no_grad(|| {
+            let h = &parts.references;
+            let seen = |rows: &[usize]| Seen::new(rows.iter().map(|row| reference_labels[*row]));
+            let rank = |fit: &Fit, seen: &Seen, h: &Tensor, labels: Vec<u32>| {
+                let logits = seen.logits(h, &fit.weights, classes);
+                (rank_all(&logits, labels, classes), logits)
+            };
+            let fit = |rows: &[usize], penalties: &[f64], state, done: &mut dyn FnMut(usize)| {
+                let seen = seen(rows)?;
+                let target = Target::One(seen.targets(rows, &reference_labels));
+                self.fit(&at(h, rows), &target, seen.count(), penalties, state, done)
+            };
+            let judge = |fit: &Fit, split: &Split| {
+                let labels = split.held_out.iter().map(|row| reference_labels[*row]).collect();
+                let held_out = at(h, &split.held_out);
+                Ok(metric(&rank(fit, &seen(&split.training)?, &held_out, labels).0))
+            };
+            let (fit, choice) = self.choose(split.as_ref(), h.size()[0], fit, judge, progress)?;
+            let all: Vec<usize> = (0..reference_labels.len()).collect();
+            let seen = seen(&all)?;
+            let training = rank(&fit, &seen, h, reference_labels.clone()).0;
+            let (ranks, logits) = rank(&fit, &seen, &queries.h, query_labels);
+            Ok(Outcome { ranks, logits: logits.to_kind(Kind::Float), training, choice })
+        })
+    }
+
+    /// The same for images of any number of classes each: a logistic regression for every class, one penalty for all.
+    ///
+    /// Labels are those of the whole split that the features are of; a row belongs to the image of its index.
+    ///
+    /// # Errors
+    /// As [`Logistic::evaluate`]; [`Error::Data`] also if labels of an image are missing.
+    pub fn evaluate_multi_label(
+        &self,
+        queries: (&Features, &MultiLabels),
+        references: (&Features, &MultiLabels),
+        validation: Option<(&Features, &MultiLabels)>,
+        seed: u64,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<MultiLabelOutcome> {
+        self.check()?;
+        let of = |(features, labels): (&Features, &MultiLabels)| {
+            features.check()?;
+            labels.at(&features.indices())
+        };
+        let (query_labels, mut reference_labels) = (of(queries)?, of(references)?);
+        if query_labels.classes() != reference_labels.classes() {
+            let (expected, found) = (reference_labels.classes(), query_labels.classes());
+            return Err(Error::Data(format!(
+                "queries have labels of {found} classes, references of {expected}"
+            )));
+        }
+        let parts = Parts::new(&queries.0.h, &references.0.h, validation.map(|side| &side.0.h))?;
+        if let Some(validation) = validation {
+            reference_labels = reference_labels.and(&of(validation)?)?;
+        }
+        let split = self.split(&parts, references.0.len(), seed)?;
+        let classes = reference_labels.classes() as i64;
+        tch::no_grad(|| {
+            let h = &parts.references;
+            let scores = |fit: &Fit, h: &Tensor| logits(h, &fit.weights);
+            let precision = |scores: &Tensor, labels: &MultiLabels| {
+                mean_only(self.average_precision, self.difficult, &numbers(scores), labels)
+            };
+            let fit = |rows: &[usize], penalties: &[f64], state, done: &mut dyn FnMut(usize)| {
+                let target = Target::Many(self.signs(rows, &reference_labels)?);
+                self.fit(&at(h, rows), &target, classes, penalties, state, done)
+            };
+            let judge = |fit: &Fit, split: &Split| {
+                let rows: Vec<i64> = split.held_out.iter().map(|row| *row as i64).collect();
+                precision(&scores(fit, &at(h, &split.held_out)), &reference_labels.at(&rows)?)
+            };
+            let (fit, choice) = self.choose(split.as_ref(), h.size()[0], fit, judge, progress)?;
+            let training = precision(&scores(&fit, h), &reference_labels)?;
+            let scores = scores(&fit, &queries.0.h);
+            let (form, difficult) = (self.average_precision, self.difficult);
+            let precision =
+                mean_average_precision(form, difficult, &numbers(&scores), &query_labels, seed)?;
+            Ok(MultiLabelOutcome { precision, scores, training, choice })
+        })
+    }
+
+    /// Which rows to choose the penalty on; none if it is given.
+    fn split(&self, parts: &Parts, references: usize, seed: u64) -> Result<Option<Split>> {
+        if self.lambda.is_some() {
+            return Ok(None);
+        }
+        let rows = parts.references.size()[0] as usize;
+        if references < rows {
+            let split = Split {
+                training: (0..references).collect(),
+                held_out: (references..rows).collect(),
+            };
+            return Ok(Some(split));
+        }
+        let mut order =
+            Stream::open(seed, Purpose::Evaluation, Scope::Item(0)).permutation(references);
+        let held_out = (self.validation_share * references as f64).floor() as usize;
+        if held_out == 0 || held_out == references {
+            return Err(Error::Data(format!(
+                "{references} reference images are too few to hold out {} of them and choose a \
+                 penalty; give a validation split or `logistic.lambda`",
+                self.validation_share
+            )));
+        }
+        // In data-set order, so that only the choice is random and not the order of sums.
+        let mut training = order.split_off(held_out);
+        order.sort_unstable();
+        training.sort_unstable();
+        Ok(Some(Split { training, held_out: order }))
+    }
+
+    /// Fits the sweep, chooses, and fits all rows.
+    fn choose(
+        &self,
+        split: Option<&Split>,
+        rows: i64,
+        fit: impl Fn(
+            &[usize],
+            &[f64],
+            Option<Tensor>,
+            &mut dyn FnMut(usize),
+        ) -> Result<(Vec<Fit>, Tensor)>,
+        judge: impl Fn(&Fit, &Split) -> Result<f64>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(Fit, Choice)> {
+        let all: Vec<usize> = (0..rows as usize).collect();
+        let (lambda, state, sweep) = match (self.lambda, split) {
+            (Some(lambda), _) => (lambda, None, Vec::new()),
+            (None, None) => unreachable!("without a penalty there is a split"),
+            (None, Some(split)) => {
+                let penalties = penalties();
+                let mut done = |done| progress(done, PENALTIES + 1);
+                let (fits, state) = fit(&split.training, &penalties, None, &mut done)?;
+                let mut sweep = Vec::with_capacity(PENALTIES);
+                let mut best = 0;
+                for (at, (fit, lambda)) in fits.iter().zip(penalties).enumerate() {
+                    let value = judge(fit, split)?;
+                    sweep.push(Point::of(fit, lambda, Some(value)));
+                    if Some(value) > sweep[best].validation {
+                        best = at;
+                    }
+                }
+                // Classes may have come: then the sweep's weights are of another model.
+                let state = match self.solver {
+                    Solver::Reference => state,
+                    Solver::Converged => fits[best].weights.copy(),
+                };
+                (penalties[best], Some(state), sweep)
+            }
+        };
+        let (fits, _) = fit(&all, &[lambda], state, &mut |_| ())?;
+        progress(sweep.len() + 1, sweep.len() + 1);
+        let fit = fits.into_iter().next().expect("one penalty, one fit");
+        let point = Point::of(&fit, lambda, None);
+        Ok((fit, Choice { lambda, sweep, fit: point }))
+    }
+
+    /// Fits penalties in ascending order, from a state where one is given and fits, and says where the solver stands.
+    fn fit(
+        &self,
+        h: &Tensor,
+        target: &Target,
+        classes: i64,
+        penalties: &[f64],
+        state: Option<Tensor>,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<(Vec<Fit>, Tensor)> {
+        let rows = match (self.solver, target) {
+            (Solver::Reference, Target::Many(_)) => 2,
+            _ => classes,
+        };
+        let state = state.filter(|state| state.size() == [rows, h.size()[1] + 1]);
+        match self.solver {
+            Solver::Converged => {
+                let rule = Rule {
+                    gradient: 1e-5 * h.size()[0] as f64,
+                    decrease: 1e-9,
+                    gap: Some(1e-6),
+                    iterations: self.max_iterations.unwrap_or(2_000),
+                };
+                let fits =
+                    sweep::converged(h, target, classes, penalties, state.as_ref(), rule, done)?;
+                Ok((fits, Tensor::new()))
+            }
+            Solver::Reference => {
+                let rule = Rule {
+                    gradient: 1e-4,
+                    decrease: 2.2e-9,
+                    gap: None,
+                    iterations: self.max_iterations.unwrap_or(100),
+                };
+                let mut chain = Chain::new(h, target, classes, rule, state)?;
+                let mut fits = Vec::with_capacity(penalties.len());
+                for penalty in penalties {
+                    fits.push(chain.fit(*penalty)?);
+                    done(fits.len());
+                }
+                Ok((fits, chain.state))
+            }
+        }
+    }
+
+    /// +1, −1 or 0 for every class and image, `[C, N]`.
+    fn signs(&self, rows: &[usize], labels: &MultiLabels) -> Result<Tensor> {
+        let classes = labels.classes();
+        let mut signs = vec![0.0f32; classes * rows.len()];
+        for (place, row) in rows.iter().enumerate() {
+            for (class, presence) in labels.of(*row).iter().enumerate() {
+                signs[class * rows.len() + place] = match self.difficult.judge(*presence) {
+                    Some(true) => 1.0,
+                    Some(false) => -1.0,
+                    None => 0.0,
+                };
+            }
+        }
+        for (class, signs) in signs.chunks(rows.len()).enumerate() {
+            if !(signs.contains(&1.0) && signs.contains(&-1.0)) {
+                return Err(Error::Data(format!(
+                    "class {class} is on all or on none of the {} reference images to learn from; \
+                     logistic regression needs both",
+                    rows.len()
+                )));
+            }
+        }
+        Ok(Tensor::from_slice(&signs).view([classes as i64, -1]))
+    }
+}
+
+impl Point {
+    fn of(fit: &Fit, lambda: f64, validation: Option<f64>) -> Self {
+        Self {
+            lambda,
+            validation,
+            iterations: fit.iterations,
+            objective: fit.objective,
+            gradient: fit.gradient,
+            converged: fit.converged,
+        }
+    }
+}
+
+/// Rows of the references to fit, and to choose a penalty on.
+struct Split {
+    training: Vec<usize>,
+    held_out: Vec<usize>,
+}
+
+/// The references, a validation split at their end.
+struct Parts {
+    references: Tensor,
+}
+
+impl Parts {
+    fn new(queries: &Tensor, references: &Tensor, validation: Option<&Tensor>) -> Result<Self> {
+        shape::check("reference features", references, &[-1, -1])?;
+        let dimensions = references.size()[1];
+        shape::check("query features", queries, &[-1, dimensions])?;
+        design::finite("query", queries)?;
+        let Some(validation) = validation else {
+            return Ok(Self { references: references.shallow_clone() });
+        };
+        shape::check("validation features", validation, &[-1, dimensions])?;
+        Ok(Self { references: Tensor::cat(&[references, validation], 0) })
+    }
+}
+
+/// The classes that some images have; only these can be learned.
+struct Seen {
+    /// Ascending.
+    classes: Vec<u32>,
+}
+
+impl Seen {
+    fn new(labels: impl Iterator<Item = u32>) -> Result<Self> {
+        let mut classes: Vec<u32> = labels.collect();
+        classes.sort_unstable();
+        classes.dedup();
+        if classes.len() < 2 {
+            return Err(Error::Data(format!(
+                "the reference images to learn from have {} class, logistic regression needs at least 2",
+                classes.len()
+            )));
+        }
+        Ok(Self { classes })
+    }
+
+    fn count(&self) -> i64 {
+        self.classes.len() as i64
+    }
+
+    /// The place of each row's class, i64 `[n]`.
+    fn targets(&self, rows: &[usize], labels: &[u32]) -> Tensor {
+        let place =
+            |row: &usize| self.classes.partition_point(|class| *class < labels[*row]) as i64;
+        Tensor::from_slice(&rows.iter().map(place).collect::<Vec<_>>())
+    }
+
+    /// Logits of all classes, f64 `[n, C]`.
+    fn logits(&self, h: &Tensor, weights: &Tensor, classes: usize) -> Tensor {
+        let found = logits(h, weights);
+        let places: Vec<i64> = self.classes.iter().map(|class| i64::from(*class)).collect();
+        Tensor::full(
+            [found.size()[0], classes as i64],
+            f64::NEG_INFINITY,
+            (Kind::Double, h.device()),
+        )
+        .index_copy_(1, &Tensor::from_slice(&places), &found)
+    }
+}
+
+/// `W h + b` for every row, f64 `[n, C]`.
+fn logits(h: &Tensor, weights: &Tensor) -> Tensor {
+    const ROWS: i64 = 4_096;
+    let (images, dimensions) = (h.size()[0], h.size()[1]);
+    let (slopes, bias) = (weights.narrow(1, 0, dimensions).tr(), weights.select(1, dimensions));
+    let tiles: Vec<Tensor> = (0..images)
+        .step_by(ROWS as usize)
+        .map(|first| {
+            let rows = h.narrow(0, first, ROWS.min(images - first)).to_kind(Kind::Double);
+            rows.matmul(&slopes) + &bias
+        })
+        .collect();
+    Tensor::cat(&tiles, 0)
+}
+
+fn at(h: &Tensor, rows: &[usize]) -> Tensor {
+    let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    h.index_select(0, &Tensor::from_slice(&rows))
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    let mut values = vec![0.0; tensor.numel()];
+    tensor.contiguous().copy_data(&mut values, tensor.numel());
+    values
+}
+
+fn rank_all(logits: &Tensor, labels: Vec<u32>, classes: usize) -> Ranks {
+    let logits = numbers(logits);
+    let ranks = logits
+        .chunks(classes)
+        .zip(&labels)
+        .map(|(row, label)| rank(row, *label as usize))
+        .collect();
+    Ranks { ranks, labels, classes, depth: classes }
+}
+
+/// Share of images ranked right.
+fn share(ranks: &Ranks) -> f64 {
+    ranks.ranks.iter().filter(|rank| **rank == 0).count() as f64 / ranks.ranks.len() as f64
+}
+
+/// Mean of that over the classes that occur.
+fn mean_share(ranks: &Ranks) -> f64 {
+    let mut counts = vec![(0u32, 0u32); ranks.classes];
+    for (rank, label) in ranks.ranks.iter().zip(&ranks.labels) {
+        let count = &mut counts[*label as usize];
+        count.0 += u32::from(*rank == 0);
+        count.1 += 1;
+    }
+    let shares: Vec<f64> = counts
+        .iter()
+        .filter(|(_, all)| *all > 0)
+        .map(|(right, all)| f64::from(*right) / f64::from(*all))
+        .collect();
+    shares.iter().sum::<f64>() / shares.len() as f64
+}
