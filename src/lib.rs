@@ -1,13 +1,15 @@
 //! Learning visual representations without labels.
 //!
 //! The modules, in the order in which data flows; each may use only those before it:
-//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`evaluate`] → [`report`].
+//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`evaluate`] → [`report`] →
+//! [`recipe`] → [`experiment`].
 //! Below all of them lie [`error`], [`shape`] and [`random`].
 
 pub mod augment;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod experiment;
 pub mod ffi;
 pub mod files;
 pub mod loss;

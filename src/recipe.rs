@@ -416,6 +416,7 @@ const OPTIONAL: &[&str] = &[
     "method.projector.hidden",
     "method.projector.norm_linear",
     "method.predictor.hidden",
+    "method.teacher",
     "method.loss.sigma",
     "method.loss.margin",
     "method.loss.swd_dim",

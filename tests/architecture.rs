@@ -11,7 +11,17 @@ const BELOW: &[&str] =
 
 /// The flow, in order.
 const FLOW: &[&str] = &[
-    "data", "augment", "model", "loss", "plugin", "method", "train", "evaluate", "report", "recipe",
+    "data",
+    "augment",
+    "model",
+    "loss",
+    "plugin",
+    "method",
+    "train",
+    "evaluate",
+    "report",
+    "recipe",
+    "experiment",
 ];
 
 fn source() -> PathBuf {

@@ -54,7 +54,7 @@ fn recipe(optimizer: &str, schedule: &str) -> Recipe {
 /// A recipe that says of its method only what is given.
 fn with_method(method: &str) -> Recipe {
     let views = match method.split('"').nth(1).unwrap() {
-        "npid" => "npid_cifar",
+        "npid" | "classifier" | "distill" => "npid_cifar",
         "infomin" => "infomin_jigsaw",
         _ => "simclr_cifar",
     };
@@ -130,6 +130,7 @@ fn every_setting_of_every_method_is_told_with_its_default() {
         let recipe = with_method(&format!("name = \"{name}\""));
         let mut expected = below(&recipe, "method.", &[]);
         expected.retain(|key, _| !key.starts_with("projector.") && !key.starts_with("predictor."));
+        add_without_value(&recipe, "method.", &["teacher"], &mut expected);
         assert_eq!(column(&format!("| `{name}` | default |"), 1), expected, "{name}");
     }
 }
