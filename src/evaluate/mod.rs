@@ -6,6 +6,7 @@
 
 pub mod export;
 pub mod features;
+pub mod finetune;
 pub mod interval;
 pub mod knn;
 pub mod linear;

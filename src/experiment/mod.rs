@@ -1,5 +1,6 @@
 //! A recipe carried out: what trains a network on a data source into a folder, for pre-training and fine-tuning alike.
 
+pub mod finetune;
 mod plan;
 
 use crate::augment::{Batches, DeviceLoader, Loader, LoaderConfig, views_gallery};
