@@ -117,7 +117,8 @@ impl Finetune<'_> {
         };
         let cut = self.cut("all", &references, self.queries);
         let recipe = self.train(&cut, &references, &point, self.folder, stop, tell, watch)?;
-        let (judged, trained) = self.judge(self.folder, self.queries.as_ref())?;
+        let (judged, trained) =
+            self.judge(self.folder, self.queries.as_ref(), &recipe.train.device)?;
         let (hash_before, hash_after) = (self.model.hash(), trained.hash());
         if self.protocol.frozen && hash_before != hash_after {
             return Err(Error::Weights(format!(
@@ -150,9 +151,9 @@ impl Finetune<'_> {
             let folder = self.folder.join("grid").join(&name);
             let trained = self.train(&cut, &kept, point, &folder, stop, tell, watch);
             let value = match trained {
-                Ok(_) => self.value(&folder, validation.as_ref())?,
+                Ok(recipe) => self.value(&folder, validation.as_ref(), &recipe)?,
                 // Too large a rate is a finding, not a failure.
-                Err(Error::NonFinite(_)) => None,
+                Err(Error::NonFinite(_)) => note(&folder, None)?,
                 Err(other) => return Err(other),
             };
             let said = value.map_or("not finite".to_owned(), |v| format!("{:.2}%", 100.0 * v));
@@ -163,19 +164,21 @@ impl Finetune<'_> {
     }
 
     /// The metric of a finished point, judged once.
-    fn value(&self, folder: &Path, validation: &dyn Dataset) -> Result<Option<f64>> {
-        let file = folder.join(JUDGED);
-        let stored = std::fs::read_to_string(&file).ok();
+    fn value(
+        &self,
+        folder: &Path,
+        validation: &dyn Dataset,
+        recipe: &Recipe,
+    ) -> Result<Option<f64>> {
+        let stored = std::fs::read_to_string(folder.join(JUDGED)).ok();
         if let Some(value) = stored.and_then(|text| serde_json::from_str(&text).ok()) {
             return Ok(value);
         }
-        let value = match self.judge(folder, validation) {
-            Ok((judged, _)) => Some(self.metric.of(&judged.ranks, self.seed)),
-            Err(Error::NonFinite(_)) => None,
-            Err(other) => return Err(other),
-        };
-        replace_text(&file, &format!("{}\n", serde_json::json!(value)))?;
-        Ok(value)
+        match self.judge(folder, validation, &recipe.train.device) {
+            Ok((judged, _)) => note(folder, Some(self.metric.of(&judged.ranks, self.seed))),
+            Err(Error::NonFinite(_)) => note(folder, None),
+            Err(other) => Err(other),
+        }
     }
 
     /// One run to its end, or nothing if it is at its end; the recipe it has.
@@ -208,7 +211,7 @@ impl Finetune<'_> {
                 )));
             }
             let finished = read_status(folder).is_some_and(|status| status.state == "finished");
-            if finished && found.bits_match {
+            if finished || folder.join(JUDGED).is_file() {
                 self.same_weights(folder)?;
                 return Ok(recipe);
             }
@@ -261,8 +264,8 @@ impl Finetune<'_> {
     }
 
     /// Judges the last epoch of a run on a split.
-    fn judge(&self, run: &Path, split: &dyn Dataset) -> Result<(Judged, Weights)> {
-        let device = machine::device("auto")?;
+    fn judge(&self, run: &Path, split: &dyn Dataset, device: &str) -> Result<(Judged, Weights)> {
+        let device = machine::device(device)?;
         let trained = Weights::load(run, device)?;
         let classifier = Classifier::new(&trained.teacher()?, device)?;
         let model = self.model.preprocess.as_ref().or(trained.preprocess.as_ref());
@@ -287,6 +290,12 @@ impl Finetune<'_> {
             fingerprint: blake3::hash(cut.to_string().as_bytes()).to_hex().to_string(),
         }
     }
+}
+
+/// Writes what a point came to beside its run.
+fn note(folder: &Path, value: Option<f64>) -> Result<Option<f64>> {
+    replace_text(&folder.join(JUDGED), &format!("{}\n", serde_json::json!(value)))?;
+    Ok(value)
 }
 
 /// Two data sets one behind the other.

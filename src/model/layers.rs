@@ -451,6 +451,26 @@ mod tests {
     }
 
     #[test]
+    fn a_place_says_how_fast_running_statistics_follow() {
+        let mut parameters = parameters(Kind::Double);
+        let mut place = parameters.root();
+        place.set_norm_momentum(0.25);
+        let norm = BatchNorm::build(&mut place.at("norm"), 3, Affine::Full, 1.0);
+        let x = noise(9, &[8, 3]) * 2.0 + 0.3;
+        let (mean, variance) = plain_moments(&x, 1.0);
+        for of in [1, 2] {
+            let before = norm.running_mean.copy();
+            for seen in 0..of {
+                let _ = norm.forward(&x, training(1, Statistics::Move { seen, of }));
+            }
+            let mean = Tensor::from_slice(&mean);
+            assert_near(&norm.running_mean, &(before * 0.75 + mean * 0.25), 1e-12);
+        }
+        let expected = Tensor::from_slice(&variance) * (1.0 - 0.75 * 0.75) + 0.75 * 0.75;
+        assert_near(&norm.running_var, &expected, 1e-12);
+    }
+
+    #[test]
     fn each_group_is_normalised_with_its_own_moments() {
         let x = noise(9, &[8, 3, 2, 2]) * 2.0 + 0.3;
         let (_, norm) = norm();
