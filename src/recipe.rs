@@ -15,6 +15,7 @@ use toml::{Table, Value};
 
 #[cfg(test)]
 mod mutation;
+pub mod protocol;
 
 /// Version of the recipe format; a newer one in a file is an error.
 pub const FORMAT: u32 = 1;
@@ -272,6 +273,16 @@ impl Recipe {
         self.backbone.check()?;
         self.method.check(&self.plugins)?;
         self.train.check()?;
+        let classifies =
+            matches!(self.method, method::Config::Classifier(_) | method::Config::Distill(_));
+        if let Some(rate) = self.train.optimizer.classifier_learning_rate() {
+            require(
+                classifies,
+                "train.optimizer.classifier_learning_rate",
+                &format!("left out, since method {} has no classifier", self.method.name()),
+                &rate,
+            )?;
+        }
         for (index, view) in self.view.iter().enumerate() {
             view.check(index)?;
         }
@@ -416,6 +427,7 @@ const OPTIONAL: &[&str] = &[
     "method.projector.hidden",
     "method.projector.norm_linear",
     "method.predictor.hidden",
+    "method.teacher",
     "method.loss.sigma",
     "method.loss.margin",
     "method.loss.swd_dim",
@@ -425,6 +437,7 @@ const OPTIONAL: &[&str] = &[
     "plugins.cross_level.k_eigen",
     "plugins.guided_stop_gradient",
     "train.optimizer.bias_learning_rate",
+    "train.optimizer.classifier_learning_rate",
     "train.max_steps",
 ];
 

@@ -54,7 +54,7 @@ fn recipe(optimizer: &str, schedule: &str) -> Recipe {
 /// A recipe that says of its method only what is given.
 fn with_method(method: &str) -> Recipe {
     let views = match method.split('"').nth(1).unwrap() {
-        "npid" => "npid_cifar",
+        "npid" | "classifier" | "distill" => "npid_cifar",
         "infomin" => "infomin_jigsaw",
         _ => "simclr_cifar",
     };
@@ -130,6 +130,7 @@ fn every_setting_of_every_method_is_told_with_its_default() {
         let recipe = with_method(&format!("name = \"{name}\""));
         let mut expected = below(&recipe, "method.", &[]);
         expected.retain(|key, _| !key.starts_with("projector.") && !key.starts_with("predictor."));
+        add_without_value(&recipe, "method.", &["teacher"], &mut expected);
         assert_eq!(column(&format!("| `{name}` | default |"), 1), expected, "{name}");
     }
 }
@@ -178,10 +179,12 @@ fn every_setting_of_optimizers_and_schedules_is_told_with_its_default() {
         let recipe = recipe(&format!("name = \"{name}\""), "name = \"constant\"");
         let mut expected = below(&recipe, "train.optimizer.", &["learning_rate", "weight_decay"]);
         // It has no value unless one is given, so that it is not among those of a recipe.
-        let change = "train.optimizer.bias_learning_rate=true".to_owned();
-        let set = Recipe::parse(&recipe.to_toml().unwrap(), "of a test", &[change]);
-        if set.err().unwrap().to_string().contains("must be a number, found `true`") {
-            expected.insert("bias_learning_rate".to_owned(), "none".to_owned());
+        for key in ["bias_learning_rate", "classifier_learning_rate"] {
+            let change = format!("train.optimizer.{key}=true");
+            let set = Recipe::parse(&recipe.to_toml().unwrap(), "of a test", &[change]);
+            if set.err().unwrap().to_string().contains("must be a number, found `true`") {
+                expected.insert(key.to_owned(), "none".to_owned());
+            }
         }
         assert_eq!(column("| key | `sgd` |", place), expected, "{name}");
     }

@@ -30,6 +30,8 @@ fn method(kind: Kind) -> Box<dyn Method> {
         views: 2,
         images: BATCH,
         batch: BATCH,
+        classes: 0,
+        teacher: None,
         seed: 3,
         device: Device::Cpu,
         kind,

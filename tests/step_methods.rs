@@ -25,6 +25,8 @@ fn after_step(method: &str, sides: &[usize], micro_batch: usize, group: usize) -
         views: sides.len(),
         images: BATCH,
         batch: BATCH,
+        classes: 0,
+        teacher: None,
         seed: 3,
         device: Device::Cpu,
         kind: Kind::Double,

@@ -28,13 +28,10 @@ pub(super) struct ProgressBar {
 }
 
 impl ProgressBar {
-    pub(super) fn new(first_step: u64, steps: u64) -> Self {
+    pub(super) fn new(steps: u64) -> Self {
         let bar = Bar::new(steps).with_style(style(
             "{wide_bar} {pos}/{len} steps, {msg}, {elapsed} elapsed, {eta} left",
         ));
-        bar.set_position(first_step);
-        // Otherwise the steps of earlier processes would count as done in no time.
-        bar.reset_eta();
         Self { bar, epoch_loss: 0.0, epoch_steps: 0 }
     }
 
@@ -76,6 +73,12 @@ pub(super) fn round_bar(what: &str) -> impl FnMut(u64, u64) {
 }
 
 impl Observer for ProgressBar {
+    fn begin(&mut self, first_step: u64) {
+        self.bar.set_position(first_step);
+        // Otherwise the steps of earlier processes would count as done in no time.
+        self.bar.reset_eta();
+    }
+
     fn step(&mut self, progress: &Progress) -> DiptychResult<()> {
         if progress.loss.is_finite() {
             self.epoch_loss += progress.loss;

@@ -2,13 +2,13 @@
 
 use super::Answer;
 use super::monitor::open_source;
-use super::plan::selection;
 use anyhow::Result;
 use diptych::augment::{
     Gallery, Pipeline, SampledImage, ViewRecipe, named, sample_images, write_png,
 };
 use diptych::data::Selection;
 use diptych::error::Error;
+use diptych::experiment::selection;
 use diptych::overrides;
 use diptych::recipe::{Recipe, view_blocks};
 use serde::{Deserialize, Serialize};

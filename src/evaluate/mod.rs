@@ -8,6 +8,7 @@ pub mod clusters;
 pub mod average_precision;
 pub mod export;
 pub mod features;
+pub mod finetune;
 pub mod interval;
 pub mod knn;
 pub mod linear;

@@ -2,8 +2,10 @@
 
 use crate::augment::{Preprocess, to_device};
 use crate::error::{Error, Result};
+use crate::method;
+use crate::method::distill::Teacher;
 use crate::model::resnet::{Architecture, ResNet, Stem};
-use crate::model::{BackboneConfig, BlockGroup, Parameters, Phase};
+use crate::model::{BackboneConfig, BlockGroup, HeadConfig, Parameters, Phase};
 use crate::train::checkpoint;
 use crate::train::journal::Event;
 use std::collections::BTreeMap;
@@ -18,6 +20,10 @@ pub struct Weights {
     device: Device,
     /// Its settings.
     pub config: BackboneConfig,
+    /// The method that trained it, if the file says.
+    pub method: Option<method::Config>,
+    /// Tensors of what sat on it, `projector.…` and `classifier.…`, under their names.
+    head: BTreeMap<String, Tensor>,
     /// How images must be prepared, if the file says.
     pub preprocess: Option<Preprocess>,
     /// The file the weights came from.
@@ -73,6 +79,9 @@ impl Layer {
     }
 }
 
+/// Beginnings of the names of what may sit on a backbone.
+const HEAD: [&str; 2] = ["projector.", "classifier."];
+
 /// Where a run keeps its newest weights.
 fn checkpoint_of(run: &Path) -> PathBuf {
     run.join("checkpoints/last.safetensors")
@@ -122,6 +131,8 @@ impl Weights {
             parameters,
             device: self.device,
             config: self.config.clone(),
+            method: None,
+            head: BTreeMap::new(),
             preprocess: self.preprocess.clone(),
             file: PathBuf::from("untrained"),
             matched: 0,
@@ -152,8 +163,11 @@ impl Weights {
         preprocess
             .check()
             .map_err(|error| Error::Weights(format!("checkpoint `{}`: {error}", file.display())))?;
+        // Checkpoints of earlier versions do not say it.
+        let method = found.header.model.get("method").cloned();
+        let method = method.map(serde_json::from_value).transpose().map_err(unreadable)?;
         let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
-        Ok(Self { run, history: found.header.journal.events, ..filled })
+        Ok(Self { run, method, history: found.header.journal.events, ..filled })
     }
 
     /// Weights with torchvision's names, bare or below `backbone.`, `encoder.` or `module.`; the network is read off
@@ -204,6 +218,11 @@ impl Weights {
         }
         let (backbone, parameters) = build(&config, 0, device)?;
         parameters.load(&tensors).map_err(|error| mismatch(&error))?;
+        let head = tensors
+            .iter()
+            .filter(|(name, _)| HEAD.iter().any(|part| name.starts_with(part)))
+            .map(|(name, tensor)| (name.clone(), tensor.to_device(device)))
+            .collect();
         let known = |name: &str| parameters.all().iter().any(|p| p.name == name);
         let (backbone_only, left_over): (Vec<String>, Vec<String>) = tensors
             .into_keys()
@@ -220,6 +239,8 @@ impl Weights {
             parameters,
             device,
             config,
+            method: None,
+            head,
             preprocess,
             file,
             matched,
@@ -233,6 +254,51 @@ impl Weights {
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         let all = self.parameters.all().iter();
         all.map(|p| (p.name.clone(), p.tensor.detach())).collect()
+    }
+
+    /// The same with the tensors of what sat on it, `projector.…` and `classifier.…`.
+    pub fn with_head(&self) -> BTreeMap<String, Tensor> {
+        let head = self.head.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        self.tensors().into_iter().chain(head).collect()
+    }
+
+    /// The projector it was trained with, if the file says and there was one.
+    pub fn projector(&self) -> Option<HeadConfig> {
+        let settings = serde_json::to_value(self.method.as_ref()?).ok()?;
+        serde_json::from_value(settings.get("projector")?.clone()).ok()
+    }
+
+    /// The whole classifier, for a network that learns from it.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the model is none: a run of another method, or a file without its linear layer.
+    pub fn teacher(&self) -> Result<Teacher> {
+        let classifier = match &self.method {
+            Some(method::Config::Classifier(config)) => config.clone(),
+            other => {
+                let found =
+                    other.as_ref().map_or("a file that does not say".to_owned(), |method| {
+                        format!("method {}", method.name())
+                    });
+                return Err(Error::Weights(format!(
+                    "`{}` cannot teach: a run of method classifier is needed, found {found}; fine-tune it first",
+                    self.file.display()
+                )));
+            }
+        };
+        let classes = self.head.get("classifier.weight").map_or(0, |weight| weight.size()[0]);
+        if classes == 0 {
+            return Err(Error::Weights(format!(
+                "`{}` cannot teach: it has no `classifier.weight`",
+                self.file.display()
+            )));
+        }
+        Ok(Teacher {
+            backbone: self.config.clone(),
+            classifier,
+            classes: classes as usize,
+            tensors: self.with_head(),
+        })
     }
 
     /// BLAKE3 over all parameters and buffers of the backbone.

@@ -3,7 +3,8 @@
 //! With `micro_batch` below the batch size the step takes two passes (gradient caching, Gao et al. 2021,
 //! arXiv:2101.06983): all micro-batches are embedded without a graph, the objective gives the gradient for every row, and
 //! each micro-batch is embedded again, with its graph, to carry that gradient back. Views and statistics are the same in
-//! both passes; running statistics move in the second. Target rows have no gradient and are made once, in the first.
+//! both passes; running statistics move in the second. Target rows have no gradient and are made once, in the first; a method
+//! with target views alone (a classifier on a frozen backbone) has neither graph nor second pass.
 
 use crate::augment::{Views, normalize};
 use crate::error::{Error, Result};
@@ -65,7 +66,7 @@ impl Layout {
 pub struct Outcome {
     /// What the method said of the rows.
     pub objective: Objective,
-    /// The rows `[V, N, F]` themselves, detached.
+    /// The rows `[V, N, F]` themselves, detached: online ones, or targets where there are no others.
     pub rows: Tensor,
 }
 
@@ -116,6 +117,14 @@ pub fn gradient(
         }
         found
     };
+
+    if method.wiring().online.is_empty() {
+        let targets = targets.ok_or_else(|| Error::Shape("there are no views".to_owned()))?;
+        enter(profile, Stage::Loss);
+        let leaves = Rows { online: targets.narrow(0, 0, 0), targets: Some(targets) };
+        let objective = method.objective(&leaves, step)?;
+        return Ok(leaves.targets.map(|rows| Outcome { objective, rows }));
+    }
 
     let Some(mut buffers) = buffers else {
         let rows = embed(0, moving(0))?;

@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use crate::error::{Error, Result};
-use crate::model::layers::Initialization;
+use crate::model::layers::{Initialization, NORM_MOMENTUM};
 use serde::{Deserialize, Serialize};
 
 /// The backbone f: images `[N,3,h,w]` to features `[N,F]`.
@@ -48,10 +48,18 @@ pub struct BackboneConfig {
     /// Images per normalisation group in training; 0 is the whole batch.
     #[serde(default)]
     pub norm_group: usize,
+    /// Share of its running statistics that a batch norm replaces at each step, in (0, 1], in PyTorch's counting. SimCLR
+    /// fine-tunes on small data sets with min(10 / steps per epoch, 0.1).
+    #[serde(default = "tenth")]
+    pub norm_momentum: f64,
     /// A model to start from in place of random weights: a run folder, a checkpoint or a weights file. Every tensor of the
     /// backbone must be in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
+}
+
+fn tenth() -> f64 {
+    NORM_MOMENTUM
 }
 
 fn unit() -> f64 {
@@ -164,6 +172,7 @@ impl BackboneConfig {
             initialization: BackboneInitialization::default(),
             zero_init_residual: false,
             norm_group: 0,
+            norm_momentum: NORM_MOMENTUM,
             weights: None,
         }
     }
@@ -186,6 +195,12 @@ impl BackboneConfig {
             return Err(Error::Recipe(format!(
                 "`backbone.width` = {} leaves no channel in the stem: at least {least} is needed",
                 self.width
+            )));
+        }
+        if !(self.norm_momentum > 0.0 && self.norm_momentum <= 1.0) {
+            return Err(Error::Recipe(format!(
+                "`backbone.norm_momentum` must be above 0 and at most 1, found {}",
+                self.norm_momentum
             )));
         }
         if !(0.0..=1.0).contains(&self.sk_ratio) {

@@ -59,6 +59,7 @@ impl ResNet {
     /// As [`BackboneConfig::check`].
     pub fn build(place: &mut Place<'_>, config: &BackboneConfig) -> Result<Self> {
         config.check()?;
+        place.set_norm_momentum(config.norm_momentum);
         let plan = config.plan();
         let start = config.initialization.into();
         let last_scale = if config.zero_init_residual { 0.0 } else { 1.0 };

@@ -36,6 +36,8 @@ fn trained() -> Trained {
         views: 2,
         images: BATCH,
         batch: BATCH,
+        classes: 0,
+        teacher: None,
         seed: 0,
         device: Device::Cpu,
         kind: Kind::Float,
