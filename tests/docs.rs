@@ -71,8 +71,15 @@ fn parsed(views: &str, method: &str, optimizer: &str, schedule: &str) -> Recipe 
 }
 
 /// Settings that have no value unless one is given, so that they are not among those of a recipe.
-const WITHOUT_VALUE: [&str; 5] =
-    ["data.source", "data.limit", "data.classes", "backbone.weights", "train.max_steps"];
+const WITHOUT_VALUE: [&str; 7] = [
+    "data.source",
+    "data.limit",
+    "data.subset",
+    "data.label_fraction",
+    "data.classes",
+    "backbone.weights",
+    "train.max_steps",
+];
 
 /// Key to default of a column of the table whose header begins so; keys that the column has not are left out.
 fn column(header: &str, column: usize) -> BTreeMap<String, String> {

@@ -1,7 +1,7 @@
-//! `diptych data`: what a source holds, and what is wrong with it.
+//! `diptych data`: what a source holds, what is wrong with it, and parts of it.
 
 use super::monitor::image_bar;
-use super::{Answer, Finding};
+use super::{Answer, Finding, subset};
 use anyhow::Result;
 use diptych::data;
 use diptych::error::Error;
@@ -27,6 +27,8 @@ pub(super) enum Command {
         /// What `diptych data show` takes
         source: String,
     },
+    /// Writes a list of some images: a share of the labels, so many a class, a long tail, some classes
+    Subset(subset::Arguments),
 }
 
 pub(super) fn run(command: &Command) -> Result<Answer> {
@@ -35,6 +37,7 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
             let summary = data::summary(&data::open(source)?);
             Ok(Answer { text: summary.to_string(), json: serde_json::to_value(&summary)? })
         }
+        Command::Subset(arguments) => subset::run(arguments),
         Command::Check { source } => {
             let source = data::open(source)?;
             let bar = Mutex::new(image_bar("check"));

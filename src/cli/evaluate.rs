@@ -1,6 +1,6 @@
 //! `diptych evaluate`: a protocol's number, with everything that made it.
 
-use super::monitor::{image_bar, location, open_source};
+use super::monitor::{image_bar, location, open_subset};
 use super::{Answer, tell};
 use anyhow::Result;
 use diptych::augment::Preprocess;
@@ -24,7 +24,7 @@ use std::time::Instant;
   diptych evaluate knn runs/a --data cifar10/
   diptych evaluate linear runs/a --data cifar10/ data.limit=5000
 
-Settings (`key=value`): seed, threads, device, data.limit, data.holdout, data.classes; knn.k, knn.temperature; linear.epochs.")]
+Settings (`key=value`): seed, threads, device, data.limit, data.holdout, data.classes, data.subset, data.label_fraction; knn.k, knn.temperature; linear.epochs.")]
 pub(super) struct Arguments {
     /// How to judge
     #[arg(value_enum, value_name = "PROTOCOL")]
@@ -78,6 +78,10 @@ struct Settings {
 struct DataSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subset: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    label_fraction: Option<f64>,
     holdout: f64,
     classes: Vec<String>,
 }
@@ -135,6 +139,8 @@ impl Protocol {
             device: "auto".to_owned(),
             data: DataSettings {
                 limit: None,
+                subset: None,
+                label_fraction: None,
                 holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
                 classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
             },
@@ -210,11 +216,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let settings = overrides::apply(
         &protocol.settings(recipe.as_ref()),
         &arguments.overrides,
-        &["data.limit"],
+        &["data.limit", "data.subset", "data.label_fraction"],
     )?;
     let protocol = protocol.with(&settings);
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
-    let source = open_source(&location, &settings.data.classes)?;
+    let source = open_subset(&location, settings.data.subset.as_ref(), &settings.data.classes)?;
     judge_source(&source, recipe.as_ref(), &settings)?;
     tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
@@ -224,6 +230,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let selection = Selection {
         limit: settings.data.limit,
         holdout: settings.data.holdout,
+        label_fraction: settings.data.label_fraction,
         seed: settings.seed,
     };
     let parts = parts(&source, &selection)?;

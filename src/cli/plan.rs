@@ -177,5 +177,7 @@ pub(super) fn memory_plan<'a>(
 
 /// Which images of each split a recipe uses.
 pub(super) fn selection(recipe: &Recipe) -> Selection {
-    Selection { limit: recipe.data.limit, holdout: recipe.data.holdout, seed: recipe.seed }
+    let data = &recipe.data;
+    let (limit, holdout, label_fraction) = (data.limit, data.holdout, data.label_fraction);
+    Selection { limit, holdout, label_fraction, seed: recipe.seed }
 }
