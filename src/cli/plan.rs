@@ -48,6 +48,15 @@ impl Plan {
             ))
             .into());
         }
+        let channels = 3 + dataset.constant_channels() as i64;
+        if recipe.backbone.input_channels != channels {
+            return Err(Error::Recipe(format!(
+                "`backbone.input_channels` must be {channels}, the channels of `{}`, found `{}`; set \
+                 `backbone.input_channels={channels}`",
+                source.location, recipe.backbone.input_channels
+            ))
+            .into());
+        }
         let pipeline = Pipeline::new(&recipe.view)?;
         let order = Order::new(recipe.seed, dataset.len(), batch_size)?;
         let views: Vec<ViewInput> = (0..pipeline.views())

@@ -34,6 +34,7 @@ pub mod synthetic;
 pub mod tar;
 #[cfg(test)]
 mod testing;
+pub mod write;
 
 pub use detect::open;
 pub use summary::{Summary, summary};
