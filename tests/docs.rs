@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const RECIPES: &str = include_str!("../docs/recipes.md");
 const METHODS: &str = include_str!("../docs/methods.md");
 const VIEWS: &str = include_str!("../docs/views.md");
+const DATA: &str = include_str!("../docs/data.md");
 const RUNNING: &str = include_str!("../docs/running.md");
 
 /// The rows of the table whose header begins so, as cells without backticks.
@@ -71,8 +72,15 @@ fn parsed(views: &str, method: &str, optimizer: &str, schedule: &str) -> Recipe 
 }
 
 /// Settings that have no value unless one is given, so that they are not among those of a recipe.
-const WITHOUT_VALUE: [&str; 5] =
-    ["data.source", "data.limit", "data.classes", "backbone.weights", "train.max_steps"];
+const WITHOUT_VALUE: [&str; 7] = [
+    "data.source",
+    "data.limit",
+    "data.subset",
+    "data.label_fraction",
+    "data.classes",
+    "backbone.weights",
+    "train.max_steps",
+];
 
 /// Key to default of a column of the table whose header begins so; keys that the column has not are left out.
 fn column(header: &str, column: usize) -> BTreeMap<String, String> {
@@ -340,7 +348,8 @@ fn every_method_and_every_built_in_recipe_is_told() {
 
     let header = METHODS.lines().find(|line| line.starts_with("| recipe |")).unwrap();
     let folders: Vec<&str> = header.split('`').skip(1).step_by(2).collect();
-    let mut told = BTreeSet::from(["folder/simclr".to_owned()]);
+    let mut told = BTreeSet::from(["folder/simclr", "mnist/randbits"].map(str::to_owned));
+    assert!(told.iter().all(|name| METHODS.contains(&format!("`{name}`"))));
     for row in table(METHODS, "| recipe |") {
         let filled = folders.iter().zip(&row[1..]).filter(|(_, cell)| !cell.is_empty());
         told.extend(filled.map(|(folder, _)| format!("{folder}{}", row[0])));
@@ -391,8 +400,39 @@ fn the_script_of_the_benches_knows_every_part_of_them() {
 }
 
 #[test]
+fn every_setting_of_made_data_is_told() {
+    let told = table(DATA, "| set | setting |");
+    for set in ["digits-on", "multi-digits", "random-bits"] {
+        let settings = told.iter().filter(|row| row[0] == set).map(|row| format!("`{}`", row[1]));
+        let settings: BTreeSet<String> = settings.collect();
+        // Each variant has settings of its own.
+        let mut known = BTreeSet::new();
+        for variant in ["", "variant=grid&", "variant=place&", "variant=sizes&"] {
+            let spec =
+                format!("{set}:synthetic:digits?bits=1&digits=synthetic:digits&{variant}zzz=1");
+            let spec = if set == "random-bits" {
+                spec.replace("&digits=synthetic:digits", "")
+            } else {
+                spec.replace("bits=1&", "")
+            };
+            let spec = if set == "multi-digits" {
+                spec.replace("digits=synthetic:digits&", "")
+            } else {
+                spec
+            };
+            let message = diptych::data::open(&spec).err().map(|error| error.to_string());
+            let message = message.unwrap_or_default();
+            let expected = message.split("expected ").nth(1).unwrap_or_default();
+            known.extend(expected.split('`').skip(1).step_by(2).map(|key| format!("`{key}`")));
+        }
+        assert!(!known.is_empty());
+        assert_eq!(settings, known, "{set}");
+    }
+}
+
+#[test]
 fn every_guide_exists_and_every_recipe_that_is_named() {
-    let guides = [RECIPES, METHODS, VIEWS, RUNNING, include_str!("../docs/data.md")];
+    let guides = [RECIPES, METHODS, VIEWS, RUNNING, DATA];
     for text in guides.into_iter().chain([include_str!("../README.md")]) {
         for name in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
             if name.starts_with("https://") {

@@ -1,8 +1,10 @@
 //! What watches a run from the program: progress bar, k-NN monitor, report.
 
+use super::plan::selection;
 use super::tell;
 use anyhow::Result;
 use diptych::augment::Preprocess;
+use diptych::data::subset::IndexList;
 use diptych::data::{Dataset, Selection, Source};
 use diptych::error::{Error, Result as DiptychResult};
 use diptych::evaluate::features::{Features, extract};
@@ -157,7 +159,7 @@ impl KnnMonitor {
         let some = |dataset: Arc<dyn Dataset>, limit: usize| {
             diptych::data::subset::limit(dataset, limit, recipe.seed)
         };
-        let selection = Selection { limit: None, holdout: recipe.data.holdout, seed: recipe.seed };
+        let selection = Selection { limit: None, ..selection(recipe) };
         // Without a split to ask about, training images are compared with one another, for the picture only.
         let cut = source.for_evaluation(&selection).ok();
         let same = cut.is_none();
@@ -263,7 +265,19 @@ impl Observer for Pages {
 
 /// Opens a data source and keeps only some classes of it, all if none is named.
 pub(super) fn open_source(location: &str, classes: &[String]) -> DiptychResult<Source> {
-    let source = diptych::data::open(location)?;
+    open_subset(location, None, classes)
+}
+
+/// Opens a data source, keeps the images of a list if there is one, then only some classes, all if none is named.
+pub(super) fn open_subset(
+    location: &str,
+    list: Option<&String>,
+    classes: &[String],
+) -> DiptychResult<Source> {
+    let mut source = diptych::data::open(location)?;
+    if let Some(list) = list {
+        source = IndexList::read(Path::new(list), &source, None)?.apply(&source)?;
+    }
     if classes.is_empty() { Ok(source) } else { diptych::data::subset::classes(&source, classes) }
 }
 

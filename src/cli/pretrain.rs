@@ -2,7 +2,7 @@
 
 use super::attempt::attempt;
 use super::memory::{again, again_after_crash, with_less_memory};
-use super::monitor::open_source;
+use super::monitor::open_subset;
 use super::plan::describe;
 use super::{Answer, profile, tell};
 use anyhow::Result;
@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
             "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
         )
     })?;
-    let source = open_source(&location, &recipe.data.classes)?;
+    let source = open_subset(&location, recipe.data.subset.as_ref(), &recipe.data.classes)?;
     let mut plan = Plan::new(&recipe, &source)?;
     if let Some(text) = &arguments.less_memory {
         with_less_memory(text, &mut recipe, plan.layout.clone(), &out)?;

@@ -1,6 +1,6 @@
 //! Getting a backbone to judge: out of a run folder, a checkpoint, or a weights file.
 
-use crate::augment::{Preprocess, to_device};
+use crate::augment::{Preprocess, normalize, to_device, with_constants};
 use crate::error::{Error, Result};
 use crate::method;
 use crate::method::distill::Teacher;
@@ -306,10 +306,10 @@ impl Weights {
         checkpoint::hash(self.parameters.all().iter().map(|p| (p.name.as_str(), &p.tensor)))
     }
 
-    /// Features `[n, D]` of `n` prepared images (`[n, side, side, 3]`, 8 bits).
+    /// Features `[n, D]` of `n` prepared images; see [`forward`].
     ///
     /// # Errors
-    /// [`Error::Shape`] if `pixels` holds another number of bytes.
+    /// Those of [`forward`].
     pub fn features(
         &self,
         pixels: &[u8],
@@ -321,10 +321,12 @@ impl Weights {
     }
 }
 
-/// Features `[n, D]` of a layer, f32 on the CPU, of `n` prepared images (`[n, side, side, 3]`, 8 bits), in evaluation mode.
+/// Features `[n, D]` of a layer, f32 on the CPU, of `n` prepared images, in evaluation mode. Each image is its bytes
+/// `[side, side, 3]` and behind them those of its constant channels, as [`super::features::extract`] hands them on.
 ///
 /// # Errors
-/// [`Error::Shape`] if `pixels` holds another number of bytes.
+/// [`Error::Data`] if the images have other channels than the network takes; [`Error::Shape`] if `pixels` holds another
+/// number of bytes.
 pub fn forward(
     backbone: &ResNet,
     pixels: &[u8],
@@ -336,8 +338,29 @@ pub fn forward(
 ) -> Result<Tensor> {
     let side = preprocess.size_px();
     let (mean, std) = (preprocess.mean, preprocess.std);
+    let found = pixels.len().checked_div(n).unwrap_or(0);
+    let (plain, wanted) = (3 * side * side, backbone.input_channels() as usize - 3);
+    if found != plain + wanted && (plain..plain + 256).contains(&found) && pixels.len() == n * found
+    {
+        return Err(Error::Data(format!(
+            "the network takes {} channels, the images have {}; give the data it was trained on, with the same bits \
+             (`random-bits:BASE?bits={wanted}`)",
+            3 + wanted,
+            3 + found - plain
+        )));
+    }
     tch::no_grad(|| {
-        let images = to_device(pixels, [n, side, side], mean, std, device, kind)?;
+        let images = match wanted {
+            0 => to_device(pixels, [n, side, side], mean, std, device, kind)?,
+            _ => {
+                let records = Tensor::from_slice(pixels).view([n as i64, -1]);
+                let parts = records.split_with_sizes([plain as i64, wanted as i64], 1);
+                let side = side as i64;
+                let bytes = parts[0].reshape([-1, side, side, 3]).to_device(device);
+                let images = normalize(&bytes, mean, std, kind);
+                with_constants(&images, &parts[1].to_device(device))
+            }
+        };
         let h = match layer.group() {
             None => backbone.forward(&images, Phase::Evaluation),
             Some(group) => {
@@ -388,6 +411,7 @@ fn infer(tensors: &BTreeMap<String, Tensor>) -> Option<BackboneConfig> {
     };
     Some(BackboneConfig {
         width: *stem.first()? as f64 / 64.0,
+        input_channels: *stem.get(1)?,
         stem: kind,
         ..BackboneConfig::new(name)
     })

@@ -58,6 +58,14 @@ impl Plan {
                 dataset.len()
             )));
         }
+        let channels = 3 + dataset.constant_channels() as i64;
+        if recipe.backbone.input_channels != channels {
+            return Err(Error::Recipe(format!(
+                "`backbone.input_channels` must be {channels}, the channels of `{}`, found `{}`; set \
+                 `backbone.input_channels={channels}`",
+                source.location, recipe.backbone.input_channels
+            )));
+        }
         let pipeline = Pipeline::new(&recipe.view)?;
         let order = Order::new(recipe.seed, dataset.len(), batch_size)?;
         let views: Vec<ViewInput> = (0..pipeline.views())
@@ -130,5 +138,7 @@ pub fn memory_plan<'a>(recipe: &'a Recipe, sizes_px: &[usize], images: usize) ->
 
 /// Which images of each split a recipe uses.
 pub fn selection(recipe: &Recipe) -> Selection {
-    Selection { limit: recipe.data.limit, holdout: recipe.data.holdout, seed: recipe.seed }
+    let data = &recipe.data;
+    let (limit, holdout, label_fraction) = (data.limit, data.holdout, data.label_fraction);
+    Selection { limit, holdout, label_fraction, seed: recipe.seed }
 }

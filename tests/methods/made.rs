@@ -253,7 +253,14 @@ impl Case {
             indices.iter().flat_map(image).collect()
         });
         let views = views.collect();
-        HostBatch { step, epoch: (step / EPOCH) as u32, indices, views, damaged: Vec::new() }
+        HostBatch {
+            step,
+            epoch: (step / EPOCH) as u32,
+            indices,
+            views,
+            constants: Vec::new(),
+            damaged: Vec::new(),
+        }
     }
 
     pub(crate) fn trained(&self, precision: Precision, group: usize) -> Trained {

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::model::layers::{Initialization, NORM_MOMENTUM};
 use serde::{Deserialize, Serialize};
 
-/// The backbone f: images `[N,3,h,w]` to features `[N,F]`.
+/// The backbone f: images `[N,3,h,w]` (or with more channels) to features `[N,F]`.
 ///
 /// The networks of the papers are written like this (`name` and `width` are free, and `stem = "cifar"` replaces the
 /// stem for images of 32 pixels or so):
@@ -27,6 +27,10 @@ pub struct BackboneConfig {
     /// A count that is not whole is rounded and must reach 1.
     #[serde(default = "unit")]
     pub width: f64,
+    /// Channels of an image, 3 to 259: red, green and blue, and those of one value each that the data adds
+    /// ([`crate::data::Dataset::constants`]).
+    #[serde(default = "rgb")]
+    pub input_channels: i64,
     /// What comes before the first group of blocks.
     #[serde(default)]
     pub stem: Stem,
@@ -64,6 +68,10 @@ fn tenth() -> f64 {
 
 fn unit() -> f64 {
     1.0
+}
+
+fn rgb() -> i64 {
+    3
 }
 
 /// Depth and kind of block of a residual network.
@@ -166,6 +174,7 @@ impl BackboneConfig {
         Self {
             name,
             width: 1.0,
+            input_channels: 3,
             stem: Stem::default(),
             flavor: Flavor::default(),
             sk_ratio: 0.0,
@@ -186,6 +195,12 @@ impl BackboneConfig {
             return Err(Error::Recipe(format!(
                 "`backbone.width` must be above 0 and at most 64, found {}",
                 self.width
+            )));
+        }
+        if !(3..=259).contains(&self.input_channels) {
+            return Err(Error::Recipe(format!(
+                "`backbone.input_channels` must be from 3 to 259, found {}",
+                self.input_channels
             )));
         }
         // The narrowest layer: half of the stem's channels in `ResNet-D`, all of them otherwise.

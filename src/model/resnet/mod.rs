@@ -49,6 +49,7 @@ const GROUPS: [BlockGroup; 4] =
 pub struct ResNet {
     stem: StemLayers,
     groups: Vec<Vec<Block>>,
+    input_channels: i64,
     features: i64,
 }
 
@@ -74,7 +75,13 @@ impl ResNet {
                 .collect();
             groups.push(blocks);
         }
-        Ok(Self { stem, groups, features: config.features() })
+        let (input_channels, features) = (config.input_channels, config.features());
+        Ok(Self { stem, groups, input_channels, features })
+    }
+
+    /// Channels of the images it takes.
+    pub fn input_channels(&self) -> i64 {
+        self.input_channels
     }
 
     /// Number F of features.
