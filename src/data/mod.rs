@@ -32,6 +32,7 @@ pub mod synthetic;
 pub mod tar;
 #[cfg(test)]
 mod testing;
+pub mod transfer;
 
 pub use detect::open;
 pub use summary::{Summary, summary};
