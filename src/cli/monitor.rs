@@ -1,6 +1,5 @@
 //! What watches a run from the program: progress bar, k-NN monitor, report.
 
-use super::plan::selection;
 use super::tell;
 use anyhow::Result;
 use diptych::augment::Preprocess;
@@ -12,6 +11,7 @@ use diptych::evaluate::neighbours::gallery;
 use diptych::evaluate::run::{batch, neighbours_gallery, prepare};
 use diptych::evaluate::weights::{Layer, forward};
 use diptych::evaluate::{Knn, Ranks};
+use diptych::experiment::selection;
 use diptych::method::Method;
 use diptych::recipe::Recipe;
 use diptych::report;

@@ -34,6 +34,7 @@ pub mod synthetic;
 pub mod tar;
 #[cfg(test)]
 mod testing;
+pub mod transfer;
 pub mod write;
 
 pub use detect::open;

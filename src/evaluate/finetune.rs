@@ -3,7 +3,7 @@
 use super::Ranks;
 use super::features::{Damaged, extract};
 use super::run::{batch, prepare};
-use super::scores::rank;
+use super::scores::judged;
 use crate::augment::{Preprocess, to_device};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -115,12 +115,10 @@ impl Classifier {
                  be labelled alike"
             )));
         }
-        let ranks = scores.chunks(classes).zip(&labels);
-        let ranks = ranks.map(|(scores, label)| rank(scores, *label as usize)).collect();
-        let labels = labels.iter().map(|label| *label as u32).collect();
-        Ok(Judged {
-            ranks: Ranks { ranks, labels, classes, depth: classes },
-            damaged: found.damaged,
-        })
+        let mut ranks = Ranks::none(classes, classes);
+        for (scores, label) in scores.chunks(classes).zip(&labels) {
+            ranks.push(judged(scores, *label as usize), *label as u32);
+        }
+        Ok(Judged { ranks, damaged: found.damaged })
     }
 }

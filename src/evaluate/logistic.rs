@@ -16,7 +16,7 @@ use super::average_precision::{
     AveragePrecision, Difficult, MeanAveragePrecision, MultiLabels, mean_average_precision,
     mean_only,
 };
-use super::scores::{Ranks, labels, rank};
+use super::scores::{Ranks, judged, labels};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::shape;
@@ -555,13 +555,11 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
 }
 
 fn rank_all(logits: &Tensor, labels: Vec<u32>, classes: usize) -> Ranks {
-    let logits = numbers(logits);
-    let ranks = logits
-        .chunks(classes)
-        .zip(&labels)
-        .map(|(row, label)| rank(row, *label as usize))
-        .collect();
-    Ranks { ranks, labels, classes, depth: classes }
+    let mut ranks = Ranks::none(classes, classes);
+    for (row, label) in numbers(logits).chunks(classes).zip(labels) {
+        ranks.push(judged(row, label as usize), label);
+    }
+    ranks
 }
 
 /// Share of images ranked right.

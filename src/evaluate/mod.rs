@@ -4,8 +4,8 @@
 //! features, each a [`protocol`]; [`scores`] and [`interval`] say what came of it; [`record`] writes down a number with everything that made
 //! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
-pub mod clusters;
 pub mod average_precision;
+pub mod clusters;
 pub mod export;
 pub mod features;
 pub mod finetune;

@@ -382,6 +382,8 @@ impl Protocol {
                 batch_size,
                 micro_batch_size,
                 limit: None,
+                subset: None,
+                label_fraction: None,
                 classes: Vec::new(),
                 holdout: 0.0,
                 max_damaged: 0.01,
