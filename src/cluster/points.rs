@@ -2,7 +2,6 @@
 
 use super::products::{LANES, Lanes, products};
 use crate::error::{Error, Result};
-use crate::shape;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
@@ -163,13 +162,7 @@ pub(super) fn unpadded(centres: &[Lanes], dimensions: usize, offset: &[f64]) -> 
 
 /// Values in host memory and the number of dimensions.
 fn host(rows: &Tensor) -> Result<(Vec<f32>, usize)> {
-    shape::check("rows to cluster", rows, &[-1, -1])?;
-    if rows.numel() == 0 {
-        return Err(Error::Shape(format!(
-            "rows to cluster must be at least one of at least one dimension, found {:?}",
-            rows.size()
-        )));
-    }
+    super::check_shape(rows)?;
     let rows = rows.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
     let mut values = vec![0.0; rows.numel()];
     rows.copy_data(&mut values, rows.numel());

@@ -4,7 +4,6 @@ use super::{Clustering, KMeans};
 use crate::error::{Error, Result};
 use crate::plugin::cross_level::clustering::{SpectrumEnd, k_means, spectral_embedding};
 use crate::rows::{sum, unit_rows};
-use crate::shape;
 use tch::{Kind, Tensor};
 
 /// Most rows: an eigenproblem of this size takes 0.6 GB and, on two cores, about a minute.
@@ -62,7 +61,7 @@ pub(super) fn fit_cld(rows: &Tensor, k: usize) -> Result<Clustering> {
 }
 
 fn check(rows: &Tensor, k: usize) -> Result<()> {
-    shape::check("rows to cluster", rows, &[-1, -1])?;
+    super::check_shape(rows)?;
     let n = rows.size()[0];
     super::check_count(n as usize, k)?;
     if n > MOST_ROWS {

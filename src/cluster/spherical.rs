@@ -54,8 +54,7 @@ mod tests {
         // The last move was below the tolerance, not 0.
         assert!((directions - &centres).abs().max().double_value(&[]) < 0.02);
         let best = cosines.amax([1].as_slice(), false);
-        let best: Tensor = 1.0 - best;
-        let objective = best.sum(Kind::Double).double_value(&[]);
+        let objective = (best - 1.0).neg().sum(Kind::Double).double_value(&[]);
         assert!((objective - found.inertia).abs() < 1e-4, "{objective} {}", found.inertia);
         // Lengths do not count.
         let lengths = Tensor::arange(500, (Kind::Float, rows.device())).unsqueeze(1) + 1.0;

@@ -4,7 +4,6 @@ use super::Clustering;
 use super::points::{Points, unpadded};
 use super::products::{LANES, Lanes, exact_distances};
 use crate::error::{Error, Result};
-use kodama::{Method, linkage};
 use rayon::prelude::*;
 use tch::Tensor;
 
@@ -24,11 +23,8 @@ pub(super) fn fit(rows: &Tensor, k: usize) -> Result<Clustering> {
             (n * (n - 1) / 2 * 8) as f64 / 1e9
         )));
     }
-    let tree: Vec<[usize; 2]> = linkage(&mut distances(&points), n, Method::Ward)
-        .steps()
-        .iter()
-        .map(|step| [step.cluster1, step.cluster2])
-        .collect();
+    let tree: Vec<[usize; 2]> =
+        merges(distances(&points), n).into_iter().map(|merge| merge.nodes).collect();
     let labels = cut(&tree, n, k);
     let centres = means(&points, &labels, k);
     Ok(Clustering {
@@ -58,6 +54,83 @@ fn distances(points: &Points) -> Vec<f64> {
         }
     });
     condensed
+}
+
+/// Two nodes that become one.
+#[derive(Clone, Copy, Debug)]
+struct Merge {
+    /// The lower first; node `n + i` is what merge `i` made.
+    nodes: [usize; 2],
+    height: f64,
+}
+
+/// The merges by height, from the Euclidean distances of all pairs, by chains of nearest neighbours (Murtagh 1983; Müllner
+/// 2011).
+///
+/// Which of equal distances counts decides the tree, and among few grey levels many are equal. So chains begin at the
+/// first cluster that is left, a neighbour gives way only to a nearer one, the one before in the chain first of all, a
+/// union takes the higher of the two places, and the formula is that of Lance and Williams on distances that are not
+/// squared: all as in SciPy's `ward`, which scikit-learn calls.
+fn merges(mut distances: Vec<f64>, n: usize) -> Vec<Merge> {
+    let place = |one: usize, other: usize| {
+        let (low, high) = (one.min(other), one.max(other));
+        low * n - low * (low + 1) / 2 + high - low - 1
+    };
+    let mut sizes = vec![1.0f64; n];
+    let mut left: Vec<usize> = (0..n).collect();
+    let mut chain: Vec<usize> = Vec::new();
+    let mut found = Vec::with_capacity(n - 1);
+    while left.len() > 1 {
+        if chain.is_empty() {
+            chain.push(left[0]);
+        }
+        let (x, y, height) = loop {
+            let x = chain[chain.len() - 1];
+            let before = chain.len().checked_sub(2).map(|at| chain[at]);
+            let mut nearest = before.map_or((x, f64::INFINITY), |y| (y, distances[place(x, y)]));
+            for other in left.iter().filter(|other| **other != x) {
+                let distance = distances[place(x, *other)];
+                if distance < nearest.1 {
+                    nearest = (*other, distance);
+                }
+            }
+            if before == Some(nearest.0) {
+                break (x, nearest.0, nearest.1);
+            }
+            chain.push(nearest.0);
+        };
+        chain.truncate(chain.len() - 2);
+        let (x, y) = (x.min(y), x.max(y));
+        left.remove(left.binary_search(&x).expect("it was left until now"));
+        for other in left.iter().filter(|other| **other != y) {
+            let share = 1.0 / (sizes[x] + sizes[y] + sizes[*other]);
+            let (to_x, to_y) = (distances[place(*other, x)], distances[place(*other, y)]);
+            distances[place(*other, y)] = ((sizes[*other] + sizes[x]) * share * to_x * to_x
+                + (sizes[*other] + sizes[y]) * share * to_y * to_y
+                - sizes[*other] * share * height * height)
+                .sqrt();
+        }
+        sizes[y] += sizes[x];
+        found.push(Merge { nodes: [x, y], height });
+    }
+    found.sort_by(|one, other| one.height.total_cmp(&other.height));
+    // From a row of each part to the nodes that they have become.
+    let mut parents: Vec<usize> = (0..2 * n - 1).collect();
+    for (at, merge) in found.iter_mut().enumerate() {
+        merge.nodes = merge.nodes.map(|row| {
+            let mut node = row;
+            while parents[node] != node {
+                parents[node] = parents[parents[node]];
+                node = parents[node];
+            }
+            node
+        });
+        merge.nodes.sort_unstable();
+        for node in merge.nodes {
+            parents[node] = n + at;
+        }
+    }
+    found
 }
 
 /// Labels of the rows when the tree is cut into `k`: node `n + i` joins `tree[i]`, the last node is the root.
@@ -142,9 +215,9 @@ mod tests {
             [0.0, 1.0, 3.0, 7.0, 8.0, 20.0].iter().flat_map(|x| [*x, 0.0]).collect();
         let rows = Tensor::from_slice(&rows).view([6, 2]);
         let points = Points::new(&rows).unwrap();
-        let tree = linkage(&mut distances(&points), 6, Method::Ward);
-        for (step, height) in tree.steps().iter().zip([1.0, 1.0, 2.88675, 9.55336, 20.91411]) {
-            assert!((step.dissimilarity - height).abs() < 5e-6, "{}", step.dissimilarity);
+        let tree = merges(distances(&points), 6);
+        for (merge, height) in tree.iter().zip([1.0, 1.0, 2.88675, 9.55336, 20.91411]) {
+            assert!((merge.height - height).abs() < 5e-6, "{}", merge.height);
         }
         let labels = |k| fit(&rows, k).unwrap().labels;
         assert_eq!(labels(1), [0; 6]);
