@@ -5,6 +5,7 @@
 //! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
 pub mod average_precision;
+pub mod calibration;
 pub mod export;
 pub mod features;
 pub mod interval;
