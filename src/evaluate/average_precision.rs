@@ -312,3 +312,142 @@ fn mean(classes: &[Option<f64>]) -> Option<f64> {
     let known: Vec<f64> = classes.iter().flatten().copied().collect();
     (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use tch::Tensor;
+
+    /// An array of `tests/golden/logistic.py`.
+    pub(in crate::evaluate) fn golden(name: &str) -> Tensor {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/logistic.safetensors");
+        let all = Tensor::read_safetensors(path).unwrap();
+        let found = all.into_iter().find(|(found, _)| found == name);
+        found.unwrap_or_else(|| panic!("no `{name}`")).1
+    }
+
+    const FORMS: [AveragePrecision; 5] = [
+        AveragePrecision::Plain,
+        AveragePrecision::ElevenPoint,
+        AveragePrecision::ElevenPointExtra,
+        AveragePrecision::Area,
+        AveragePrecision::HundredOnePoint,
+    ];
+
+    /// Of a ranking, with as many more images at its end as it takes to have `positives` of them.
+    fn of(form: AveragePrecision, ranking: &str, positives: usize) -> f64 {
+        let mut present: Vec<Option<bool>> = ranking.chars().map(|c| Some(c == 'T')).collect();
+        let seen = ranking.matches('T').count();
+        // Missed for good: ranked last, behind so many others that precision there is nothing.
+        present.extend(std::iter::repeat_n(Some(false), 1_000_000 * usize::from(seen < positives)));
+        present.extend(std::iter::repeat_n(Some(true), positives - seen));
+        let scores: Vec<f64> = (0..present.len()).map(|place| -(place as f64)).collect();
+        form.of(&scores, &present).unwrap()
+    }
+
+    #[test]
+    fn the_published_values_are_met() {
+        for (form, ranking, positives, expected) in [
+            (AveragePrecision::ElevenPoint, "TFTTF", 4, 0.613_636_4),
+            (AveragePrecision::Area, "TFTTF", 4, 0.625),
+            (AveragePrecision::HundredOnePoint, "TFTTF", 4, 0.628_712_9),
+            (AveragePrecision::ElevenPoint, "FTT", 2, 0.666_666_7),
+            (AveragePrecision::ElevenPointExtra, "FTT", 2, 0.696_969_7),
+            // Three of ten: 0.3 in f64 is below the threshold 3 · 0.1.
+            (AveragePrecision::ElevenPoint, "TTT", 10, 0.272_727_3),
+        ] {
+            let found = of(form, ranking, positives);
+            // The images missed come in with a precision of 4e-6 and less.
+            assert!((found - expected).abs() < 1e-5, "{form:?} {ranking}: {found} {expected}");
+        }
+        assert!((of(AveragePrecision::ElevenPoint, "FTT", 2) - 2.0 / 3.0).abs() < 1e-15);
+    }
+
+    /// `tests/golden/logistic.py`: scikit-learn, and the definitions word for word; the second column has many ties.
+    #[test]
+    fn every_form_is_that_of_scikit_learn_or_of_its_definition() {
+        let (scores, labels) = (golden("scores"), golden("labels"));
+        let expected = golden("precision");
+        for column in 0..2 {
+            let scores: Vec<f64> = scores.select(1, column).try_into().unwrap();
+            let present: Vec<u8> = labels.select(1, column).try_into().unwrap();
+            let present: Vec<Option<bool>> = present.iter().map(|p| Some(*p == 1)).collect();
+            for (place, form) in FORMS.into_iter().enumerate() {
+                let expected = expected.double_value(&[column, place as i64]);
+                let found = form.of(&scores, &present).unwrap();
+                assert!((found - expected).abs() < 1e-12, "{form:?} {column}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_images_does_not_count_and_nothing_to_find_is_no_number() {
+        let (scores, present) = ([1.0, 1.0, 0.0, 1.0], [true, false, true, false].map(Some));
+        let turned = ([1.0, 0.0, 1.0, 1.0], [false, true, false, true].map(Some));
+        for form in FORMS {
+            assert_eq!(form.of(&scores, &present), form.of(&turned.0, &turned.1), "{form:?}");
+            assert_eq!(form.of(&scores, &[Some(false), None, Some(false), None]), None);
+        }
+    }
+
+    fn labels(rows: &[[u8; 2]]) -> MultiLabels {
+        let of = |value: &u8| {
+            [Presence::Absent, Presence::Present, Presence::Difficult][*value as usize]
+        };
+        MultiLabels::new(2, rows.iter().flatten().map(of).collect()).unwrap()
+    }
+
+    #[test]
+    fn difficult_images_are_left_out_or_count_against() {
+        let labels = labels(&[[2, 1], [1, 1], [0, 1], [1, 1]]);
+        let scores = [4.0, 0.0, 3.0, 0.0, 2.0, 0.0, 1.0, 0.0];
+        let mean = |difficult| {
+            mean_average_precision(AveragePrecision::Plain, difficult, &scores, &labels, 1).unwrap()
+        };
+        let found = mean(Difficult::Ignore);
+        assert_eq!(found.classes, [Some((1.0 + 2.0 / 3.0) / 2.0), Some(1.0)]);
+        assert_eq!(mean(Difficult::Negative).classes[0], Some((0.5 + 0.5) / 2.0));
+        let [low, high] = found.mean.interval_95.unwrap();
+        assert!(low < found.mean.value && found.mean.value <= high && high <= 1.0);
+        assert_eq!(found, mean(Difficult::Ignore));
+    }
+
+    /// A bootstrap draw counts an image as often as it was drawn, just as if it were there so often.
+    #[test]
+    fn counts_are_repetitions() {
+        let (scores, present) =
+            ([3.0, 2.0, 2.0, 1.0, 0.5], [false, true, false, true, true].map(Some));
+        let counts = [1, 3, 0, 2, 1];
+        let repeated = |values: &[f64]| -> Vec<f64> {
+            values
+                .iter()
+                .zip(counts)
+                .flat_map(|(v, n)| std::iter::repeat_n(*v, n as usize))
+                .collect()
+        };
+        let truth: Vec<Option<bool>> = present
+            .iter()
+            .zip(counts)
+            .flat_map(|(v, n)| std::iter::repeat_n(*v, n as usize))
+            .collect();
+        for form in FORMS {
+            let counted = Ranking::new(&scores, &present).average_precision(form, &counts);
+            assert_eq!(counted, form.of(&repeated(&scores), &truth), "{form:?}");
+        }
+    }
+
+    #[test]
+    fn scores_and_labels_that_do_not_fit_are_errors() {
+        let good = labels(&[[1, 0], [0, 1]]);
+        let mean = |scores: &[f64], labels: &MultiLabels| {
+            mean_average_precision(AveragePrecision::Area, Difficult::Ignore, scores, labels, 0)
+        };
+        assert!(matches!(mean(&[0.0; 3], &good), Err(Error::Shape(_))));
+        assert!(matches!(mean(&[f64::NAN; 4], &good), Err(Error::NonFinite(_))));
+        assert!(matches!(mean(&[0.0; 4], &labels(&[[0, 0], [0, 2]])), Err(Error::Data(_))));
+        assert!(matches!(MultiLabels::new(0, Vec::new()), Err(Error::Data(_))));
+        assert!(matches!(MultiLabels::new(2, vec![Presence::Absent; 3]), Err(Error::Shape(_))));
+        assert!(matches!(good.at(&[2]), Err(Error::Data(_))));
+        assert_eq!(good.at(&[1]).unwrap(), labels(&[[0, 1]]));
+    }
+}

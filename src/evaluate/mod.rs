@@ -6,6 +6,7 @@
 
 pub mod average_precision;
 pub mod clusters;
+pub mod calibration;
 pub mod export;
 pub mod features;
 pub mod finetune;

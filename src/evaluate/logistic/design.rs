@@ -161,3 +161,62 @@ pub(super) fn finite(side: &str, h: &Tensor) -> Result<()> {
          or its weights are damaged"
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Scope, Stream};
+
+    fn random(rows: i64, columns: i64, item: u64) -> Tensor {
+        let mut stream = Stream::open(3, Purpose::Test, Scope::Item(item));
+        let values: Vec<f64> = (0..rows * columns).map(|_| stream.normal()).collect();
+        Tensor::from_slice(&values).view([rows, columns])
+    }
+
+    fn far(left: &Tensor, right: &Tensor) -> f64 {
+        (left - right).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn columns_are_orthogonal_and_weights_come_back() {
+        let h = (random(500, 7, 1).matmul(&random(7, 7, 2)) + 3.0).to_kind(Kind::Float);
+        let design = Design::principal(&h).unwrap();
+        assert_eq!(design.rows.size(), [500, 8]);
+        let rows = design.rows.to_kind(Kind::Double);
+        let products = rows.tr().matmul(&rows);
+        let diagonal = products.diagonal(0, 0, 1);
+        assert!(far(&diagonal, &design.squares) < 1e-2);
+        assert!(far(&products, &diagonal.diag(0)) < 1e-2, "{products}");
+        let weights = random(3, 8, 3);
+        assert!(far(&design.to_features(&design.to_columns(&weights)), &weights) < 1e-12);
+        // Both forms give an image the same logits.
+        let raw = Design::raw(&h).unwrap();
+        let there = rows.matmul(&design.to_columns(&weights).tr());
+        assert!(far(&there, &raw.rows.matmul(&weights.tr())) < 1e-4);
+        assert_eq!(raw.to_features(&weights), weights);
+    }
+
+    /// The slope along a feature's weight, by the chain rule through both forms.
+    #[test]
+    fn a_gradient_is_as_steep_as_in_the_features_own_coordinates() {
+        let h = random(50, 4, 4).to_kind(Kind::Float) * 2.0 + 5.0;
+        let (design, raw) = (Design::principal(&h).unwrap(), Design::raw(&h).unwrap());
+        let residual = random(6, 50, 5);
+        let in_columns = residual.matmul(&design.rows.to_kind(Kind::Double)).view([2, 3, 5]);
+        let in_features = residual.matmul(&raw.rows).view([2, 3, 5]);
+        let expected = in_features.abs().amax([1, 2].as_slice(), false);
+        assert!(far(&design.steepest(&in_columns), &expected) < 1e-3);
+        assert_eq!(raw.steepest(&in_features), expected);
+    }
+
+    #[test]
+    fn features_that_are_none_are_errors() {
+        let flat = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+        assert!(matches!(Design::raw(&flat), Err(Error::Shape(_))));
+        assert!(matches!(
+            Design::principal(&flat.view([3, 1]).narrow(1, 0, 0)),
+            Err(Error::Shape(_))
+        ));
+        assert!(matches!(Design::principal(&(flat.view([3, 1]) / 0.0)), Err(Error::NonFinite(_))));
+    }
+}

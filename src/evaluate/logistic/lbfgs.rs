@@ -227,3 +227,97 @@ impl Lbfgs {
 fn dot(a: &Tensor, b: &Tensor) -> f64 {
     a.dot(b).double_value(&[])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: Rule = Rule { gradient: 1e-8, decrease: 0.0, gap: None, iterations: 200 };
+
+    fn run(
+        function: impl Fn(&[f64]) -> (f64, Vec<f64>),
+        start: &[f64],
+        preconditioner: Option<&[f64]>,
+        rule: Rule,
+    ) -> (Lbfgs, usize) {
+        let mut solver = Lbfgs::new(&Tensor::from_slice(start), rule);
+        let mut evaluations = 0;
+        while solver.end().is_none() {
+            evaluations += 1;
+            let (value, gradient) = function(&values(solver.trial()));
+            let steepest = gradient.iter().fold(0.0f64, |most, entry| most.max(entry.abs()));
+            solver.tell(Evaluation {
+                value,
+                gradient: Tensor::from_slice(&gradient),
+                steepest,
+                preconditioner: preconditioner.map(Tensor::from_slice),
+            });
+        }
+        (solver, evaluations)
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f64> {
+        tensor.try_into().unwrap()
+    }
+
+    fn rosenbrock(at: &[f64]) -> (f64, Vec<f64>) {
+        let (x, y) = (at[0], at[1]);
+        let (a, b) = (1.0 - x, y - x * x);
+        (a * a + 100.0 * b * b, vec![-2.0 * a - 400.0 * x * b, 200.0 * b])
+    }
+
+    #[test]
+    fn it_finds_the_bottom_of_a_bent_valley() {
+        let (solver, evaluations) = run(rosenbrock, &[-1.2, 1.0], None, RULE);
+        let found = values(solver.point());
+        assert_eq!(solver.end(), Some(End::Gradient));
+        assert!((found[0] - 1.0).abs() < 1e-7 && (found[1] - 1.0).abs() < 1e-7, "{found:?}");
+        // SciPy 1.17 takes 36 iterations and 44 evaluations with the same settings.
+        assert!(
+            solver.iterations() <= 45 && evaluations <= 60,
+            "{} {evaluations}",
+            solver.iterations()
+        );
+    }
+
+    fn bowl(at: &[f64]) -> (f64, Vec<f64>) {
+        let slopes: Vec<f64> =
+            at.iter().enumerate().map(|(i, x)| 10f64.powi(i as i32) * (x - 1.0)).collect();
+        (at.iter().zip(&slopes).map(|(x, slope)| (x - 1.0) * slope / 2.0).sum(), slopes)
+    }
+
+    #[test]
+    fn the_right_preconditioner_makes_a_quadratic_one_step() {
+        let start = [0.0; 7];
+        let diagonal: Vec<f64> = (0..7).map(|i| 10f64.powi(-i)).collect();
+        let (with, evaluations) = run(bowl, &start, Some(&diagonal), RULE);
+        assert_eq!((with.iterations(), evaluations), (1, 2));
+        let (without, _) = run(bowl, &start, None, RULE);
+        assert_eq!(without.end(), Some(End::Gradient));
+        assert!(without.iterations() > 10);
+    }
+
+    #[test]
+    fn every_end_has_its_name() {
+        let end = |function: fn(&[f64]) -> (f64, Vec<f64>), start: &[f64], rule| {
+            run(function, start, None, rule).0.end()
+        };
+        assert_eq!(end(bowl, &[1.0, 1.0], RULE), Some(End::Gradient));
+        let brief = Rule { iterations: 3, ..RULE };
+        assert_eq!(end(rosenbrock, &[-1.2, 1.0], brief), Some(End::Iterations));
+        let coarse = Rule { decrease: 0.5, ..RULE };
+        assert_eq!(end(rosenbrock, &[-1.2, 1.0], coarse), Some(End::Decrease));
+        assert_eq!(end(|_| (f64::NAN, vec![1.0]), &[0.0], RULE), Some(End::NonFinite));
+        // Its value does not fall however short the step: the slope is wrong.
+        assert_eq!(end(|x| (x[0].abs(), vec![1.0]), &[0.0], RULE), Some(End::Rounding));
+    }
+
+    #[test]
+    fn a_gap_asks_for_more_than_the_gradient() {
+        let loose = Rule { gradient: 10.0, ..RULE };
+        let (solver, _) = run(bowl, &[0.0, 0.0], None, loose);
+        assert_eq!(solver.iterations(), 0);
+        let (solver, _) = run(bowl, &[0.0, 0.0], None, Rule { gap: Some(1e-3), ..loose });
+        assert!(solver.iterations() > 0);
+    }
+}

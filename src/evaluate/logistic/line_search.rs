@@ -232,3 +232,82 @@ fn further(a: f64, b: f64, from: f64) -> f64 {
 fn nearer(a: f64, b: f64, to: f64) -> f64 {
     if (a - to).abs() < (b - to).abs() { a } else { b }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Value and slope of functions 1 to 3 of Moré and Thuente's section 5.
+    fn functions() -> [fn(f64) -> (f64, f64); 3] {
+        [
+            |a| (-a / (a * a + 2.0), (a * a - 2.0) / (a * a + 2.0).powi(2)),
+            |a| {
+                let b = a + 0.004;
+                (b.powi(5) - 2.0 * b.powi(4), 5.0 * b.powi(4) - 8.0 * b.powi(3))
+            },
+            |a| {
+                let (beta, l) = (0.01, 39.0);
+                let bowl = if a <= 1.0 - beta {
+                    (1.0 - a, -1.0)
+                } else if a >= 1.0 + beta {
+                    (a - 1.0, 1.0)
+                } else {
+                    ((a - 1.0).powi(2) / (2.0 * beta) + beta / 2.0, (a - 1.0) / beta)
+                };
+                let turn = l * std::f64::consts::PI / 2.0;
+                let height = 2.0 * (1.0 - beta) / (l * std::f64::consts::PI);
+                (bowl.0 + height * (turn * a).sin(), bowl.1 + height * turn * (turn * a).cos())
+            },
+        ]
+    }
+
+    #[test]
+    fn an_accepted_step_meets_both_conditions_from_near_and_far() {
+        for (name, function) in functions().into_iter().enumerate() {
+            let (value, slope) = function(0.0);
+            for first in [1e-3, 1e-1, 1.0, 10.0, 1e3] {
+                let mut search = Search::new(value, slope, first);
+                assert_eq!(search.step(), first);
+                let mut trials = 0;
+                let at = loop {
+                    trials += 1;
+                    let at = function(search.step());
+                    match search.tell(at.0, at.1) {
+                        Next::Accept => break at,
+                        Next::Try(step) => assert_eq!(step, search.step()),
+                        Next::GiveUp => panic!("function {name} from {first}"),
+                    }
+                };
+                let step = search.step();
+                assert!(
+                    at.0 <= value + DECREASE * step * slope,
+                    "function {name} from {first}: {step}"
+                );
+                assert!(
+                    at.1.abs() <= CURVATURE * slope.abs(),
+                    "function {name} from {first}: {step}"
+                );
+                assert!(trials <= 12, "function {name} from {first}: {trials} trials");
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_without_a_minimum_or_without_a_descent_ends() {
+        let mut search = Search::new(0.0, -1.0, 1.0);
+        let mut trials = 1;
+        while let Next::Try(step) = search.tell(-search.step(), -1.0) {
+            assert!(step > 0.0 && step <= LONGEST);
+            trials += 1;
+        }
+        assert!(trials <= TRIALS);
+        // The slope promises what the value never keeps: rounding at a minimum looks like this.
+        let mut search = Search::new(0.0, -1.0, 1.0);
+        let mut trials = 1;
+        while let Next::Try(step) = search.tell(1e-9, -1.0) {
+            assert!((0.0..=LONGEST).contains(&step));
+            trials += 1;
+        }
+        assert!(trials <= TRIALS);
+    }
+}

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 /// Entries of a tile of logits: few enough to stay in the processor's caches from one operation to the next.
-const TILE: i64 = 1 << 17;
+const TILE: i64 = 1 << 18;
 
 /// What the images are.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Objective<'_> {
         let mut gradients = Tensor::zeros([count * self.classes, columns], DOUBLE);
         let (mut losses, mut bends) =
             (Tensor::zeros([count], DOUBLE), Tensor::zeros([count], DOUBLE));
-        let tile = (TILE / weights.size()[0]).clamp(64, 8_192);
+        let tile = (TILE / weights.size()[0]).clamp(128, 1_024);
         for first in (0..self.design.images()).step_by(tile as usize) {
             let n = tile.min(self.design.images() - first);
             let rows = self.design.rows.narrow(0, first, n);
@@ -162,4 +162,109 @@ fn logistic(logits: &Tensor, signs: &Tensor) -> Slope {
     let wrong = (-margins).sigmoid() * &counted;
     let bend = sum(&(&wrong - wrong.square())) / counted.size()[0] as f64;
     Slope { loss, residual: -wrong * signs, bend }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Scope, Stream};
+
+    fn random(rows: i64, columns: i64, item: u64) -> Tensor {
+        let mut stream = Stream::open(4, Purpose::Test, Scope::Item(item));
+        let values: Vec<f64> = (0..rows * columns).map(|_| stream.normal()).collect();
+        Tensor::from_slice(&values).view([rows, columns])
+    }
+
+    fn targets() -> [Target; 2] {
+        let classes: Vec<i64> = (0..40).map(|image| image * image % 3).collect();
+        let signs: Vec<f64> = (0..120).map(|at| f64::from(at * at % 7 % 3 - 1)).collect();
+        [
+            Target::One(Tensor::from_slice(&classes)),
+            Target::Many(Tensor::from_slice(&signs).view([3, 40])),
+        ]
+    }
+
+    #[test]
+    fn the_gradient_is_the_slope_of_the_value_under_every_penalty() {
+        let design = Design::raw(&random(40, 4, 1)).unwrap();
+        for target in &targets() {
+            let objective = Objective { design: &design, target, classes: 3, precondition: false };
+            let points = [random(1, 15, 2).view(-1), random(1, 15, 3).view(-1)];
+            let penalties = [0.3, 20.0];
+            let found = objective.evaluate(&[&points[0], &points[1]], &penalties);
+            for ((point, penalty), found) in points.iter().zip(penalties).zip(found) {
+                let mut steepest = 0.0f64;
+                for entry in 0..15 {
+                    let step = Tensor::zeros([15], DOUBLE);
+                    let _ = step.narrow(0, entry, 1).fill_(1e-5);
+                    let value = |at: &Tensor| objective.evaluate(&[at], &[penalty])[0].value;
+                    let slope = (value(&(point + &step)) - value(&(point - &step))) / 2e-5;
+                    let own = found.gradient.double_value(&[entry]);
+                    assert!(
+                        (slope - own).abs() < 1e-6 * (1.0 + own.abs()),
+                        "{target:?} {slope} {own}"
+                    );
+                    steepest = steepest.max(own.abs());
+                }
+                assert!((found.steepest - steepest).abs() < 1e-12);
+                assert!(found.preconditioner.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn the_value_is_that_of_the_textbook() {
+        let h = random(40, 4, 1);
+        let design = Design::raw(&h).unwrap();
+        let weights = random(3, 5, 2);
+        let logits = h.matmul(&weights.narrow(1, 0, 4).tr()) + weights.select(1, 4);
+        let penalty = weights.narrow(1, 0, 4).square().sum(None).double_value(&[]) * 0.7 / 2.0;
+        for target in &targets() {
+            let objective = Objective { design: &design, target, classes: 3, precondition: false };
+            let expected = match target {
+                Target::One(labels) => -logits
+                    .log_softmax(1, Kind::Double)
+                    .gather(1, &labels.unsqueeze(1), false)
+                    .sum(None),
+                Target::Many(signs) => {
+                    -((&logits * signs.tr()).log_sigmoid() * signs.tr().abs()).sum(None)
+                }
+            };
+            let found = objective.evaluate(&[&weights.view(-1)], &[0.7])[0].value;
+            assert!((found - expected.double_value(&[]) - penalty).abs() < 1e-9, "{target:?}");
+        }
+    }
+
+    /// The fused f32 form against the tensor form, which f64 takes, over several tiles.
+    #[test]
+    fn both_forms_of_the_softmax_agree() {
+        let h = random(2_500, 6, 5);
+        let labels = (&h.select(1, 0) * 2.0 + h.select(1, 1)).clamp(-1.4, 1.4).round() + 1.0;
+        let target = Target::One(labels.to_kind(Kind::Int64));
+        let (principal, raw) = (Design::principal(&h).unwrap(), Design::raw(&h).unwrap());
+        let weights = [random(3, 7, 6), random(3, 7, 7) * 10.0];
+        let evaluate = |design: &Design| {
+            let points: Vec<Tensor> =
+                weights.iter().map(|w| design.to_columns(w).view(-1)).collect();
+            let objective = Objective { design, target: &target, classes: 3, precondition: true };
+            objective.evaluate(&points.iter().collect::<Vec<_>>(), &[1.0, 0.01])
+        };
+        for (fused, plain) in evaluate(&principal).iter().zip(evaluate(&raw)) {
+            assert!(
+                (fused.value / plain.value - 1.0).abs() < 1e-6,
+                "{} {}",
+                fused.value,
+                plain.value
+            );
+            assert!((fused.steepest / plain.steepest - 1.0).abs() < 1e-5);
+            // The ones come last in both, and nothing penalises them.
+            let bias = |at: &Evaluation| at.preconditioner.as_ref().unwrap().double_value(&[6]);
+            assert!(
+                (bias(fused) / bias(&plain) - 1.0).abs() < 1e-4,
+                "{} {}",
+                bias(fused),
+                bias(&plain)
+            );
+        }
+    }
 }
