@@ -6,6 +6,7 @@
 
 pub mod export;
 pub mod features;
+pub mod few_shot;
 pub mod interval;
 pub mod knn;
 pub mod linear;
@@ -13,8 +14,10 @@ pub mod linear;
 mod mutation;
 pub mod neighbours;
 pub mod record;
+pub mod retrieval;
 pub mod run;
 pub mod scores;
+pub mod unlabelled;
 pub mod weights;
 
 pub use features::{Damaged, Description, Features};
