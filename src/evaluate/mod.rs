@@ -10,6 +10,7 @@ pub mod calibration;
 pub mod export;
 pub mod features;
 pub mod finetune;
+pub mod few_shot;
 pub mod interval;
 pub mod knn;
 pub mod linear;
@@ -20,8 +21,10 @@ pub mod neighbours;
 pub mod probe;
 pub mod protocol;
 pub mod record;
+pub mod retrieval;
 pub mod run;
 pub mod scores;
+pub mod unlabelled;
 pub mod weights;
 
 pub use clusters::Clusters;
