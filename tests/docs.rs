@@ -6,6 +6,7 @@ use diptych::augment::{NAMED, Step};
 use diptych::error::Error;
 use diptych::method::NAMES;
 use diptych::overrides::flatten;
+use diptych::recipe::protocol::{Epochs, PROTOCOLS, Protocol};
 use diptych::recipe::{BUILT_IN, Recipe};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +16,7 @@ const RECIPES: &str = include_str!("../docs/recipes.md");
 const METHODS: &str = include_str!("../docs/methods.md");
 const VIEWS: &str = include_str!("../docs/views.md");
 const DATA: &str = include_str!("../docs/data.md");
+const FINETUNING: &str = include_str!("../docs/finetuning.md");
 const RUNNING: &str = include_str!("../docs/running.md");
 
 /// The rows of the table whose header begins so, as cells without backticks.
@@ -358,6 +360,24 @@ fn every_method_and_every_built_in_recipe_is_told() {
 }
 
 #[test]
+fn every_protocol_that_trains_is_told_with_its_batch_and_epochs() {
+    let told = table(FINETUNING, "| protocol | trains |").into_iter();
+    let told: Vec<(String, String, String)> =
+        told.map(|row| (row[0].clone(), row[5].clone(), row[6].clone())).collect();
+    let expected = PROTOCOLS.iter().map(|(id, _)| {
+        let protocol = Protocol::named(id).unwrap();
+        let number = |epochs: Option<u32>| epochs.map_or("–".to_owned(), |e| e.to_string());
+        let Epochs { one_percent, ten_percent, all } = &protocol.epochs;
+        let length = match protocol.max_steps {
+            Some(steps) => format!("{},000 steps", steps / 1_000),
+            None => [one_percent, ten_percent, all].map(|epochs| number(*epochs)).join(" / "),
+        };
+        ((*id).to_owned(), length, protocol.batch_size.to_string())
+    });
+    assert_eq!(told, expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn every_target_of_make_that_is_named_exists() {
     let makefile = include_str!("../Makefile");
     let targets = makefile.lines().find_map(|line| line.strip_prefix(".PHONY: ")).unwrap();
@@ -432,7 +452,7 @@ fn every_setting_of_made_data_is_told() {
 
 #[test]
 fn every_guide_exists_and_every_recipe_that_is_named() {
-    let guides = [RECIPES, METHODS, VIEWS, RUNNING, DATA];
+    let guides = [RECIPES, METHODS, VIEWS, RUNNING, DATA, FINETUNING];
     for text in guides.into_iter().chain([include_str!("../README.md")]) {
         for name in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
             if name.starts_with("https://") {

@@ -193,6 +193,10 @@ fn a_grid_is_chosen_on_validation_and_goes_on_where_it_was_killed() {
     assert_eq!(values[2..], [None, None], "a rate beyond all reason is told, not an error");
     let best = if values[1] > values[0] { 1 } else { 0 };
     assert_eq!(found.chosen, Some(found.tried[best].point));
+    let settings = found.settings();
+    assert_eq!(settings["grid"].as_array().unwrap().len(), 4);
+    assert_eq!(settings["chosen"]["learning_rate"], 0.02);
+    assert!(!found.weights("model", 1).frozen);
     // The run that is judged had all the images, five batches, and moved the backbone.
     assert_eq!(read_status(&out).unwrap().steps, 5);
     assert_ne!(found.hash_before, found.hash_after);

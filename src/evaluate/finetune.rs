@@ -77,7 +77,7 @@ impl Classifier {
         tch::no_grad(|| {
             let images = to_device(pixels, [n, side, side], mean, std, self.device, Kind::Float)?;
             let h = self.network.features(&images, Phase::Evaluation);
-            let (logits, _) = self.network.logits(&h, Phase::Evaluation);
+            let logits = self.network.logits(&h, Phase::Evaluation);
             Ok(logits.to_kind(Kind::Float).to_device(Device::Cpu))
         })
     }

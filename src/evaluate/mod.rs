@@ -5,12 +5,12 @@
 //! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
 pub mod average_precision;
-pub mod clusters;
 pub mod calibration;
+pub mod clusters;
 pub mod export;
 pub mod features;
-pub mod finetune;
 pub mod few_shot;
+pub mod finetune;
 pub mod interval;
 pub mod knn;
 pub mod linear;

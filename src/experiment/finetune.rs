@@ -7,6 +7,7 @@
 use super::{Experiment, Plan, changes, earlier_recipe};
 use crate::data::{Dataset, Source, subset};
 use crate::error::{Error, Result};
+use crate::evaluate::WeightsUsed;
 use crate::evaluate::finetune::{Classifier, Judged, Metric};
 use crate::evaluate::weights::Weights;
 use crate::files::replace_text;
@@ -15,9 +16,12 @@ use crate::recipe::Recipe;
 use crate::recipe::protocol::{Labelled, Model, Point, Protocol};
 use crate::report;
 use crate::train::Observer;
+use crate::train::journal::Event;
 use crate::train::run::{RunFolder, read_status};
 use crate::train::stop::Stop;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -78,6 +82,49 @@ pub struct Outcome {
     pub hash_after: String,
     /// Loss of the last step.
     pub train_loss: Option<f64>,
+    /// What happened to the run that was judged.
+    pub history: Vec<Event>,
+}
+
+impl Outcome {
+    /// Every setting that made the number, for its record: the protocol as it was carried out, the views, the batch, and
+    /// what a grid came to.
+    pub fn settings(&self) -> BTreeMap<String, Value> {
+        let Recipe { data, backbone, method, train, view, .. } = &self.recipe;
+        let mut settings = BTreeMap::from([
+            ("batch_size", json!(data.batch_size)),
+            ("micro_batch_size", json!(data.micro_batch_size)),
+            ("norm_group", json!(backbone.norm_group)),
+            ("norm_momentum", json!(backbone.norm_momentum)),
+            ("from_random", json!(backbone.weights.is_none())),
+            ("method", json!(method)),
+            ("epochs", json!(train.epochs)),
+            ("max_steps", json!(train.max_steps)),
+            ("optimizer", json!(train.optimizer)),
+            ("schedule", json!(train.schedule)),
+            ("precision", json!(train.precision)),
+            ("view", json!(view)),
+        ]);
+        if !self.tried.is_empty() {
+            settings.insert("grid", json!(self.tried));
+            settings.insert("chosen", json!(self.chosen));
+        }
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// The network the number belongs to: `file`, of whose tensors `matched` were found.
+    pub fn weights(&self, file: &str, matched: usize) -> WeightsUsed {
+        WeightsUsed {
+            file: file.to_owned(),
+            hash_before: self.hash_before.clone(),
+            hash_after: self.hash_after.clone(),
+            frozen: self.hash_before == self.hash_after,
+            matched,
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+            history: self.history.clone(),
+        }
+    }
 }
 
 /// What a grid point leaves beside its run.
@@ -128,8 +175,9 @@ impl Finetune<'_> {
                 self.file
             )));
         }
-        let train_loss = read_status(self.folder).and_then(|status| status.final_loss);
-        Ok(Outcome { judged, recipe, tried, chosen, hash_before, hash_after, train_loss })
+        let status = read_status(self.folder).unwrap_or_default();
+        let (train_loss, history) = (status.final_loss, status.history);
+        Ok(Outcome { judged, recipe, tried, chosen, hash_before, hash_after, train_loss, history })
     }
 
     /// Every point of the grid on what is not validation.
@@ -245,7 +293,8 @@ impl Finetune<'_> {
             preprocess,
             projector: projector.as_ref(),
         };
-        let recipe = self.protocol.recipe(&model, labelled, point, self.seed)?;
+        let mut recipe = self.protocol.recipe(&model, labelled, point, self.seed)?;
+        recipe.data.source = Some(self.source.location.clone());
         Recipe::parse(&recipe.to_toml()?, "of the protocol", self.changes)
     }
 
@@ -277,8 +326,7 @@ impl Finetune<'_> {
     /// The source cut so that its training split is `training` and its test split `queries`; `name` tells cuts apart.
     fn cut(&self, name: &str, training: &Arc<dyn Dataset>, queries: &Arc<dyn Dataset>) -> Source {
         let counts = [training.len(), queries.len()];
-        let cut =
-            serde_json::json!([name, self.source.fingerprint, counts, self.fraction, self.seed]);
+        let cut = json!([name, self.source.fingerprint, counts, self.fraction, self.seed]);
         Source {
             format: self.source.format.clone(),
             location: self.source.location.clone(),
@@ -294,7 +342,7 @@ impl Finetune<'_> {
 
 /// Writes what a point came to beside its run.
 fn note(folder: &Path, value: Option<f64>) -> Result<Option<f64>> {
-    replace_text(&folder.join(JUDGED), &format!("{}\n", serde_json::json!(value)))?;
+    replace_text(&folder.join(JUDGED), &format!("{}\n", json!(value)))?;
     Ok(value)
 }
 

@@ -19,7 +19,7 @@ pub fn with_labels(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
 
 /// `-T² · mean_i Σ_y P_teacher(y|i; T) · ln P_student(y|i; T)` with `P(·; T) = softmax(logits / T)`: a scalar with a graph
 /// for the student alone (Chen et al. 2020, arXiv:2006.10029, Eq. 2; the factor T², which keeps the size of the gradient,
-/// is that of google-research/simclr, colabs/distillation_self_training.ipynb).
+/// is that of google-research/simclr, `colabs/distillation_self_training.ipynb`).
 ///
 /// Both sides are logits `[N, C]`; T is above 0.
 ///

@@ -205,10 +205,9 @@ impl Network {
         self.backbone.forward(images, phase)
     }
 
-    /// Logits `[N, C]` of features h `[N, F]`, and what the linear layer saw, the tap.
-    pub fn logits(&self, features: &Tensor, phase: Phase) -> (Tensor, Tensor) {
-        let tap = self.projector.forward(features, phase);
-        (self.linear.forward(&tap), tap)
+    /// Logits `[N, C]` of features h `[N, F]`.
+    pub fn logits(&self, features: &Tensor, phase: Phase) -> Tensor {
+        self.linear.forward(&self.projector.forward(features, phase))
     }
 
     /// C.
@@ -278,10 +277,10 @@ impl Method for Classifier {
             (leaf, Phase::Training { groups: 1, statistics })
         };
         shape::check("rows", &h, &[1, -1, features])?;
-        let (logits, tap) = self.network.logits(&h.squeeze_dim(0), phase);
+        let logits = self.network.logits(&h.squeeze_dim(0), phase);
         let loss = with_labels(&logits, &labels)?;
         let leaf = if self.config.frozen { &rows.online } else { &h };
-        Ok(Objective::backward(&loss, leaf, &tap).with([("top1", top1(&logits, &labels))]))
+        Ok(Objective::backward(&loss, leaf, &logits).with([("top1", top1(&logits, &labels))]))
     }
 
     fn stuck_at(&self, _batch_size: usize) -> Option<Constant> {
@@ -374,10 +373,12 @@ mod tests {
         let centred = &x - x.mean_dim(0, true, None);
         let x = &centred / (centred.square().mean_dim(0, true, None) + 1e-5).sqrt();
         let x = (x * get(expected[6]) + get(expected[3])).clamp_min(0.0);
-        let loss = by_hand(&x, &get("classifier.weight"), &get("classifier.bias"));
+        let (weight, bias) = (get("classifier.weight"), get("classifier.bias"));
+        let loss = by_hand(&x, &weight, &bias);
         let found = method.objective(&rows, &at(0)).unwrap();
         assert!((found.loss - loss).abs() < 1e-12, "{} {loss}", found.loss);
-        assert!((found.projections - x).abs().max().double_value(&[]) < 1e-12);
+        let logits = x.matmul(&weight.tr()) + bias;
+        assert!((found.projections - logits).abs().max().double_value(&[]) < 1e-12);
         assert!((get(expected[4]).abs().max().double_value(&[])) > 0.0, "statistics moved");
     }
 

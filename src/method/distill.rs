@@ -2,7 +2,7 @@
 //!
 //! **Paper.** Chen et al. 2020, "Big Self-Supervised Models are Strong Semi-Supervised Learners" (`SimCLRv2`),
 //! arXiv:2006.10029, section 2 and Eq. 2, 3; Hinton et al. 2015, arXiv:1503.02531. Code: google-research/simclr,
-//! colabs/distillation_self_training.ipynb.
+//! `colabs/distillation_self_training.ipynb`.
 //!
 //! **Idea.** What few labels taught a network it hands on with every unlabelled image. A student of its own size takes it
 //! further (self-distillation), a smaller one becomes as good.
@@ -158,7 +158,7 @@ impl Method for Distill {
     /// The teacher's logits.
     fn targets(&self, views: &[Tensor], _groups: i64, _statistics: Statistics) -> Tensor {
         let h = self.teacher.features(&views[0], Phase::Evaluation);
-        self.teacher.logits(&h, Phase::Evaluation).0.unsqueeze(0)
+        self.teacher.logits(&h, Phase::Evaluation).unsqueeze(0)
     }
 
     fn objective(&self, rows: &Rows, step: &Step<'_>) -> Result<Objective> {
@@ -168,7 +168,7 @@ impl Method for Distill {
         let Config { temperature, alpha, .. } = self.config;
         let taught = rows.targets()?.squeeze_dim(0);
         let h = rows.online.detach().set_requires_grad(true);
-        let (logits, tap) = self.student.logits(&h.squeeze_dim(0), Phase::Evaluation);
+        let logits = self.student.logits(&h.squeeze_dim(0), Phase::Evaluation);
         let distillation = with_teacher(&logits, &taught, temperature)?;
         let agreement = top1(&logits, &taught.argmax(1, false));
         let mut scalars =
@@ -181,7 +181,7 @@ impl Method for Distill {
             scalars.push(("top1", top1(&logits, &labels)));
             loss += supervised.to_kind(Kind::Double) * (1.0 - alpha);
         }
-        Ok(Objective::backward(&loss, &h, &tap).with(scalars))
+        Ok(Objective::backward(&loss, &h, &logits).with(scalars))
     }
 
     /// A student that gives every class the same.

@@ -39,6 +39,7 @@ pub const VERSION: u32 = 1;
 /// How a protocol trains: its file, whose keys users change with `key=value`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Protocol {
     /// Whether the backbone stays as it is, in evaluation mode.
     pub frozen: bool,
@@ -297,9 +298,7 @@ impl Protocol {
         let (mean, std) = (model.mean, model.std);
         for view in &mut views {
             view.steps.retain(|step| !matches!(step, Step::Normalize(_)));
-            if mean != [0.0; 3] || std != [1.0; 3] {
-                view.steps.push(Step::Normalize(Normalize { mean, std }));
-            }
+            view.steps.push(Step::Normalize(Normalize { mean, std }));
         }
         Ok(views)
     }
