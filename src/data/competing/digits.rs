@@ -130,7 +130,7 @@ impl Glyph {
         let (width, height) = (right + 1 - left, bottom + 1 - top);
         let row = |y: usize| &self.values[y * self.width + left..y * self.width + left + width];
         let values = (top..=bottom).flat_map(row).copied().collect();
-        Self { values, width, height, ..self }
+        Self { width, height, values, ..self }
     }
 
     /// Changes the pixels of an image under the digit, its left upper corner at (left, top): `mix` makes the new byte of

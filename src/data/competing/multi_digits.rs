@@ -291,7 +291,9 @@ mod tests {
                 })
                 .collect();
             assert_eq!(cells.len(), 12);
-            cells.iter().for_each(|cell| filled[*cell] += 1);
+            for cell in cells {
+                filled[cell] += 1;
+            }
             assert_eq!(grey(&train.image(index).unwrap()), rebuilt(&objects, bank.as_ref()));
             assert_eq!(train.label(index), None);
             let hot = multi_hot(train.as_ref(), index, 10).unwrap();

@@ -197,13 +197,17 @@ mod tests {
     fn counts(labels: &[Option<u32>], kept: &[u32]) -> Vec<usize> {
         let mut counts =
             vec![0; labels.iter().flatten().max().map_or(0, |most| *most as usize + 1)];
-        kept.iter().for_each(|index| counts[labels[*index as usize].unwrap() as usize] += 1);
+        for index in kept {
+            counts[labels[*index as usize].unwrap() as usize] += 1;
+        }
         counts
     }
 
     fn histogram(counts: &[usize]) -> BTreeMap<usize, usize> {
         let mut found = BTreeMap::new();
-        counts.iter().for_each(|count| *found.entry(*count).or_default() += 1);
+        for count in counts {
+            *found.entry(*count).or_default() += 1;
+        }
         found
     }
 

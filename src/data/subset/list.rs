@@ -69,7 +69,9 @@ impl IndexList {
             let wanted: Vec<bool> =
                 source.classes.iter().map(|name| chosen.contains(name)).collect();
             let keep = |label: u32| wanted.get(label as usize).is_some_and(|wanted| *wanted);
-            labels.iter_mut().for_each(|label| *label = label.filter(|label| keep(*label)));
+            for label in &mut labels {
+                *label = label.filter(|label| keep(*label));
+            }
             said = format!("{said} of {} classes", chosen.len());
         }
         Ok(Self {
@@ -215,12 +217,12 @@ impl IndexList {
 
 /// The split of that name, else the one that is trained on.
 fn named<'a>(source: &'a Source, split: Option<&str>) -> Result<(&'a str, &'a Arc<dyn Dataset>)> {
-    let found = match split {
-        Some(name) => source.splits.iter().find(|(known, _)| known == name),
-        None => {
-            let training = source.training_split()?;
-            source.splits.iter().find(|(_, split)| Arc::ptr_eq(split, training))
-        }
+    let mut splits = source.splits.iter();
+    let found = if let Some(name) = split {
+        splits.find(|(known, _)| known == name)
+    } else {
+        let training = source.training_split()?;
+        splits.find(|(_, split)| Arc::ptr_eq(split, training))
     };
     found.map(|(name, split)| (name.as_str(), split)).ok_or_else(|| {
         let asked = split.unwrap_or_default();
@@ -389,6 +391,7 @@ fn same_labels(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::mutation::Mutator;
     use crate::data::subset::Tail;
     use crate::data::testing::{Numbers, failure_of};
     use crate::data::{Image, labels};
@@ -573,6 +576,31 @@ mod tests {
         ] {
             let text = failure_of(parse(&format!("{MARK}{first}\n1\n"), &numbers()));
             assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn mutants_of_lists_are_read_or_refused() {
+        let ours = IndexList::draw(&numbers(), None, &[], &Rule::PerClass(2), 0).unwrap().text();
+        let theirs = "train/n01/n01_1.JPEG 0\ntrain/n02/n02_7.JPEG 1\nn01_2.JPEG\n";
+        for (text, source) in [(ours.as_str(), numbers()), (theirs, files())] {
+            let mut mutator = Mutator::new(text.as_bytes(), 5);
+            let mut read = 0;
+            for _ in 0..2000 {
+                let mutant = mutator.next_mutant();
+                match parse(&String::from_utf8_lossy(&mutant), &source) {
+                    Ok(list) => {
+                        let images = source.split(&list.split).unwrap().len() as u32;
+                        assert!(
+                            list.indices.is_sorted() && list.indices.iter().all(|i| *i < images)
+                        );
+                        read += 1;
+                    }
+                    Err(Error::Data(_)) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            assert!(read > 20, "{read}");
         }
     }
 
