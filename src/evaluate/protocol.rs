@@ -1,9 +1,9 @@
 //! What protocols that need stored features alone have in common: settings in, a finding out.
 
+use super::Features;
 use super::record::Measure;
 use super::scores::Ranks;
-use super::{Features, Knn, Linear, knn, linear};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -99,92 +99,5 @@ impl Finding {
     pub fn and(mut self, name: &str, measure: Measure) -> Self {
         self.also.insert(name.to_owned(), measure);
         self
-    }
-}
-
-impl Protocol for Knn {
-    fn version(&self) -> u32 {
-        knn::VERSION
-    }
-
-    fn settings(&self) -> Value {
-        serde_json::json!(self)
-    }
-
-    fn measure(
-        &self,
-        queries: &Features,
-        references: &Features,
-        seed: u64,
-        _progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Finding> {
-        Ok(Finding::of_ranks(&self.evaluate(queries, references)?, seed))
-    }
-}
-
-impl Protocol for knn::Sweep {
-    fn version(&self) -> u32 {
-        knn::VERSION
-    }
-
-    fn settings(&self) -> Value {
-        serde_json::json!(self)
-    }
-
-    /// The combination chosen on held-out references; without a choice, the first.
-    fn measure(
-        &self,
-        queries: &Features,
-        references: &Features,
-        seed: u64,
-        _progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Finding> {
-        let outcome = self.evaluate(queries, references, seed)?;
-        let Some(chosen) = &outcome.chosen else {
-            return Err(Error::Recipe(
-                "`sweep.holdout` must be above 0, so that the reported combination is not chosen on what it is judged by"
-                    .to_owned(),
-            ));
-        };
-        let point = outcome.points[chosen.point].setting;
-        let mut finding = Finding::of_ranks(&chosen.ranks, seed);
-        finding.chosen = serde_json::from_value(serde_json::json!(point)).unwrap_or_default();
-        finding.details.sweeps = self
-            .distance
-            .iter()
-            .map(|distance| Sweep {
-                setting: "k".to_owned(),
-                measure: format!("top1 of the queries, {}", distance.name()),
-                logarithmic: true,
-                at: self.k.iter().map(|k| *k as f64).collect(),
-                curves: outcome.curves(*distance),
-                chosen: (point.distance == *distance).then_some(point.k as f64),
-            })
-            .collect();
-        Ok(finding)
-    }
-}
-
-impl Protocol for Linear {
-    fn version(&self) -> u32 {
-        linear::VERSION
-    }
-
-    fn settings(&self) -> Value {
-        serde_json::json!(self)
-    }
-
-    fn measure(
-        &self,
-        queries: &Features,
-        references: &Features,
-        seed: u64,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Finding> {
-        let outcome = self.evaluate(queries, references, seed, progress)?;
-        let loss = Measure { value: outcome.train_loss, interval_95: None };
-        Ok(Finding::of_ranks(&outcome.ranks, seed)
-            .and("train_loss", loss)
-            .and("train_top1", outcome.training.top(1)))
     }
 }

@@ -20,6 +20,13 @@ pub struct Measure {
     pub interval_95: Option<[f64; 2]>,
 }
 
+impl Measure {
+    /// A value without an interval.
+    pub fn plain(value: f64) -> Self {
+        Self { value, interval_95: None }
+    }
+}
+
 /// The result of one protocol run. Its JSON is what `--json` prints, a run folder keeps and reports are made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {

@@ -36,6 +36,35 @@ Variants (--protocol): linear-features (SGD, 100 epochs), adam-features (Adam, 8
 Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes, data.subset, data.label_fraction; linear.epochs, linear.batch_size, \
 linear.optimizer, ...")]
     Linear(Arguments),
+    /// Logistic regression to its minimum, its penalty chosen on held-out references
+    #[command(after_help = "Examples:
+  diptych evaluate logistic runs/a --data cifar10/
+  diptych evaluate logistic runs/a logistic.lambda=0.1 logistic.metric=mean_per_class
+
+Variants (--protocol): logistic (45 penalties, each to its minimum), logistic-reference (as published: 100 iterations, each \
+from the one before)
+Settings (key=value): seed, seeds, threads, device, data.*; logistic.lambda, logistic.max_iterations, logistic.metric, \
+logistic.validation_share")]
+    Logistic(Arguments),
+    /// Whether the nearest images are of the same class: R@K, P@K, mAP@R
+    #[command(after_help = "Examples:
+  diptych evaluate retrieval runs/a --data cifar10/ retrieval.k=[1,10,100]
+
+Settings (key=value): seed, threads, device, data.*; retrieval.k, retrieval.map_at_r, retrieval.same")]
+    Retrieval(Arguments),
+    /// Whether k-means finds the classes: NMI, AMI, ARI, accuracy
+    #[command(after_help = "Examples:
+  diptych evaluate clusters runs/a --data cifar10/ clusters.k=20
+
+Settings (key=value): seed, threads, device, data.*; clusters.k, clusters.seeds, clusters.k_means.*")]
+    Clusters(Arguments),
+    /// Classes from a few examples: episodes of N ways and K shots
+    #[command(after_help = "Examples:
+  diptych evaluate few-shot runs/a --data cifar100/ few_shot.ways=20 few_shot.shots=1
+
+Settings (key=value): seed, seeds, threads, device, data.*; few_shot.ways, few_shot.shots, few_shot.queries, \
+few_shot.episodes, few_shot.distance")]
+    FewShot(Arguments),
 }
 
 /// What a protocol on features is told.
@@ -69,6 +98,10 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
     match command {
         Command::Knn(arguments) => stored::run(arguments, settings::KNN),
         Command::Linear(arguments) => stored::run(arguments, settings::LINEAR),
+        Command::Logistic(arguments) => stored::run(arguments, settings::LOGISTIC),
+        Command::Retrieval(arguments) => stored::run(arguments, settings::RETRIEVAL),
+        Command::Clusters(arguments) => stored::run(arguments, settings::CLUSTERS),
+        Command::FewShot(arguments) => stored::run(arguments, settings::FEW_SHOT),
     }
 }
 

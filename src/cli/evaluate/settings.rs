@@ -2,13 +2,21 @@
 
 use anyhow::Result;
 use diptych::error::Error;
-use diptych::evaluate::{Knn, Linear, Protocol, knn};
+use diptych::evaluate::logistic::Solver;
+use diptych::evaluate::{Clusters, FewShot, Knn, Linear, Logistic, Protocol, Retrieval, knn};
 use diptych::machine;
 use diptych::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 
 /// Settings that are left out while they have no value.
-pub(super) const OPTIONAL: [&str; 3] = ["data.limit", "data.subset", "data.label_fraction"];
+pub(super) const OPTIONAL: [&str; 6] = [
+    "data.limit",
+    "data.subset",
+    "data.label_fraction",
+    "logistic.lambda",
+    "logistic.max_iterations",
+    "clusters.k",
+];
 
 /// What users set, `key=value`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +35,14 @@ pub(super) struct Settings {
     pub sweep: Option<knn::Sweep>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linear: Option<Linear>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logistic: Option<Logistic>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<Retrieval>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<Clusters>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot: Option<FewShot>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,15 +76,23 @@ impl Settings {
             knn: None,
             sweep: None,
             linear: None,
+            logistic: None,
+            retrieval: None,
+            clusters: None,
+            few_shot: None,
         }
     }
 
     /// The protocol that has a table here.
     pub(super) fn protocol(&self) -> Option<&dyn Protocol> {
-        let tables: [Option<&dyn Protocol>; 3] = [
+        let tables: [Option<&dyn Protocol>; 7] = [
             self.knn.as_ref().map(|it| it as &dyn Protocol),
             self.sweep.as_ref().map(|it| it as &dyn Protocol),
             self.linear.as_ref().map(|it| it as &dyn Protocol),
+            self.logistic.as_ref().map(|it| it as &dyn Protocol),
+            self.retrieval.as_ref().map(|it| it as &dyn Protocol),
+            self.clusters.as_ref().map(|it| it as &dyn Protocol),
+            self.few_shot.as_ref().map(|it| it as &dyn Protocol),
         ];
         tables.into_iter().flatten().next()
     }
@@ -103,6 +127,25 @@ pub(super) const LINEAR: &[Variant] = &[
         set: |settings| settings.linear = Some(Linear::adam_features()),
     },
 ];
+
+pub(super) const LOGISTIC: &[Variant] = &[
+    Variant { id: "logistic", set: |settings| settings.logistic = Some(Logistic::default()) },
+    Variant {
+        id: "logistic-reference",
+        set: |settings| {
+            settings.logistic = Some(Logistic { solver: Solver::Reference, ..Logistic::default() });
+        },
+    },
+];
+
+pub(super) const RETRIEVAL: &[Variant] =
+    &[Variant { id: "retrieval", set: |settings| settings.retrieval = Some(Retrieval::default()) }];
+
+pub(super) const CLUSTERS: &[Variant] =
+    &[Variant { id: "clusters", set: |settings| settings.clusters = Some(Clusters::default()) }];
+
+pub(super) const FEW_SHOT: &[Variant] =
+    &[Variant { id: "few-shot", set: |settings| settings.few_shot = Some(FewShot::default()) }];
 
 /// The variant of an id, the first without one.
 pub(super) fn variant(variants: &'static [Variant], id: Option<&str>) -> Result<&'static Variant> {
