@@ -38,14 +38,15 @@ fn version(libtorch: &Path) -> Option<String> {
 }
 
 /// Names and texts of all `recipes/DATA/NAME.toml` as an expression, in the order of their names, so that none is
-/// forgotten. Sets of views are no recipes.
+/// forgotten. Sets of views and protocols are no recipes.
 fn recipes() -> String {
     let files = |folder: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).collect()
     };
-    let folders =
-        files(Path::new("recipes")).into_iter().filter(|folder| !folder.ends_with("views"));
+    let folders = files(Path::new("recipes"))
+        .into_iter()
+        .filter(|folder| !["views", "protocols"].iter().any(|other| folder.ends_with(other)));
     let names = folders.flat_map(|folder| files(&folder)).filter_map(|file| {
         Some(file.to_str()?.strip_prefix("recipes/")?.strip_suffix(".toml")?.to_owned())
     });

@@ -1,8 +1,8 @@
 //! Learning visual representations without labels.
 //!
 //! The modules, in the order in which data flows; each may use only those before it:
-//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`cluster`] →
-//! [`evaluate`] → [`report`].
+//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`cluster`] → [`evaluate`] →
+//! [`report`] → [`recipe`] → [`experiment`].
 //! Below all of them lie [`error`], [`shape`] and [`random`].
 
 pub mod augment;
@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod experiment;
 pub mod ffi;
 pub mod files;
 pub mod loss;

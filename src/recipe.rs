@@ -15,6 +15,7 @@ use toml::{Table, Value};
 
 #[cfg(test)]
 mod mutation;
+pub mod protocol;
 
 /// Version of the recipe format; a newer one in a file is an error.
 pub const FORMAT: u32 = 1;
@@ -30,6 +31,8 @@ pub fn built_in(name: &str) -> Option<&'static str> {
 /// Settings of how, not what, is computed: they may change when a run goes on.
 const HOW: &[&str] = &[
     "data.source",
+    // Another list changes the fingerprint of the data.
+    "data.subset",
     "data.executor",
     "data.threads",
     "data.prefetch",
@@ -133,6 +136,14 @@ pub struct DataConfig {
     /// The first so many images of each split, after a shuffle by the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// A list of the images to use of one split: what `diptych data subset` writes, plain indices, or file names as the
+    /// official lists of ImageNet have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
+    /// Class-balanced share, in (0, 1], of the labelled training images, drawn by the seed: 0.01 for the 1 % of labels of
+    /// semi-supervised protocols.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_fraction: Option<f64>,
     /// Only these classes, by name, or one path of a file that lists them; all if empty. Labels are ranks among the sorted
     /// names that are kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -249,6 +260,9 @@ impl Recipe {
             &data.max_damaged,
         )?;
         require(data.limit != Some(0), "data.limit", "at least 1", &0)?;
+        let share = data.label_fraction.unwrap_or(1.0);
+        let fits = share > 0.0 && share <= 1.0;
+        require(fits, "data.label_fraction", "above 0 and at most 1", &share)?;
         let micro = data.micro_batch_size;
         require(
             micro == 0 || data.batch_size.is_multiple_of(micro),
@@ -272,6 +286,16 @@ impl Recipe {
         self.backbone.check()?;
         self.method.check(&self.plugins)?;
         self.train.check()?;
+        let classifies =
+            matches!(self.method, method::Config::Classifier(_) | method::Config::Distill(_));
+        if let Some(rate) = self.train.optimizer.classifier_learning_rate() {
+            require(
+                classifies,
+                "train.optimizer.classifier_learning_rate",
+                &format!("left out, since method {} has no classifier", self.method.name()),
+                &rate,
+            )?;
+        }
         for (index, view) in self.view.iter().enumerate() {
             view.check(index)?;
         }
@@ -411,11 +435,14 @@ pub fn differences(before: &Recipe, after: &Recipe) -> Differences {
 const OPTIONAL: &[&str] = &[
     "data.source",
     "data.limit",
+    "data.subset",
+    "data.label_fraction",
     "data.classes",
     "backbone.weights",
     "method.projector.hidden",
     "method.projector.norm_linear",
     "method.predictor.hidden",
+    "method.teacher",
     "method.loss.sigma",
     "method.loss.margin",
     "method.loss.swd_dim",
@@ -425,6 +452,7 @@ const OPTIONAL: &[&str] = &[
     "plugins.cross_level.k_eigen",
     "plugins.guided_stop_gradient",
     "train.optimizer.bias_learning_rate",
+    "train.optimizer.classifier_learning_rate",
     "train.max_steps",
 ];
 

@@ -11,8 +11,18 @@ const BELOW: &[&str] =
 
 /// The flow, in order.
 const FLOW: &[&str] = &[
-    "data", "augment", "model", "loss", "plugin", "method", "train", "cluster", "evaluate",
-    "report", "recipe",
+    "data",
+    "augment",
+    "model",
+    "loss",
+    "plugin",
+    "method",
+    "train",
+    "cluster",
+    "evaluate",
+    "report",
+    "recipe",
+    "experiment",
 ];
 
 fn source() -> PathBuf {

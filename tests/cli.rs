@@ -389,6 +389,73 @@ fn views_go_by_name_and_classes_can_be_chosen() {
 }
 
 #[test]
+fn random_bits_are_trained_on_and_present_at_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let out = run.to_str().unwrap();
+    let digits = "synthetic:digits?train=96&test=48";
+    let bits = format!("random-bits:{digits}?bits=4");
+    let mut arguments = vec!["pretrain", "mnist/randbits", "--out", out, "--data", &bits];
+    arguments.extend(["data.batch_size=16", "backbone.width=0.125", "train.max_steps=3"]);
+    arguments.extend(["train.threads=1", "train.knn.every_epochs=0"]);
+    let (code, text) = failure(&arguments);
+    assert!(code == 2 && text.contains("set `backbone.input_channels=7`"), "{text}");
+    arguments.push("backbone.input_channels=7");
+    assert_eq!(json(&arguments)["steps"], 3);
+    let knn = json(&["evaluate", "knn", out, "--baselines", "knn.k=5"]);
+    assert_eq!((&knn["data"]["queries"], &knn["weights"]["frozen"]), (&48.into(), &true.into()));
+    assert_eq!(knn["data"]["format"], "synthetic digits (strokes, drawn), 4 random bits");
+    let (code, text) = failure(&["evaluate", "knn", out, "--data", digits]);
+    assert!(code == 3 && text.contains("takes 7 channels, the images have 3"), "{text}");
+    assert!(text.contains("random-bits:BASE?bits=4"), "{text}");
+}
+
+#[test]
+fn lists_and_shares_of_labels_choose_what_is_learned_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = "synthetic:scenes?train=96&test=48";
+    let list = folder.path().join("list.txt");
+    let list = list.to_str().unwrap();
+    let drawn = json(&["data", "subset", data, "--per-class", "2", "--out", list]);
+    assert_eq!(
+        (&drawn["images"], &drawn["of"], &drawn["few"]),
+        (&24.into(), &96.into(), &12.into())
+    );
+    let run = folder.path().join("run");
+    let out = run.to_str().unwrap();
+    let subset = format!("data.subset={list}");
+    let plan = |more: &[&str]| {
+        json(&[&small_run("unused", more)[..], &["--dry-run"]].concat())["images"].clone()
+    };
+    assert_eq!(plan(&[&subset]), 24);
+    assert_eq!(plan(&["data.label_fraction=0.25"]), 24);
+    assert_eq!(
+        plan(&[&subset, "data.label_fraction=0.9", "data.classes=[\"boat\"]", "data.batch_size=2"]),
+        2
+    );
+    json(&small_run(out, &[&subset, "train.max_steps=1"]));
+    // A list at another place is the same; another list is another run.
+    let moved = folder.path().join("moved.txt");
+    fs::rename(list, &moved).unwrap();
+    let moved = format!("data.subset={}", moved.display());
+    assert_eq!(json(&small_run(out, &[&moved, "train.max_steps=1"]))["state"], "finished");
+    json(&["data", "subset", data, "--fraction", "0.5", "--out", list]);
+    let (code, text) = failure(&small_run(out, &[&subset, "train.max_steps=1"]));
+    assert!(code == 2 && text.contains("content of the data"), "{text}");
+    let knn = json(&["evaluate", "knn", out, "knn.k=5", "data.label_fraction=0.25"]);
+    assert_eq!((&knn["data"]["references"], &knn["data"]["queries"]), (&24.into(), &48.into()));
+    let knn = json(&["evaluate", "knn", out, "knn.k=5", &subset]);
+    assert_eq!((&knn["data"]["references"], &knn["data"]["queries"]), (&48.into(), &48.into()));
+
+    let other = "synthetic:scenes?train=97&test=48";
+    let wrong = ["pretrain", "scenes/simclr", "--dry-run", "--data", other, &subset];
+    let (code, text) = failure(&wrong);
+    assert!(code == 3 && text.contains("draw again with `diptych data subset`"), "{text}");
+    let (code, text) = failure(&small_run("unused", &["data.label_fraction=1.5"]));
+    assert!(code == 2 && text.contains("`data.label_fraction` must be above 0"), "{text}");
+}
+
+#[test]
 fn views_made_on_the_device_train_like_those_made_on_the_host() {
     let folder = tempfile::tempdir().unwrap();
     let losses = ["host", "device"].map(|executor| {

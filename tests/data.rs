@@ -44,6 +44,81 @@ fn check_lists_damage_and_copies_and_exits_with_3() {
 }
 
 #[test]
+fn a_subset_is_drawn_listed_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("lists/lt.txt");
+    let list = list.to_str().unwrap();
+    let data = "synthetic:digits?train=500&test=100";
+    let subset =
+        |more: &[&str]| diptych(&[&["data", "subset", data, "--out", list], more].concat());
+    let drawn = subset(&["--long-tail", "10", "--seed", "4", "--json"]);
+    let told: Value = serde_json::from_slice(&drawn.stdout).unwrap();
+    // trunc(50 · 10^(−c/9))
+    let counts = [50, 38, 29, 23, 17, 13, 10, 8, 6, 5];
+    assert_eq!(told["per_class"], serde_json::json!(counts));
+    assert_eq!((&told["medium"], &told["few"]), (&4.into(), &6.into()));
+    let text = fs::read_to_string(list).unwrap();
+    assert_eq!(text.lines().count(), 1 + counts.iter().sum::<usize>());
+    assert!(text.starts_with("# diptych subset {\"format\":1,\"source\":\""), "{text}");
+    let step = subset(&["--long-tail", "10", "--step", "--largest", "40"]);
+    let said = String::from_utf8(step.stdout).unwrap();
+    assert!(
+        said.contains("220 of 500 images of `train` by long tail 10, step, largest 40"),
+        "{said}"
+    );
+    let few = subset(&["--classes", "3,7", "--fraction", "0.1", "--split", "test", "--json"]);
+    let told: Value = serde_json::from_slice(&few.stdout).unwrap();
+    assert_eq!(
+        (&told["images"], &told["of"], &told["classes"]),
+        (&2.into(), &100.into(), &2.into())
+    );
+    // A list of others becomes one of ours.
+    let other = folder.path().join("theirs.txt");
+    fs::write(&other, "5\n3\n").unwrap();
+    assert_eq!(subset(&["--list", other.to_str().unwrap()]).status.code(), Some(0));
+    assert!(fs::read_to_string(list).unwrap().ends_with("\"rule\":\"theirs.txt\"}\n3\n5\n"));
+
+    for (more, code, expected) in [
+        (&["--fraction", "2"][..], 3, "above 0, at most 1"),
+        (&["--long-tail", "1000"], 3, "leaves class number"),
+        (&["--classes", "eleven"], 3, "no class `eleven`"),
+        (&["--per-class", "51"], 3, "from 1 to 50"),
+        (&["--list", "no/such/list"], 3, "cannot read image list"),
+        (&["--fraction", "0.1", "--per-class", "3"], 2, "cannot be used with"),
+        (&["--fraction", "0.1", "--step"], 2, "--long-tail"),
+        (&["--seed", "3"], 2, "required"),
+        (&["--fraction", "0.1", "--out", "Cargo.toml"], 2, ""),
+    ] {
+        let found = subset(more);
+        let text = String::from_utf8(found.stderr).unwrap();
+        assert!(found.status.code() == Some(code) && text.contains(expected), "{more:?}: {text}");
+    }
+}
+
+#[test]
+fn made_data_can_be_written_to_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("made");
+    let place = place.to_str().unwrap();
+    let made =
+        "digits-on:synthetic:scenes?train=24&test=12?digits=synthetic:digits&unique=4&label=digit";
+    let written = diptych(&["data", "synthesize", made, "--out", place, "--json"]);
+    let told: Value = serde_json::from_slice(&written.stdout).unwrap();
+    assert_eq!((&told["images"], &told["damaged"]), (&36.into(), &serde_json::json!([])));
+    let shown = |place: &str| -> Value {
+        serde_json::from_slice(&diptych(&["data", "show", place, "--json"]).stdout).unwrap()
+    };
+    let (read, original) = (shown(place), shown(made));
+    assert_eq!(read["classes"], original["classes"]);
+    for split in 0..2 {
+        assert_eq!(read["splits"][split]["per_class"], original["splits"][split]["per_class"]);
+    }
+    let again = diptych(&["data", "synthesize", made, "--out", place]);
+    assert_eq!(again.status.code(), Some(3));
+    assert!(String::from_utf8(again.stderr).unwrap().contains("is not empty"));
+}
+
+#[test]
 fn show_names_every_format() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/data");
     for (place, format) in [

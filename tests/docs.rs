@@ -6,6 +6,7 @@ use diptych::augment::{NAMED, Step};
 use diptych::error::Error;
 use diptych::method::NAMES;
 use diptych::overrides::flatten;
+use diptych::recipe::protocol::{Epochs, PROTOCOLS, Protocol};
 use diptych::recipe::{BUILT_IN, Recipe};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const RECIPES: &str = include_str!("../docs/recipes.md");
 const METHODS: &str = include_str!("../docs/methods.md");
 const VIEWS: &str = include_str!("../docs/views.md");
+const DATA: &str = include_str!("../docs/data.md");
+const FINETUNING: &str = include_str!("../docs/finetuning.md");
 const RUNNING: &str = include_str!("../docs/running.md");
 
 /// The rows of the table whose header begins so, as cells without backticks.
@@ -54,7 +57,7 @@ fn recipe(optimizer: &str, schedule: &str) -> Recipe {
 /// A recipe that says of its method only what is given.
 fn with_method(method: &str) -> Recipe {
     let views = match method.split('"').nth(1).unwrap() {
-        "npid" => "npid_cifar",
+        "npid" | "classifier" | "distill" => "npid_cifar",
         "infomin" => "infomin_jigsaw",
         _ => "simclr_cifar",
     };
@@ -71,8 +74,15 @@ fn parsed(views: &str, method: &str, optimizer: &str, schedule: &str) -> Recipe 
 }
 
 /// Settings that have no value unless one is given, so that they are not among those of a recipe.
-const WITHOUT_VALUE: [&str; 5] =
-    ["data.source", "data.limit", "data.classes", "backbone.weights", "train.max_steps"];
+const WITHOUT_VALUE: [&str; 7] = [
+    "data.source",
+    "data.limit",
+    "data.subset",
+    "data.label_fraction",
+    "data.classes",
+    "backbone.weights",
+    "train.max_steps",
+];
 
 /// Key to default of a column of the table whose header begins so; keys that the column has not are left out.
 fn column(header: &str, column: usize) -> BTreeMap<String, String> {
@@ -130,6 +140,7 @@ fn every_setting_of_every_method_is_told_with_its_default() {
         let recipe = with_method(&format!("name = \"{name}\""));
         let mut expected = below(&recipe, "method.", &[]);
         expected.retain(|key, _| !key.starts_with("projector.") && !key.starts_with("predictor."));
+        add_without_value(&recipe, "method.", &["teacher"], &mut expected);
         assert_eq!(column(&format!("| `{name}` | default |"), 1), expected, "{name}");
     }
 }
@@ -178,10 +189,12 @@ fn every_setting_of_optimizers_and_schedules_is_told_with_its_default() {
         let recipe = recipe(&format!("name = \"{name}\""), "name = \"constant\"");
         let mut expected = below(&recipe, "train.optimizer.", &["learning_rate", "weight_decay"]);
         // It has no value unless one is given, so that it is not among those of a recipe.
-        let change = "train.optimizer.bias_learning_rate=true".to_owned();
-        let set = Recipe::parse(&recipe.to_toml().unwrap(), "of a test", &[change]);
-        if set.err().unwrap().to_string().contains("must be a number, found `true`") {
-            expected.insert("bias_learning_rate".to_owned(), "none".to_owned());
+        for key in ["bias_learning_rate", "classifier_learning_rate"] {
+            let change = format!("train.optimizer.{key}=true");
+            let set = Recipe::parse(&recipe.to_toml().unwrap(), "of a test", &[change]);
+            if set.err().unwrap().to_string().contains("must be a number, found `true`") {
+                expected.insert(key.to_owned(), "none".to_owned());
+            }
         }
         assert_eq!(column("| key | `sgd` |", place), expected, "{name}");
     }
@@ -337,12 +350,31 @@ fn every_method_and_every_built_in_recipe_is_told() {
 
     let header = METHODS.lines().find(|line| line.starts_with("| recipe |")).unwrap();
     let folders: Vec<&str> = header.split('`').skip(1).step_by(2).collect();
-    let mut told = BTreeSet::from(["folder/simclr".to_owned()]);
+    let mut told = BTreeSet::from(["folder/simclr", "mnist/randbits"].map(str::to_owned));
+    assert!(told.iter().all(|name| METHODS.contains(&format!("`{name}`"))));
     for row in table(METHODS, "| recipe |") {
         let filled = folders.iter().zip(&row[1..]).filter(|(_, cell)| !cell.is_empty());
         told.extend(filled.map(|(folder, _)| format!("{folder}{}", row[0])));
     }
     assert_eq!(told, BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect());
+}
+
+#[test]
+fn every_protocol_that_trains_is_told_with_its_batch_and_epochs() {
+    let told = table(FINETUNING, "| protocol | trains |").into_iter();
+    let told: Vec<(String, String, String)> =
+        told.map(|row| (row[0].clone(), row[5].clone(), row[6].clone())).collect();
+    let expected = PROTOCOLS.iter().map(|(id, _)| {
+        let protocol = Protocol::named(id).unwrap();
+        let number = |epochs: Option<u32>| epochs.map_or("–".to_owned(), |e| e.to_string());
+        let Epochs { one_percent, ten_percent, all } = &protocol.epochs;
+        let length = match protocol.max_steps {
+            Some(steps) => format!("{},000 steps", steps / 1_000),
+            None => [one_percent, ten_percent, all].map(|epochs| number(*epochs)).join(" / "),
+        };
+        ((*id).to_owned(), length, protocol.batch_size.to_string())
+    });
+    assert_eq!(told, expected.collect::<Vec<_>>());
 }
 
 #[test]
@@ -388,8 +420,39 @@ fn the_script_of_the_benches_knows_every_part_of_them() {
 }
 
 #[test]
+fn every_setting_of_made_data_is_told() {
+    let told = table(DATA, "| set | setting |");
+    for set in ["digits-on", "multi-digits", "random-bits"] {
+        let settings = told.iter().filter(|row| row[0] == set).map(|row| format!("`{}`", row[1]));
+        let settings: BTreeSet<String> = settings.collect();
+        // Each variant has settings of its own.
+        let mut known = BTreeSet::new();
+        for variant in ["", "variant=grid&", "variant=place&", "variant=sizes&"] {
+            let spec =
+                format!("{set}:synthetic:digits?bits=1&digits=synthetic:digits&{variant}zzz=1");
+            let spec = if set == "random-bits" {
+                spec.replace("&digits=synthetic:digits", "")
+            } else {
+                spec.replace("bits=1&", "")
+            };
+            let spec = if set == "multi-digits" {
+                spec.replace("digits=synthetic:digits&", "")
+            } else {
+                spec
+            };
+            let message = diptych::data::open(&spec).err().map(|error| error.to_string());
+            let message = message.unwrap_or_default();
+            let expected = message.split("expected ").nth(1).unwrap_or_default();
+            known.extend(expected.split('`').skip(1).step_by(2).map(|key| format!("`{key}`")));
+        }
+        assert!(!known.is_empty());
+        assert_eq!(settings, known, "{set}");
+    }
+}
+
+#[test]
 fn every_guide_exists_and_every_recipe_that_is_named() {
-    let guides = [RECIPES, METHODS, VIEWS, RUNNING, include_str!("../docs/data.md")];
+    let guides = [RECIPES, METHODS, VIEWS, RUNNING, DATA, FINETUNING];
     for text in guides.into_iter().chain([include_str!("../README.md")]) {
         for name in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
             if name.starts_with("https://") {

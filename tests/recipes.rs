@@ -4,7 +4,8 @@
 
 use diptych::augment::{Loader, LoaderConfig, Order, Pipeline};
 use diptych::data::{self, Dataset, Selection};
-use diptych::method::{NAMES, Setup, Step};
+use diptych::method::distill::Teacher;
+use diptych::method::{Config, NAMES, Setup, Step, classifier};
 use diptych::overrides::flatten;
 use diptych::recipe::{BUILT_IN, Recipe, built_in, differences};
 use diptych::train::Precision;
@@ -90,7 +91,7 @@ fn every_kind_of_recipe_takes_a_step() {
     recipes.sort_by_key(|(_, recipe)| recipe.view[0].size_px());
     for (name, recipe) in recipes {
         if seen.insert(kind(&recipe)) {
-            takes_a_step(name, &recipe, dataset.clone());
+            takes_a_step(name, &recipe, source.classes.len(), dataset.clone());
         }
     }
     for name in NAMES {
@@ -99,7 +100,20 @@ fn every_kind_of_recipe_takes_a_step() {
     }
 }
 
-fn takes_a_step(name: &str, recipe: &Recipe, dataset: Arc<dyn Dataset>) {
+/// A classifier of random weights on the same backbone.
+fn teacher(setup: &Setup<'_>) -> Teacher {
+    let classifier = classifier::Config::default();
+    let method = Config::Classifier(classifier.clone()).build(setup).unwrap();
+    let tensors = method.parameters().all().iter();
+    Teacher {
+        backbone: setup.backbone.clone(),
+        classifier,
+        classes: setup.classes,
+        tensors: tensors.map(|p| (p.name.clone(), p.tensor.detach())).collect(),
+    }
+}
+
+fn takes_a_step(name: &str, recipe: &Recipe, classes: usize, dataset: Arc<dyn Dataset>) {
     let (images, labels) = (dataset.len(), data::labels(dataset.as_ref()));
     let batch_size = recipe.data.batch_size;
     let pipeline = Pipeline::new(&recipe.view).unwrap();
@@ -127,16 +141,20 @@ fn takes_a_step(name: &str, recipe: &Recipe, dataset: Arc<dyn Dataset>) {
     };
     let mut loader = Loader::start(dataset, Arc::new(pipeline), order, &config).unwrap();
     let batch = loader.next().unwrap().unwrap();
-    let setup = Setup {
+    let mut setup = Setup {
         backbone: &recipe.backbone,
         plugins: &recipe.plugins,
         views: recipe.views(),
         images,
         batch: batch_size,
+        classes,
+        teacher: None,
         seed: 0,
         device: Device::Cpu,
         kind: Kind::Float,
     };
+    let teacher = teacher(&setup);
+    setup.teacher = Some(&teacher);
     let method = recipe.method.build(&setup).unwrap();
     let at = Step {
         index: 0,

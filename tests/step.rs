@@ -19,8 +19,13 @@ const BATCH: usize = 32;
 const SIDE: usize = 16;
 
 fn method(kind: Kind) -> Box<dyn Method> {
+    method_of(kind, 3)
+}
+
+fn method_of(kind: Kind, input_channels: i64) -> Box<dyn Method> {
     let backbone: BackboneConfig =
         toml::from_str("name = \"resnet18\"\nwidth = 0.125\nstem = \"cifar\"").unwrap();
+    let backbone = BackboneConfig { input_channels, ..backbone };
     let projector =
         HeadConfig { initialization: HeadInitialization::PyTorch, ..HeadConfig::default() };
     let config = Config::SimClr(simclr::Config { projector, ..simclr::Config::default() });
@@ -30,6 +35,8 @@ fn method(kind: Kind) -> Box<dyn Method> {
         views: 2,
         images: BATCH,
         batch: BATCH,
+        classes: 0,
+        teacher: None,
         seed: 3,
         device: Device::Cpu,
         kind,
@@ -61,7 +68,14 @@ fn batch() -> HostBatch {
     let mut stream = Stream::open(1, Purpose::Test, Scope::Item(0));
     let mut view = || (0..BATCH * SIDE * SIDE * 3).map(|_| stream.below(256) as u8).collect();
     let views = vec![view(), view()];
-    HostBatch { step: 0, epoch: 0, indices: (0..BATCH).collect(), views, damaged: Vec::new() }
+    HostBatch {
+        step: 0,
+        epoch: 0,
+        indices: (0..BATCH).collect(),
+        views,
+        constants: Vec::new(),
+        damaged: Vec::new(),
+    }
 }
 
 fn layout(micro_batch: usize, group: usize, precision: Precision) -> Layout {
@@ -106,6 +120,34 @@ fn difference(reference: &BTreeMap<String, Tensor>, other: &BTreeMap<String, Ten
                 / norm(tensor).max(1e-3 * whole)
         })
         .fold(0.0, f64::max)
+}
+
+/// Constant channels go with their images however the batch is cut, and the network learns from them.
+#[test]
+fn constant_channels_reach_the_network_whatever_the_micro_batch() {
+    let mut stream = Stream::open(2, Purpose::Test, Scope::Item(0));
+    let constants: Vec<u8> = (0..2 * BATCH).map(|_| 255 * (stream.below(2) as u8)).collect();
+    let first = |constants: &[u8], micro| {
+        let batch = HostBatch { constants: constants.to_vec(), ..batch() };
+        let method = method_of(Kind::Double, 5);
+        let layout = layout(micro, 8, Precision::Float64);
+        gradient(method.as_ref(), &batch, &layout, &Stop::new()).unwrap();
+        let all = method.parameters().all();
+        let weight = all.iter().find(|it| it.name == "backbone.conv1.weight").unwrap();
+        assert_eq!(weight.tensor.size()[1], 5);
+        weight.tensor.grad().copy()
+    };
+    let whole = first(&constants, BATCH);
+    let channel = |gradient: &Tensor, channel| gradient.narrow(1, channel, 1).abs().max();
+    assert!((3..5).all(|it| channel(&whole, it).double_value(&[]) > 1e-6));
+    for micro in [8, 16] {
+        let off = (first(&constants, micro) - &whole).abs().max() / whole.abs().max();
+        assert!(off.double_value(&[]) < 1e-9, "{micro}: {off}");
+    }
+    // Those of the next image give another gradient.
+    let mut moved = constants.clone();
+    moved.rotate_left(2);
+    assert!((first(&moved, BATCH) - &whole).abs().max().double_value(&[]) > 1e-6);
 }
 
 #[test]

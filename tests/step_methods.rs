@@ -25,6 +25,8 @@ fn after_step(method: &str, sides: &[usize], micro_batch: usize, group: usize) -
         views: sides.len(),
         images: BATCH,
         batch: BATCH,
+        classes: 0,
+        teacher: None,
         seed: 3,
         device: Device::Cpu,
         kind: Kind::Double,
@@ -35,7 +37,8 @@ fn after_step(method: &str, sides: &[usize], micro_batch: usize, group: usize) -
         |side: &usize| (0..BATCH * side * side * 3).map(|_| stream.below(256) as u8).collect();
     let views = sides.iter().map(view).collect();
     let indices = (0..BATCH).collect();
-    let batch = HostBatch { step: 0, epoch: 0, indices, views, damaged: Vec::new() };
+    let batch =
+        HostBatch { step: 0, epoch: 0, indices, views, constants: Vec::new(), damaged: Vec::new() };
     let input = |size_px| ViewInput { size_px, mean: [0.5; 3], std: [0.25; 3] };
     let layout = Layout {
         views: sides.iter().map(|side| input(*side)).collect(),

@@ -42,6 +42,8 @@ pub struct HostBatch {
     pub indices: Vec<usize>,
     /// For each view the bytes `[N, h, w, 3]`.
     pub views: Vec<Vec<u8>>,
+    /// The constant channels `[N, K]` ([`Dataset::constants`]), which all views share; empty for most data.
+    pub constants: Vec<u8>,
     /// Damaged images met in this batch.
     pub damaged: Vec<Damage>,
 }
@@ -233,6 +235,8 @@ pub(super) fn tolerate(
 /// What became of one place in a batch.
 struct Outcome {
     shown: Option<usize>,
+    /// Its constant channels.
+    constants: Vec<u8>,
     /// Damaged images met on the way: index and reason.
     damaged: Vec<(usize, String)>,
 }
@@ -259,8 +263,9 @@ impl Work {
             .with_max_len(1)
             .map(|(index, outs)| self.place(epoch, step, index, outs))
             .collect();
-        let mut damaged = Vec::new();
+        let (mut damaged, mut constants) = (Vec::new(), Vec::new());
         for (place, outcome) in indices.iter_mut().zip(outcomes) {
+            constants.extend(outcome.constants);
             let substitute = outcome.shown.unwrap_or(*place);
             *place = substitute;
             for (index, reason) in outcome.damaged {
@@ -271,7 +276,7 @@ impl Work {
             let (images, lost) = (self.order.images(), outcome.shown.is_none());
             tolerate(&self.damaged, images, self.max_damaged, lost)?;
         }
-        Ok(HostBatch { step, epoch, indices, views, damaged })
+        Ok(HostBatch { step, epoch, indices, views, constants, damaged })
     }
 
     /// Fills one place of a batch: decodes the image (or a substitute) once and makes all its views. The draws are those
@@ -279,7 +284,7 @@ impl Work {
     fn place(&self, epoch: u32, step: u64, index: usize, outs: Vec<&mut [u8]>) -> Outcome {
         let mut damaged = Vec::new();
         if self.stop.load(Ordering::Relaxed) {
-            return Outcome { shown: Some(index), damaged };
+            return Outcome { shown: Some(index), constants: Vec::new(), damaged };
         }
         let mut stream = substitutes(self.seed, epoch, index);
         let mut shown = index;
@@ -289,7 +294,7 @@ impl Work {
                 Err(error) => damaged.push((shown, error.to_string())),
             }
             if damaged.len() > SUBSTITUTES {
-                return Outcome { shown: None, damaged };
+                return Outcome { shown: None, constants: Vec::new(), damaged };
             }
             shown = stream.below(self.order.images() as u64) as usize;
         };
@@ -303,7 +308,8 @@ impl Work {
                 out,
             );
         }
-        Outcome { shown: Some(shown), damaged }
+        let constants = self.dataset.constants(shown, &image);
+        Outcome { shown: Some(shown), constants, damaged }
     }
 }
 

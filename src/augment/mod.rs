@@ -42,7 +42,9 @@ mod golden_tensorflow;
 pub use blur::{Blur, BlurKind, Border, Kernel, SigmaPer};
 pub use color::{Adjustment, ColorJitter, Grayscale, JitterKind};
 pub use crop::{Crop, CropKind, Interpolation, RandomResizedCrop, Resize};
-pub use device::{Batch, Batches, DeviceBatch, DeviceLoader, Views, normalize, to_device};
+pub use device::{
+    Batch, Batches, DeviceBatch, DeviceLoader, Views, normalize, to_device, with_constants,
+};
 pub use erase::{Cutout, Patch, RandomErasing};
 pub use gallery::{Cell, Gallery, Mark, SampledImage, sample_images, views_gallery, write_png};
 pub use jigsaw::{Jigsaw, Patches};

@@ -48,6 +48,7 @@ pub const NAMED: &[(&str, &str)] = &[
     ("lightly_cifar_barlow", text!("lightly_cifar_byol")),
     ("lineval_train", text!("lineval_train")),
     ("lineval_train_pycontrast", text!("lineval_train_pycontrast")),
+    ("transfer_train", text!("transfer_train")),
     ("composition_crop", text!("composition_crop")),
     ("composition_crop_flip", text!("composition_crop_flip")),
     ("composition_drop", text!("composition_drop")),

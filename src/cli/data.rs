@@ -1,10 +1,11 @@
-//! `diptych data`: what a source holds, and what is wrong with it.
+//! `diptych data`: what a source holds, what is wrong with it, and parts of it.
 
 use super::monitor::image_bar;
-use super::{Answer, Finding};
+use super::{Answer, Finding, subset};
 use anyhow::Result;
 use diptych::data;
 use diptych::error::Error;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 #[derive(clap::Subcommand)]
@@ -15,8 +16,8 @@ pub(super) enum Command {
                             diptych data show cifar-10-batches-bin/\n  \
                             diptych data show 'shards/train-{000000..000146}.tar'")]
     Show {
-        /// An image folder, a parquet file or folder, WebDataset tar shards, a folder of CIFAR, STL-10 or MNIST files, or
-        /// `synthetic:NAME`
+        /// An image folder, a parquet file or folder, WebDataset tar shards, a folder of CIFAR, STL-10 or MNIST files,
+        /// `synthetic:NAME`, or a set with competing features such as `digits-on:BASE?digits=MNIST`
         source: String,
     },
     /// Decodes every image: lists damaged ones, exact duplicates and empty classes
@@ -27,6 +28,21 @@ pub(super) enum Command {
         /// What `diptych data show` takes
         source: String,
     },
+    /// Writes every image of a source to disk, with its label: made data as well as any other
+    ///
+    /// As WebDataset shards: `.png`, `.cls` with the label, `.json` with what was put into the image; `classes.txt` beside them.
+    #[command(after_help = "Examples:\n  \
+        diptych data synthesize 'multi-digits:mnist/?variant=sizes' --out sizes/\n  \
+        diptych data synthesize 'digits-on:cifar10/?digits=mnist/&unique=1024' --out digits-on-cifar/")]
+    Synthesize {
+        /// What `diptych data show` takes
+        source: String,
+        /// A new folder
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Writes a list of some images: a share of the labels, so many a class, a long tail, some classes
+    Subset(subset::Arguments),
 }
 
 pub(super) fn run(command: &Command) -> Result<Answer> {
@@ -34,6 +50,19 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
         Command::Show { source } => {
             let summary = data::summary(&data::open(source)?);
             Ok(Answer { text: summary.to_string(), json: serde_json::to_value(&summary)? })
+        }
+        Command::Subset(arguments) => subset::run(arguments),
+        Command::Synthesize { source, out } => {
+            let source = data::open(source)?;
+            let written = data::write::write(&source, out, &mut image_bar("write"))?;
+            let text = format!(
+                "{}: {} images in {} shards, {} damaged ones left out",
+                out.display(),
+                written.images,
+                written.shards.len(),
+                written.damaged.len()
+            );
+            Ok(Answer { text, json: serde_json::to_value(&written)? })
         }
         Command::Check { source } => {
             let source = data::open(source)?;

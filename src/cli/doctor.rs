@@ -1,12 +1,12 @@
 //! `diptych doctor`: what this machine offers, and the batch it can train.
 
 use super::Answer;
-use super::plan::memory_plan;
 use super::storage::{self, Speed};
 use super::table::aligned;
 use anyhow::Result;
 use diptych::augment::Pipeline;
 use diptych::error::Error;
+use diptych::experiment::memory_plan;
 use diptych::recipe::{BUILT_IN, Recipe};
 use diptych::{ffi, machine, memory};
 use serde_json::{Value, json};

@@ -15,6 +15,7 @@ mod recipes;
 mod report;
 mod runs;
 mod storage;
+mod subset;
 mod table;
 mod views;
 

@@ -3,6 +3,7 @@
 use super::tell;
 use anyhow::Result;
 use diptych::augment::Preprocess;
+use diptych::data::subset::IndexList;
 use diptych::data::{Dataset, Selection, Source};
 use diptych::error::{Error, Result as DiptychResult};
 use diptych::evaluate::features::{Features, extract};
@@ -10,6 +11,7 @@ use diptych::evaluate::neighbours::gallery;
 use diptych::evaluate::run::{batch, neighbours_gallery, prepare};
 use diptych::evaluate::weights::{Layer, forward};
 use diptych::evaluate::{Knn, Ranks};
+use diptych::experiment::selection;
 use diptych::method::Method;
 use diptych::recipe::Recipe;
 use diptych::report;
@@ -28,13 +30,10 @@ pub(super) struct ProgressBar {
 }
 
 impl ProgressBar {
-    pub(super) fn new(first_step: u64, steps: u64) -> Self {
+    pub(super) fn new(steps: u64) -> Self {
         let bar = Bar::new(steps).with_style(style(
             "{wide_bar} {pos}/{len} steps, {msg}, {elapsed} elapsed, {eta} left",
         ));
-        bar.set_position(first_step);
-        // Otherwise the steps of earlier processes would count as done in no time.
-        bar.reset_eta();
         Self { bar, epoch_loss: 0.0, epoch_steps: 0 }
     }
 
@@ -76,6 +75,12 @@ pub(super) fn round_bar(what: &str) -> impl FnMut(u64, u64) {
 }
 
 impl Observer for ProgressBar {
+    fn begin(&mut self, first_step: u64) {
+        self.bar.set_position(first_step);
+        // Otherwise the steps of earlier processes would count as done in no time.
+        self.bar.reset_eta();
+    }
+
     fn step(&mut self, progress: &Progress) -> DiptychResult<()> {
         if progress.loss.is_finite() {
             self.epoch_loss += progress.loss;
@@ -154,7 +159,7 @@ impl KnnMonitor {
         let some = |dataset: Arc<dyn Dataset>, limit: usize| {
             diptych::data::subset::limit(dataset, limit, recipe.seed)
         };
-        let selection = Selection { limit: None, holdout: recipe.data.holdout, seed: recipe.seed };
+        let selection = Selection { limit: None, ..selection(recipe) };
         // Without a split to ask about, training images are compared with one another, for the picture only.
         let cut = source.for_evaluation(&selection).ok();
         let same = cut.is_none();
@@ -260,7 +265,19 @@ impl Observer for Pages {
 
 /// Opens a data source and keeps only some classes of it, all if none is named.
 pub(super) fn open_source(location: &str, classes: &[String]) -> DiptychResult<Source> {
-    let source = diptych::data::open(location)?;
+    open_subset(location, None, classes)
+}
+
+/// Opens a data source, keeps the images of a list if there is one, then only some classes, all if none is named.
+pub(super) fn open_subset(
+    location: &str,
+    list: Option<&String>,
+    classes: &[String],
+) -> DiptychResult<Source> {
+    let mut source = diptych::data::open(location)?;
+    if let Some(list) = list {
+        source = IndexList::read(Path::new(list), &source, None)?.apply(&source)?;
+    }
     if classes.is_empty() { Ok(source) } else { diptych::data::subset::classes(&source, classes) }
 }
 

@@ -2,19 +2,20 @@
 
 use super::attempt::attempt;
 use super::memory::{again, again_after_crash, with_less_memory};
-use super::monitor::open_source;
-use super::plan::Plan;
+use super::monitor::open_subset;
+use super::plan::describe;
 use super::{Answer, profile, tell};
 use anyhow::Result;
 use diptych::data::Source;
 use diptych::error::Error;
+use diptych::experiment::{Experiment, Plan, changes, earlier_recipe};
 use diptych::machine;
-use diptych::recipe::{Recipe, differences};
+use diptych::recipe::Recipe;
 use diptych::report;
 use diptych::train::profile::{Profile, Summary};
 use diptych::train::run::{RunFolder, Status, read_status};
 use diptych::train::stop::Stop;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -75,14 +76,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
             "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
         )
     })?;
-    let source = open_source(&location, &recipe.data.classes)?;
+    let source = open_subset(&location, recipe.data.subset.as_ref(), &recipe.data.classes)?;
     let mut plan = Plan::new(&recipe, &source)?;
     if let Some(text) = &arguments.less_memory {
         with_less_memory(text, &mut recipe, plan.layout.clone(), &out)?;
         plan = Plan::new(&recipe, &source)?;
     }
     if arguments.dry_run {
-        return Ok(plan.describe(&recipe));
+        return Ok(describe(&plan, &recipe));
     }
     if arguments.fresh && out.exists() {
         set_aside(&out)?;
@@ -129,7 +130,9 @@ fn train_run(
     // A trial is shorter than the warm-up of a profile.
     let profile =
         (arguments.profile && !trial).then(|| Profile::new(&recipe.backbone, &plan.layout));
-    let outcome = attempt(recipe, source, plan, &folder, &stop, profile.as_ref());
+    let experiment =
+        Experiment { recipe, source, plan, folder: &folder, profile: profile.as_ref() };
+    let outcome = attempt(&experiment, &stop);
     let profile = match &outcome {
         Ok(_) | Err(Error::Interrupted(_)) => profile.and_then(|profile| profile.summary()),
         Err(_) => None,
@@ -196,16 +199,6 @@ fn answer(out: &Path, status: &Status, profile: Option<&Summary>, state: &str) -
     Answer { text, json }
 }
 
-/// The recipe a run folder was started with.
-fn earlier_recipe(out: &Path) -> Result<Option<Recipe>> {
-    let path = out.join("recipe.toml");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    Ok(Some(Recipe::parse(&text, &path.display().to_string(), &[])?))
-}
-
 /// What changed since the run was started, for the log; an error when it is what is computed.
 fn compare(
     out: &Path,
@@ -227,23 +220,13 @@ fn compare(
         )
         .into());
     }
-    let mut found = differences(earlier, recipe);
+    let mut found = changes(out, earlier, recipe, source);
     let longer = |line: &String| {
         ["train.epochs:", "train.max_steps:"].iter().any(|key| line.starts_with(key))
     };
     if extend {
         let (longer, other) = found.what.into_iter().partition(longer);
         (found.what, found.how) = (other, [found.how, longer].concat());
-    }
-    let environment = std::fs::read_to_string(out.join("environment.json")).unwrap_or_default();
-    let environment: Value = serde_json::from_str(&environment).unwrap_or_default();
-    if let Some(before) = environment["data_fingerprint"].as_str()
-        && before != source.fingerprint
-    {
-        found.what.push(format!(
-            "content of the data: {:.12} -> {:.12} ({})",
-            before, source.fingerprint, source.location
-        ));
     }
     if !found.what.is_empty() {
         let way = if found.what.iter().all(longer) { "--extend to make it longer, " } else { "" };

@@ -1,14 +1,14 @@
 //! `diptych views`: what the network will see.
 
 use super::Answer;
-use super::monitor::open_source;
-use super::plan::selection;
+use super::monitor::open_subset;
 use anyhow::Result;
 use diptych::augment::{
     Gallery, Pipeline, SampledImage, ViewRecipe, named, sample_images, write_png,
 };
 use diptych::data::Selection;
 use diptych::error::Error;
+use diptych::experiment::selection;
 use diptych::overrides;
 use diptych::recipe::{Recipe, view_blocks};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,7 @@ struct Wanted {
     seed: u64,
     view: Vec<ViewRecipe>,
     source: Option<String>,
+    subset: Option<String>,
     classes: Vec<String>,
     selection: Selection,
 }
@@ -61,23 +62,25 @@ impl Wanted {
             let recipe = Recipe::load(name, changes)?;
             let selection = selection(&recipe);
             let Recipe { seed, view, data, .. } = recipe;
-            return Ok(Self { seed, view, source: data.source, classes: data.classes, selection });
+            let (source, subset, classes) = (data.source, data.subset, data.classes);
+            return Ok(Self { seed, view, source, subset, classes, selection });
         }
         let settings = Settings { seed: 0, view: named(name)? };
         let Settings { seed, view } = overrides::apply(&settings, changes, &[])?;
-        Ok(Self { seed, view, source: None, classes: Vec::new(), selection: Selection::default() })
+        let (source, subset, classes) = (None, None, Vec::new());
+        Ok(Self { seed, view, source, subset, classes, selection: Selection::default() })
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
-    let Wanted { seed, view, source, classes, selection } =
+    let Wanted { seed, view, source, subset, classes, selection } =
         Wanted::load(&arguments.recipe, &arguments.overrides)?;
     let location = arguments.data.clone().or(source).ok_or_else(|| {
         Error::Recipe(
             "no data: name it with --data, `--data synthetic:scenes` for a start".to_owned(),
         )
     })?;
-    let dataset = open_source(&location, &classes)?.for_training(&selection)?;
+    let dataset = open_subset(&location, subset.as_ref(), &classes)?.for_training(&selection)?;
     let pipeline = Pipeline::new(&view)?;
     let images = sample_images(dataset.as_ref(), &pipeline, seed, arguments.images)?;
     let lines: Vec<String> = images.iter().map(describe).collect();

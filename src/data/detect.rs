@@ -1,7 +1,9 @@
 //! What lies at a location: found by looking at what files hold, with their names as a hint.
 
-use super::{Entry, Source, cifar, decode, entries, folder, idx, is_image, parquet, stl10};
-use super::{synthetic, tar};
+use super::{
+    Entry, Source, cifar, competing, decode, entries, folder, idx, is_image, parquet, stl10,
+};
+use super::{synthetic, tar, transfer};
 use crate::error::{Error, Result};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,8 @@ const KINDS: [Kind; 4] = [
 ];
 
 /// Opens a data source: a folder of images, a parquet file or folder, WebDataset shards, CIFAR, STL-10 or MNIST files
-/// as they are published, or `synthetic:NAME`.
+/// as they are published, `synthetic:NAME`, `transfer:NAME:PATH` ([`transfer::open`]), or a set with competing features made
+/// of others (`digits-on:BASE?digits=MNIST`, `multi-digits:MNIST?variant=grid`, `random-bits:BASE?bits=10`).
 ///
 /// A folder that holds such a data set alone in a sub-folder, up to two levels below, stands for it.
 ///
@@ -33,6 +36,16 @@ const KINDS: [Kind; 4] = [
 pub fn open(spec: &str) -> Result<Source> {
     if let Some(name) = spec.strip_prefix("synthetic:") {
         return synthetic::open(name);
+    }
+    if let Some(opened) = competing::open(spec) {
+        return opened;
+    }
+    if let Some(named) = spec.strip_prefix("transfer:") {
+        let (name, root) = named.split_once(':').ok_or_else(|| {
+            Error::Data(format!("`{spec}` must be of the form `transfer:NAME:PATH`"))
+        })?;
+        let source = transfer::open(name, Path::new(root))?.source();
+        return Ok(Source { location: spec.to_owned(), ..source });
     }
     let path = Path::new(spec);
     if !path.exists() {

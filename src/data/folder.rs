@@ -16,8 +16,8 @@ use std::sync::Arc;
 const SAMPLE: usize = 64;
 
 /// An image file: its path below the root and its size in bytes.
-struct Found {
-    path: PathBuf,
+pub(super) struct Found {
+    pub path: PathBuf,
     size: u64,
 }
 
@@ -128,7 +128,7 @@ fn nothing(folder: &Path) -> Error {
 
 /// All images below a folder: folders by the bytes of their paths, then files by those of their names. What is no file
 /// (a pipe would be waited for without end) does not count; a link that leads nowhere does, as a damaged image.
-fn walk(root: &Path, folder: &Path) -> Result<Vec<Found>> {
+pub(super) fn walk(root: &Path, folder: &Path) -> Result<Vec<Found>> {
     let mut pending = vec![folder.to_owned()];
     let mut folders = BTreeMap::new();
     let mut seen = BTreeSet::new();
@@ -219,13 +219,18 @@ impl Layout {
     }
 }
 
-/// One split of a folder.
-struct Folder {
+/// Image files below a folder, with the label of each.
+pub(super) struct Folder {
     root: Arc<Path>,
     files: Vec<(Box<Path>, Option<u32>)>,
 }
 
 impl Folder {
+    /// The files of a list, by their paths below the root; read when they are asked for.
+    pub(super) fn listed(root: &Arc<Path>, files: Vec<(Box<Path>, Option<u32>)>) -> Self {
+        Self { root: root.clone(), files }
+    }
+
     fn of(layout: Layout, root: &Arc<Path>, classes: &[String]) -> Self {
         let mut files = Vec::new();
         match layout {

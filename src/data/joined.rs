@@ -1,6 +1,6 @@
 //! Several data sets as one.
 
-use super::{Dataset, Image};
+use super::{Dataset, Image, Object};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -55,6 +55,20 @@ impl Dataset for Joined {
     fn codec(&self, index: usize) -> Option<&'static str> {
         let (part, within) = self.place(index);
         part.codec(within)
+    }
+
+    fn objects(&self, index: usize) -> Result<Vec<Object>> {
+        let (part, within) = self.place(index);
+        part.objects(within)
+    }
+
+    fn constant_channels(&self) -> usize {
+        self.parts.first().map_or(0, |part| part.constant_channels())
+    }
+
+    fn constants(&self, index: usize, image: &Image) -> Vec<u8> {
+        let (part, within) = self.place(index);
+        part.constants(within, image)
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 pub mod check;
 mod cifar;
+mod competing;
 pub mod decode;
 mod detect;
 mod folder;
@@ -21,6 +22,7 @@ pub mod idx;
 pub mod joined;
 #[cfg(test)]
 pub(crate) mod mutation;
+mod options;
 mod parquet;
 pub mod pickle;
 mod records;
@@ -32,6 +34,8 @@ pub mod synthetic;
 pub mod tar;
 #[cfg(test)]
 mod testing;
+pub mod transfer;
+pub mod write;
 
 pub use detect::open;
 pub use summary::{Summary, summary};
@@ -72,6 +76,46 @@ pub trait Dataset: Send + Sync {
     fn codec(&self, _index: usize) -> Option<&'static str> {
         None
     }
+    /// What was put into the image and where, in the order in which it was put there, for made data that knows.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Data`] when what was put there is damaged.
+    fn objects(&self, _index: usize) -> Result<Vec<Object>> {
+        Ok(Vec::new())
+    }
+    /// Channels that the network sees beside red, green and blue, each of one value all over the image; see
+    /// [`Dataset::constants`].
+    fn constant_channels(&self) -> usize {
+        0
+    }
+    /// The values of the constant channels of an image, [`Dataset::constant_channels`] many, 0 to 255 like any byte of a
+    /// pixel; `image` is what [`Dataset::image`] gives for the index. No augmentation touches them, so all views of an image
+    /// share them.
+    fn constants(&self, _index: usize, _image: &Image) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// Something that was put into an image.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Object {
+    /// Its class.
+    pub class: u32,
+    /// Index of the picture it was taken from, in the split it was taken from.
+    pub item: usize,
+    /// Side in pixels to which that picture was brought.
+    pub side: usize,
+    /// Left, top, width and height of the box that was filled, in pixels of the image.
+    pub bounds: [usize; 4],
+}
+
+/// Which of `classes` classes are among the objects of an image: a label for images that show several.
+///
+/// # Errors
+/// Those of [`Dataset::objects`].
+pub fn multi_hot(dataset: &dyn Dataset, index: usize, classes: usize) -> Result<Vec<bool>> {
+    let objects = dataset.objects(index)?;
+    Ok((0..classes).map(|class| objects.iter().any(|it| it.class as usize == class)).collect())
 }
 
 /// What [`open`] found.
@@ -96,7 +140,10 @@ pub struct Selection {
     pub limit: Option<usize>,
     /// Fraction of the training split kept for evaluation (`data.holdout`), within (0, 1); 0 holds out nothing.
     pub holdout: f64,
-    /// Seed of both choices.
+    /// Class-balanced fraction, in (0, 1], of the training split that is not held out (`data.label_fraction`); `None` for
+    /// all of it. What evaluation asks about stays whole.
+    pub label_fraction: Option<f64>,
+    /// Seed of all these choices.
     pub seed: u64,
 }
 
@@ -110,7 +157,8 @@ impl Source {
     /// `unlabelled` or `unsupervised`, if there is one beside `train` (so STL-10 gives its 105,000 images).
     ///
     /// # Errors
-    /// [`Error::Data`] when there are several splits but no `train`, or the holdout leaves nothing.
+    /// [`Error::Data`] when there are several splits but no `train`, the holdout leaves nothing, or a fraction of labels is
+    /// asked for where there are none.
     pub fn for_training(&self, options: &Selection) -> Result<Arc<dyn Dataset>> {
         let split = self.training_split()?.clone();
         let mut kept = if options.holdout == 0.0 {
@@ -118,6 +166,7 @@ impl Source {
         } else {
             subset::holdout(&split, options.holdout, options.seed)?.0
         };
+        kept = balanced(kept, options)?;
         let beside = UNLABELLED.iter().filter(|_| self.splits.len() > 1);
         if let Some(unlabelled) = beside.into_iter().find_map(|name| self.split(name)) {
             kept = Arc::new(Joined::new(vec![kept, unlabelled.clone()]));
@@ -136,8 +185,7 @@ impl Source {
     ) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>)> {
         let training = self.training_split()?;
         let (references, queries) = if options.holdout == 0.0 {
-            let queries = QUERIES.iter().filter(|_| self.splits.len() > 1);
-            let Some(queries) = queries.into_iter().find_map(|name| self.split(name)) else {
+            let Some(queries) = self.query_split() else {
                 return Err(Error::Data(format!(
                     "`{}` has only {}, so nothing is left to evaluate on; cut it with `data.holdout=FRACTION` \
                      (0.2 holds out a fifth)",
@@ -149,10 +197,11 @@ impl Source {
         } else {
             subset::holdout(training, options.holdout, options.seed)?
         };
+        let references = balanced(references, options)?;
         Ok((limited(references, options), limited(queries, options)))
     }
 
-    fn training_split(&self) -> Result<&Arc<dyn Dataset>> {
+    pub(crate) fn training_split(&self) -> Result<&Arc<dyn Dataset>> {
         let named = ["train", "training"].iter().find_map(|name| self.split(name));
         let only = self.splits.first().filter(|_| self.splits.len() == 1).map(|(_, split)| split);
         named.or(only).ok_or_else(|| {
@@ -160,7 +209,13 @@ impl Source {
         })
     }
 
-    fn names(&self) -> String {
+    /// The split that evaluation asks about, if it is not the only one.
+    pub(crate) fn query_split(&self) -> Option<&Arc<dyn Dataset>> {
+        let names = QUERIES.iter().filter(|_| self.splits.len() > 1);
+        names.into_iter().find_map(|name| self.split(name))
+    }
+
+    pub(crate) fn names(&self) -> String {
         let names: Vec<String> = self.splits.iter().map(|(name, _)| format!("`{name}`")).collect();
         names.join(", ")
     }
@@ -172,6 +227,13 @@ const QUERIES: [&str; 5] = ["test", "testing", "validation", "val", "valid"];
 /// Splits that training reads beside `train`, the first found counts.
 const UNLABELLED: [&str; 3] = ["unlabeled", "unlabelled", "unsupervised"];
 
+fn balanced(dataset: Arc<dyn Dataset>, options: &Selection) -> Result<Arc<dyn Dataset>> {
+    match options.label_fraction {
+        Some(fraction) => subset::label_fraction(&dataset, fraction, options.seed),
+        None => Ok(dataset),
+    }
+}
+
 fn limited(dataset: Arc<dyn Dataset>, options: &Selection) -> Arc<dyn Dataset> {
     match options.limit {
         Some(n) => subset::limit(dataset, n, options.seed),
@@ -182,6 +244,11 @@ fn limited(dataset: Arc<dyn Dataset>, options: &Selection) -> Arc<dyn Dataset> {
 /// The labels of a data set, or `None` when an image has none.
 pub fn labels(dataset: &dyn Dataset) -> Option<Vec<u32>> {
     (0..dataset.len()).map(|index| dataset.label(index)).collect()
+}
+
+/// Whether evaluation asks about a split of this name, if it is not the only one.
+fn is_query_name(name: &str) -> bool {
+    QUERIES.contains(&name)
 }
 
 /// Whether a file or folder of this name is a split of its own.
@@ -335,6 +402,29 @@ mod tests {
     }
 
     #[test]
+    fn a_fraction_of_labels_cuts_what_is_learned_from_and_nothing_else() {
+        let three = source(&[("train", 70), ("test", 30), ("unlabeled", 40)]);
+        let tenth = Selection { label_fraction: Some(0.1), ..Selection::default() };
+        let (references, queries) = three.for_evaluation(&tenth).unwrap();
+        assert_eq!((references.len(), queries.len()), (7, 30));
+        let mut found = labels(references.as_ref()).unwrap();
+        found.sort_unstable();
+        assert_eq!(found, [0, 1, 2, 3, 4, 5, 6]);
+        // What is unlabelled beside it stays; the images are the same; a larger fraction keeps them.
+        let training = three.for_training(&tenth).unwrap();
+        assert_eq!(training.len(), 47);
+        let shown = |split: &dyn Dataset| (0..7).map(|i| split.path(i)).collect::<Vec<_>>();
+        assert_eq!(shown(training.as_ref()), shown(references.as_ref()));
+        // Held out images are not drawn.
+        let cut = Selection { holdout: 0.5, label_fraction: Some(1.0), ..tenth };
+        let (references, queries) = three.for_evaluation(&cut).unwrap();
+        assert_eq!((references.len(), queries.len()), (35, 35));
+        let none = Selection { label_fraction: Some(0.001), ..tenth };
+        let text = failure(three.for_training(&none));
+        assert!(text.contains("`data.label_fraction`") && text.contains("found `0.001`"), "{text}");
+    }
+
+    #[test]
     fn a_single_split_must_be_cut() {
         let one = source(&[("test", 50)]);
         let all = Selection::default();
@@ -342,7 +432,7 @@ mod tests {
         let text = failure(one.for_evaluation(&all));
         assert!(text.contains("only `test`") && text.contains("data.holdout=FRACTION"), "{text}");
 
-        let cut = Selection { holdout: 0.2, seed: 3, limit: None };
+        let cut = Selection { holdout: 0.2, seed: 3, ..all };
         let (references, queries) = one.for_evaluation(&cut).unwrap();
         assert_eq!((references.len(), queries.len()), (40, 10));
         let training = one.for_training(&cut).unwrap();

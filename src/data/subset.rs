@@ -1,6 +1,14 @@
-//! A part of a data set, by seeded choice or by class.
+//! A part of a data set: by seeded choice, by class, by a list of indices.
 
-use super::{Dataset, Image, Source};
+mod draw;
+mod frequency;
+mod list;
+
+pub use draw::{Rule, Tail, balanced_counts, draw, long_tail_counts};
+pub use frequency::{Cuts, Frequency};
+pub use list::IndexList;
+
+use super::{Dataset, Image, Object, Source};
 use crate::error::{Error, Result};
 use crate::overrides::nearest;
 use crate::random::{Purpose, Scope, Stream};
@@ -63,6 +71,18 @@ impl Dataset for Subset {
     fn codec(&self, index: usize) -> Option<&'static str> {
         self.whole.codec(self.original(index))
     }
+
+    fn objects(&self, index: usize) -> Result<Vec<Object>> {
+        self.whole.objects(self.original(index))
+    }
+
+    fn constant_channels(&self) -> usize {
+        self.whole.constant_channels()
+    }
+
+    fn constants(&self, index: usize, image: &Image) -> Vec<u8> {
+        self.whole.constants(self.original(index), image)
+    }
 }
 
 /// The first `n` images after a seeded shuffle, in the order of the data set; all of them if it has no more.
@@ -103,6 +123,22 @@ pub fn holdout(
     Ok((Arc::new(sorted(dataset.clone(), kept)), Arc::new(sorted(dataset.clone(), held_out))))
 }
 
+/// The images that a class-balanced draw of labels keeps ([`Rule::Fraction`]), in the order of the data set. A smaller
+/// fraction keeps a part of what a larger one keeps under the same seed.
+///
+/// # Errors
+/// [`Error::Data`] when `fraction` is not in (0, 1], no image has a label, or nothing is kept.
+pub fn label_fraction(
+    dataset: &Arc<dyn Dataset>,
+    fraction: f64,
+    seed: u64,
+) -> Result<Arc<dyn Dataset>> {
+    let labels: Vec<Option<u32>> = (0..dataset.len()).map(|index| dataset.label(index)).collect();
+    let indices = draw(&labels, &Rule::Fraction(fraction), seed)
+        .map_err(|error| Error::Data(format!("`data.label_fraction`: {error}")))?;
+    Ok(Arc::new(Subset { whole: dataset.clone(), indices }))
+}
+
 /// Keeps only the images of some classes, in every split.
 ///
 /// `wanted` names the classes, or is `imagenet100` alone, or holds the path of one text file that names them: one or
@@ -113,33 +149,8 @@ pub fn holdout(
 /// # Errors
 /// [`Error::Data`] when the source has no class of such a name, naming the nearest, or nothing is left.
 pub fn classes(source: &Source, wanted: &[String]) -> Result<Source> {
-    let names = match wanted {
-        [one] if !source.classes.contains(one) && one == "imagenet100" => {
-            IMAGENET_100.split_whitespace().map(str::to_owned).collect()
-        }
-        [one] if !source.classes.contains(one) && Path::new(one).is_file() => {
-            listed(Path::new(one), &source.classes)?
-        }
-        several => several.to_vec(),
-    };
-    let kept: BTreeSet<&String> = names.iter().collect();
-    if let Some(unknown) = kept.iter().find(|name| !source.classes.contains(name)) {
-        let near = nearest(unknown, source.classes.iter().map(String::as_str));
-        let near = match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None if source.classes.is_empty() => "it has no classes".to_owned(),
-            None => format!(
-                "it has {} classes, the first is `{}`",
-                source.classes.len(),
-                source.classes[0]
-            ),
-        };
-        return Err(Error::Data(format!(
-            "`{}` has no class `{unknown}`, as `data.classes` asks; {near}",
-            source.location
-        )));
-    }
-    let rank = |name: &String| kept.iter().position(|kept| *kept == name).map(|rank| rank as u32);
+    let kept = chosen(source, wanted)?;
+    let rank = |name: &String| kept.iter().position(|kept| kept == name).map(|rank| rank as u32);
     let labels: Vec<Option<u32>> = source.classes.iter().map(rank).collect();
     let mut splits: Vec<(String, Arc<dyn Dataset>)> = Vec::new();
     for (name, split) in &source.splits {
@@ -157,7 +168,7 @@ pub fn classes(source: &Source, wanted: &[String]) -> Result<Source> {
             source.location
         )));
     }
-    let classes: Vec<String> = kept.into_iter().cloned().collect();
+    let classes: Vec<String> = kept.into_iter().collect();
     let chosen = serde_json::json!(["classes", source.fingerprint, classes]).to_string();
     Ok(Source {
         format: format!("{}, {} of {} classes", source.format, classes.len(), source.classes.len()),
@@ -166,6 +177,36 @@ pub fn classes(source: &Source, wanted: &[String]) -> Result<Source> {
         splits,
         fingerprint: blake3::hash(chosen.as_bytes()).to_hex().to_string(),
     })
+}
+
+/// The classes that are named, sorted; see [`classes`].
+///
+/// # Errors
+/// [`Error::Data`] when the source has no class of such a name, naming the nearest.
+fn chosen(source: &Source, wanted: &[String]) -> Result<BTreeSet<String>> {
+    let names: BTreeSet<String> = match wanted {
+        [one] if !source.classes.contains(one) && one == "imagenet100" => {
+            IMAGENET_100.split_whitespace().map(str::to_owned).collect()
+        }
+        [one] if !source.classes.contains(one) && Path::new(one).is_file() => {
+            listed(Path::new(one), &source.classes)?.into_iter().collect()
+        }
+        several => several.iter().cloned().collect(),
+    };
+    if let Some(unknown) = names.iter().find(|name| !source.classes.contains(name)) {
+        let near = nearest(unknown, source.classes.iter().map(String::as_str));
+        let near = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if source.classes.is_empty() => "it has no classes".to_owned(),
+            None => format!(
+                "it has {} classes, the first is `{}`",
+                source.classes.len(),
+                source.classes[0]
+            ),
+        };
+        return Err(Error::Data(format!("`{}` has no class `{unknown}`; {near}", source.location)));
+    }
+    Ok(names)
 }
 
 /// The names in a text file.
@@ -217,6 +258,18 @@ impl Dataset for Relabelled {
 
     fn codec(&self, index: usize) -> Option<&'static str> {
         self.part.codec(index)
+    }
+
+    fn objects(&self, index: usize) -> Result<Vec<Object>> {
+        self.part.objects(index)
+    }
+
+    fn constant_channels(&self) -> usize {
+        self.part.constant_channels()
+    }
+
+    fn constants(&self, index: usize, image: &Image) -> Vec<u8> {
+        self.part.constants(index, image)
     }
 }
 

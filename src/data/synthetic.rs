@@ -4,10 +4,14 @@
 //! arrangement. Only the arrangement tells the class: colour and texture of every part and of the background, position,
 //! size, tilt, mirroring, clutter, light, shadow and noise are drawn independently of it. Every image knows which part
 //! each of its pixels shows ([`Dataset::part_mask`]).
+//!
+//! `synthetic:digits` are strokes in the manner of MNIST.
 
+mod digits;
 mod scene;
 mod shapes;
 
+use super::options::Options;
 use super::{Dataset, Image, Source};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
@@ -34,30 +38,13 @@ struct Settings {
 
 impl Settings {
     fn parse(text: &str) -> Result<Self> {
-        let mut settings = Self { train: 6_000, test: 2_400, size: 32 };
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (setting, range) = match key {
-                "train" => (&mut settings.train, 1..=1_000_000),
-                "test" => (&mut settings.test, 1..=1_000_000),
-                "size" => (&mut settings.size, 16..=256),
-                _ => {
-                    return Err(Error::Data(format!(
-                        "`synthetic:scenes` has no setting `{key}`, expected `train`, `test` or `size`"
-                    )));
-                }
-            };
-            match value.parse() {
-                Ok(number) if range.contains(&number) => *setting = number,
-                _ => {
-                    return Err(Error::Data(format!(
-                        "`{key}` of `synthetic:scenes` must be a whole number from {} to {}, found `{value}`",
-                        range.start(),
-                        range.end()
-                    )));
-                }
-            }
-        }
+        let mut options = Options::parse("synthetic:scenes", text)?;
+        let settings = Self {
+            train: options.number("train", 1..=1_000_000)?.unwrap_or(6_000),
+            test: options.number("test", 1..=1_000_000)?.unwrap_or(2_400),
+            size: options.number("size", 16..=256)?.unwrap_or(32),
+        };
+        options.finish()?;
         Ok(settings)
     }
 }
@@ -65,10 +52,14 @@ impl Settings {
 /// Opens `synthetic:` data; `spec` is what follows the colon.
 pub(super) fn open(spec: &str) -> Result<Source> {
     let (name, settings) = spec.split_once('?').unwrap_or((spec, ""));
-    if name != "scenes" {
-        return Err(Error::Data(format!(
-            "there is no made data set `synthetic:{name}`, expected `synthetic:scenes`"
-        )));
+    match name {
+        "scenes" => {}
+        "digits" => return digits::open(spec, settings),
+        _ => {
+            return Err(Error::Data(format!(
+                "there is no made data set `synthetic:{name}`, expected `synthetic:scenes` or `synthetic:digits`"
+            )));
+        }
     }
     let Settings { train, test, size } = Settings::parse(settings)?;
     let identity = format!("synthetic scenes {SEED:x} train={train} test={test} size={size}");

@@ -67,7 +67,12 @@ pub(super) fn copy(from: &Path, to: &Path) {
 
 /// The message of the data error that opening a place gives.
 pub(super) fn failure(location: &Path) -> String {
-    match open(location.to_str().unwrap()).map(|_| ()).unwrap_err() {
+    failure_of(open(location.to_str().unwrap()))
+}
+
+/// The message of a data error.
+pub(super) fn failure_of(result: Result<impl Sized>) -> String {
+    match result.map(|_| ()).unwrap_err() {
         Error::Data(message) => message,
         other => panic!("{other:?} is no data error"),
     }

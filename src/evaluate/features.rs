@@ -87,8 +87,9 @@ pub struct Description {
 
 /// Runs a network over every image of a split, once and in order.
 ///
-/// `prepare` writes an image as `3 · width · height` interleaved bytes; it and decoding use all cores. `forward` gets
-/// a batch u8 `[n, height, width, 3]` and `n`, and returns `[n, D]` on any device, in any float kind; it is called from the
+/// `prepare` writes an image as `3 · width · height` interleaved bytes; it and decoding use all cores. Behind them come the
+/// bytes of its constant channels ([`Dataset::constants`]), of which most data have none. `forward` gets a batch of such
+/// images and their number `n`, u8 `[n, height, width, 3]` where there are no such channels, and returns `[n, D]` on any device, in any float kind; it is called from the
 /// calling thread alone, without gradients. `batch` is the most images it gets. `progress` gets images done and images
 /// in all. The result does not depend on `batch`, as far as the network's arithmetic does not.
 ///
@@ -109,7 +110,8 @@ pub fn extract(
         return Err(Error::Recipe("batch size, width and height must be above 0".to_owned()));
     }
     let images = dataset.len();
-    let bytes = 3 * width * height;
+    let (plain, channels) = (3 * width * height, dataset.constant_channels());
+    let bytes = plain + channels;
     let mut pixels = vec![0; bytes * batch.min(images)];
     let mut rows = Rows { h: None, filled: 0, capacity: images };
     let mut waiting = None;
@@ -119,7 +121,13 @@ pub fn extract(
         let read: Vec<Result<()>> = pixels[..bytes * (last - first)]
             .par_chunks_mut(bytes)
             .zip(first..last)
-            .map(|(pixels, index)| dataset.image(index).map(|image| prepare(&image, pixels)))
+            .map(|(pixels, index)| {
+                let image = dataset.image(index)?;
+                let (pixels, constants) = pixels.split_at_mut(plain);
+                constants.copy_from_slice(&dataset.constants(index, &image));
+                prepare(&image, pixels);
+                Ok(())
+            })
             .collect();
         let mut kept = 0;
         for (slot, read) in read.into_iter().enumerate() {
@@ -166,7 +174,8 @@ pub fn extract(
     })
 }
 
-/// The images themselves as features, f32 `[N, 3 · height · width]` in [0, 1]: the baseline that any network should beat.
+/// The images themselves as features, f32 `[N, 3 · height · width + constant channels]` in [0, 1]: the baseline that any
+/// network should beat.
 ///
 /// # Errors
 /// As [`extract`].
@@ -470,6 +479,29 @@ pub(super) mod tests {
             Ok(Tensor::cat(&[rgb.sum_dim_intlist(1, true, Kind::Double), rgb], 1))
         };
         extract(&mut forward, dataset, (1, 1), &copy, batch, &mut |_, _| {})
+    }
+
+    #[test]
+    fn constant_channels_stand_behind_the_pixels_of_their_image() {
+        let source =
+            crate::data::open("random-bits:synthetic:digits?train=20&test=1?bits=3").unwrap();
+        let train = source.split("train").unwrap().clone();
+        for batch in [7, 20] {
+            let mut forward = |pixels: &[u8], images: usize| {
+                let rows = Tensor::from_slice(pixels).view([images as i64, -1]);
+                Ok(rows.narrow(1, 3 * 28 * 28 - 1, 4).to_kind(Kind::Float))
+            };
+            let found =
+                extract(&mut forward, train.as_ref(), (28, 28), &copy, batch, &mut |_, _| {})
+                    .unwrap();
+            for index in 0..20 {
+                let image = train.image(index).unwrap();
+                let row = Vec::<f32>::try_from(found.h.get(index as i64)).unwrap();
+                let mut expected = vec![image.pixels[3 * 28 * 28 - 1]];
+                expected.extend(train.constants(index, &image));
+                assert_eq!(row, expected.into_iter().map(f32::from).collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -4,19 +4,27 @@
 //! features, each a [`protocol`]; [`scores`] and [`interval`] say what came of it; [`record`] writes down a number with everything that made
 //! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
+pub mod average_precision;
+pub mod calibration;
 pub mod clusters;
 pub mod export;
 pub mod features;
+pub mod few_shot;
+pub mod finetune;
 pub mod interval;
 pub mod knn;
 pub mod linear;
+pub mod logistic;
 #[cfg(test)]
 mod mutation;
 pub mod neighbours;
+pub mod probe;
 pub mod protocol;
 pub mod record;
+pub mod retrieval;
 pub mod run;
 pub mod scores;
+pub mod unlabelled;
 pub mod weights;
 
 pub use clusters::Clusters;

@@ -92,12 +92,15 @@ pub fn describe(
     layer: Layer,
     part: &Part<'_>,
 ) -> Description {
-    let Selection { limit, holdout, seed } = part.selection;
+    let Selection { limit, holdout, label_fraction, seed } = part.selection;
     let cut = match (limit, holdout) {
         (None, 0.0) => String::new(),
         (None, holdout) => format!(", holdout {holdout} by seed {seed}"),
         (Some(limit), holdout) => format!(", limit {limit}, holdout {holdout} by seed {seed}"),
     };
+    // The queries are the same whatever was learned from.
+    let labels = label_fraction.filter(|_| part.role == "references");
+    let labels = labels.map_or(String::new(), |share| format!(", labels {share} by seed {seed}"));
     let side = preprocess.size_px();
     Description {
         classes: part.source.classes.clone(),
@@ -111,7 +114,7 @@ pub fn describe(
         mean: preprocess.mean,
         precision: "float32".to_owned(),
         preprocess: preprocess.id.clone(),
-        split: format!("{}{cut}", part.role),
+        split: format!("{}{cut}{labels}", part.role),
         std: preprocess.std,
         weights: weights.hash(),
         width: side,

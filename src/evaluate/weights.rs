@@ -1,9 +1,11 @@
 //! Getting a backbone to judge: out of a run folder, a checkpoint, or a weights file.
 
-use crate::augment::{Preprocess, to_device};
+use crate::augment::{Preprocess, normalize, to_device, with_constants};
 use crate::error::{Error, Result};
+use crate::method;
+use crate::method::distill::Teacher;
 use crate::model::resnet::{Architecture, ResNet, Stem};
-use crate::model::{BackboneConfig, BlockGroup, Parameters, Phase};
+use crate::model::{BackboneConfig, BlockGroup, HeadConfig, Parameters, Phase};
 use crate::train::checkpoint;
 use crate::train::journal::Event;
 use std::collections::BTreeMap;
@@ -18,6 +20,10 @@ pub struct Weights {
     device: Device,
     /// Its settings.
     pub config: BackboneConfig,
+    /// The method that trained it, if the file says.
+    pub method: Option<method::Config>,
+    /// Tensors of what sat on it, `projector.…` and `classifier.…`, under their names.
+    head: BTreeMap<String, Tensor>,
     /// How images must be prepared, if the file says.
     pub preprocess: Option<Preprocess>,
     /// The file the weights came from.
@@ -73,6 +79,9 @@ impl Layer {
     }
 }
 
+/// Beginnings of the names of what may sit on a backbone.
+const HEAD: [&str; 2] = ["projector.", "classifier."];
+
 /// Where a run keeps its newest weights.
 fn checkpoint_of(run: &Path) -> PathBuf {
     run.join("checkpoints/last.safetensors")
@@ -122,6 +131,8 @@ impl Weights {
             parameters,
             device: self.device,
             config: self.config.clone(),
+            method: None,
+            head: BTreeMap::new(),
             preprocess: self.preprocess.clone(),
             file: PathBuf::from("untrained"),
             matched: 0,
@@ -152,8 +163,11 @@ impl Weights {
         preprocess
             .check()
             .map_err(|error| Error::Weights(format!("checkpoint `{}`: {error}", file.display())))?;
+        // Checkpoints of earlier versions do not say it.
+        let method = found.header.model.get("method").cloned();
+        let method = method.map(serde_json::from_value).transpose().map_err(unreadable)?;
         let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
-        Ok(Self { run, history: found.header.journal.events, ..filled })
+        Ok(Self { run, method, history: found.header.journal.events, ..filled })
     }
 
     /// Weights with torchvision's names, bare or below `backbone.`, `encoder.` or `module.`; the network is read off
@@ -204,6 +218,11 @@ impl Weights {
         }
         let (backbone, parameters) = build(&config, 0, device)?;
         parameters.load(&tensors).map_err(|error| mismatch(&error))?;
+        let head = tensors
+            .iter()
+            .filter(|(name, _)| HEAD.iter().any(|part| name.starts_with(part)))
+            .map(|(name, tensor)| (name.clone(), tensor.to_device(device)))
+            .collect();
         let known = |name: &str| parameters.all().iter().any(|p| p.name == name);
         let (backbone_only, left_over): (Vec<String>, Vec<String>) = tensors
             .into_keys()
@@ -220,6 +239,8 @@ impl Weights {
             parameters,
             device,
             config,
+            method: None,
+            head,
             preprocess,
             file,
             matched,
@@ -235,15 +256,60 @@ impl Weights {
         all.map(|p| (p.name.clone(), p.tensor.detach())).collect()
     }
 
+    /// The same with the tensors of what sat on it, `projector.…` and `classifier.…`.
+    pub fn with_head(&self) -> BTreeMap<String, Tensor> {
+        let head = self.head.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        self.tensors().into_iter().chain(head).collect()
+    }
+
+    /// The projector it was trained with, if the file says and there was one.
+    pub fn projector(&self) -> Option<HeadConfig> {
+        let settings = serde_json::to_value(self.method.as_ref()?).ok()?;
+        serde_json::from_value(settings.get("projector")?.clone()).ok()
+    }
+
+    /// The whole classifier, for a network that learns from it.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the model is none: a run of another method, or a file without its linear layer.
+    pub fn teacher(&self) -> Result<Teacher> {
+        let classifier = match &self.method {
+            Some(method::Config::Classifier(config)) => config.clone(),
+            other => {
+                let found =
+                    other.as_ref().map_or("a file that does not say".to_owned(), |method| {
+                        format!("method {}", method.name())
+                    });
+                return Err(Error::Weights(format!(
+                    "`{}` cannot teach: a run of method classifier is needed, found {found}; fine-tune it first",
+                    self.file.display()
+                )));
+            }
+        };
+        let classes = self.head.get("classifier.weight").map_or(0, |weight| weight.size()[0]);
+        if classes == 0 {
+            return Err(Error::Weights(format!(
+                "`{}` cannot teach: it has no `classifier.weight`",
+                self.file.display()
+            )));
+        }
+        Ok(Teacher {
+            backbone: self.config.clone(),
+            classifier,
+            classes: classes as usize,
+            tensors: self.with_head(),
+        })
+    }
+
     /// BLAKE3 over all parameters and buffers of the backbone.
     pub fn hash(&self) -> String {
         checkpoint::hash(self.parameters.all().iter().map(|p| (p.name.as_str(), &p.tensor)))
     }
 
-    /// Features `[n, D]` of `n` prepared images (`[n, side, side, 3]`, 8 bits).
+    /// Features `[n, D]` of `n` prepared images; see [`forward`].
     ///
     /// # Errors
-    /// [`Error::Shape`] if `pixels` holds another number of bytes.
+    /// Those of [`forward`].
     pub fn features(
         &self,
         pixels: &[u8],
@@ -255,10 +321,12 @@ impl Weights {
     }
 }
 
-/// Features `[n, D]` of a layer, f32 on the CPU, of `n` prepared images (`[n, side, side, 3]`, 8 bits), in evaluation mode.
+/// Features `[n, D]` of a layer, f32 on the CPU, of `n` prepared images, in evaluation mode. Each image is its bytes
+/// `[side, side, 3]` and behind them those of its constant channels, as [`super::features::extract`] hands them on.
 ///
 /// # Errors
-/// [`Error::Shape`] if `pixels` holds another number of bytes.
+/// [`Error::Data`] if the images have other channels than the network takes; [`Error::Shape`] if `pixels` holds another
+/// number of bytes.
 pub fn forward(
     backbone: &ResNet,
     pixels: &[u8],
@@ -270,8 +338,29 @@ pub fn forward(
 ) -> Result<Tensor> {
     let side = preprocess.size_px();
     let (mean, std) = (preprocess.mean, preprocess.std);
+    let found = pixels.len().checked_div(n).unwrap_or(0);
+    let (plain, wanted) = (3 * side * side, backbone.input_channels() as usize - 3);
+    if found != plain + wanted && (plain..plain + 256).contains(&found) && pixels.len() == n * found
+    {
+        return Err(Error::Data(format!(
+            "the network takes {} channels, the images have {}; give the data it was trained on, with the same bits \
+             (`random-bits:BASE?bits={wanted}`)",
+            3 + wanted,
+            3 + found - plain
+        )));
+    }
     tch::no_grad(|| {
-        let images = to_device(pixels, [n, side, side], mean, std, device, kind)?;
+        let images = match wanted {
+            0 => to_device(pixels, [n, side, side], mean, std, device, kind)?,
+            _ => {
+                let records = Tensor::from_slice(pixels).view([n as i64, -1]);
+                let parts = records.split_with_sizes([plain as i64, wanted as i64], 1);
+                let side = side as i64;
+                let bytes = parts[0].reshape([-1, side, side, 3]).to_device(device);
+                let images = normalize(&bytes, mean, std, kind);
+                with_constants(&images, &parts[1].to_device(device))
+            }
+        };
         let h = match layer.group() {
             None => backbone.forward(&images, Phase::Evaluation),
             Some(group) => {
@@ -322,6 +411,7 @@ fn infer(tensors: &BTreeMap<String, Tensor>) -> Option<BackboneConfig> {
     };
     Some(BackboneConfig {
         width: *stem.first()? as f64 / 64.0,
+        input_channels: *stem.get(1)?,
         stem: kind,
         ..BackboneConfig::new(name)
     })

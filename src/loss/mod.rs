@@ -1,6 +1,7 @@
 //! Losses: pure functions of projections.
 
 pub mod cosine;
+pub mod cross_entropy;
 pub mod decoupled;
 pub mod generalized;
 pub mod info_nce;

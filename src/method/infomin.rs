@@ -184,13 +184,14 @@ impl InfoMin {
     }
 }
 
-/// The patches of a jigsaw `[n, 3, 3s, 3s]`, nine images `[s, s]` in three rows: `[n·9, 3, s, s]`, an image's next to each
+/// The patches of a jigsaw `[n, C, 3s, 3s]`, nine images `[s, s]` in three rows: `[n·9, C, s, s]`, an image's next to each
 /// other.
 fn patches(jigsaw: &Tensor) -> Tensor {
-    let (n, side) = (jigsaw.size()[0], jigsaw.size()[2] / GRID);
-    jigsaw.reshape([n, 3, GRID, side, GRID, side]).permute([0, 2, 4, 1, 3, 5]).reshape([
+    let size = jigsaw.size();
+    let (n, channels, side) = (size[0], size[1], size[2] / GRID);
+    jigsaw.reshape([n, channels, GRID, side, GRID, side]).permute([0, 2, 4, 1, 3, 5]).reshape([
         n * PATCHES,
-        3,
+        channels,
         side,
         side,
     ])

@@ -7,6 +7,8 @@
 pub mod bank;
 pub mod barlow;
 pub mod byol;
+pub mod classifier;
+pub mod distill;
 pub mod infomin;
 pub mod moco;
 pub mod momentum;
@@ -70,6 +72,21 @@ impl Step<'_> {
         Stream::open(self.seed, purpose, Scope::Step { step: self.index, view: part })
     }
 
+    /// The labels of the batch, i64 `[N]`, for `method`, which learns from them.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if not every training image has one.
+    pub fn labels_of_batch(&self, method: &str, device: Device) -> Result<Tensor> {
+        let labels = self.labels.ok_or_else(|| {
+            Error::Data(format!(
+                "method {method} learns from labels, and not every training image has one; take `simclr` for data \
+                 without labels"
+            ))
+        })?;
+        let labels: Vec<i64> = self.indices.iter().map(|image| i64::from(labels[*image])).collect();
+        Ok(Tensor::from_slice(&labels).to_device(device))
+    }
+
     /// The indices as i64 `[N]`.
     pub fn images(&self, device: Device) -> Tensor {
         let indices: Vec<i64> = self.indices.iter().map(|index| *index as i64).collect();
@@ -80,7 +97,7 @@ impl Step<'_> {
 /// Which views of an image go where, by their place in the recipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wiring {
-    /// Views that the trained backbone sees: [`Method::embed`].
+    /// Views that the trained backbone sees: [`Method::embed`]. None where the backbone is not trained.
     pub online: Vec<usize>,
     /// Views that a network without a gradient sees: [`Method::targets`].
     pub targets: Vec<usize>,
@@ -101,7 +118,7 @@ impl Wiring {
 /// Features of a whole batch.
 #[derive(Debug)]
 pub struct Rows {
-    /// Of the online views, `[V, N, F]`.
+    /// Of the online views, `[V, N, F]`; `[0, N, F]` where no network with a gradient sees a view.
     pub online: Tensor,
     /// Of the target views, `[V, N, F]`, without a graph, if the method has such.
     pub targets: Option<Tensor>,
@@ -167,7 +184,7 @@ pub struct Constant {
     pub formula: &'static str,
 }
 
-/// A way to learn from views of images without labels.
+/// A way to learn from views of images.
 ///
 /// A step has two halves. [`Method::embed`] and [`Method::targets`] see images, a micro-batch at a time.
 /// [`Method::objective`] sees the rows of the whole batch at once, as leaves, so the loss never notices how the batch was
@@ -215,6 +232,18 @@ pub trait Method {
         Vec::new()
     }
 
+    /// Beginnings of the names of the tensors that `backbone.weights` replaces. A model to start from must match each of
+    /// these parts exactly: every tensor of the part is in it, and it has no other there.
+    fn inherits(&self) -> Vec<String> {
+        vec!["backbone.".to_owned()]
+    }
+
+    /// Beginnings of the names of the tensors that never move, buffers included. The loop proves it after every epoch, by
+    /// their hash.
+    fn frozen(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Everything the optimizer moves, the buffers that go with it, and what the method moves itself.
     fn parameters(&self) -> &Parameters;
 
@@ -235,6 +264,10 @@ pub struct Setup<'a> {
     pub images: usize,
     /// Images of a batch.
     pub batch: usize,
+    /// Classes of the data set, 0 unless every image has a label.
+    pub classes: usize,
+    /// Who teaches, for a method that learns from another network.
+    pub teacher: Option<&'a distill::Teacher>,
     /// Initial values are drawn from it.
     pub seed: u64,
     /// Where everything lies.
@@ -337,6 +370,17 @@ macro_rules! methods {
                 match self { $(Self::$variant(_) => stringify!($module),)* }
             }
 
+            /// The same settings without what says where something lies: what a checkpoint tells about its networks.
+            #[must_use]
+            pub fn without_paths(&self) -> Self {
+                match self {
+                    Self::Distill(config) => {
+                        Self::Distill(distill::Config { teacher: None, ..config.clone() })
+                    }
+                    other => other.clone(),
+                }
+            }
+
             /// What follows from the settings alone.
             pub fn settings(&self) -> &dyn Settings {
                 match self { $(Self::$variant(config) => config,)* }
@@ -381,6 +425,10 @@ methods! {
     Barlow = barlow,
     /// [`byol`].
     Byol = byol,
+    /// [`classifier`].
+    Classifier = classifier,
+    /// [`distill`].
+    Distill = distill,
     /// [`infomin`].
     InfoMin = infomin,
     /// [`moco`].

@@ -10,7 +10,7 @@
 //!
 //! **Cost.** As SimCLR.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::loss::sup_con::SupCon as Loss;
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes,
@@ -117,18 +117,10 @@ impl Method for SupCon {
 
     fn objective(&self, rows: &Rows, step: &Step<'_>) -> Result<Objective> {
         shape::check("rows", &rows.online, &[VIEWS as i64, -1, self.backbone.features()])?;
-        let labels = step.labels.ok_or_else(|| {
-            Error::Data(
-                "method supcon learns from labels, and not every training image has one; take `simclr` for data \
-                 without labels"
-                    .to_owned(),
-            )
-        })?;
-        let labels: Vec<i64> = step.indices.iter().map(|image| i64::from(labels[*image])).collect();
+        let labels = step.labels_of_batch("supcon", rows.online.device())?;
         let h = rows.online.detach().set_requires_grad(true);
         let statistics = Statistics::Move { seen: 0, of: 1 };
         let z = self.projector.forward(&h.flatten(0, 1), Phase::Training { groups: 1, statistics });
-        let labels = Tensor::from_slice(&labels).to_device(z.device());
         let loss = self.loss.loss(&z, &labels, step.tile_rows)?;
         let views = z.chunk(VIEWS as i64, 0);
         Ok(Objective::backward(&loss, &h, &z).with(similarities(&views[0], &views[1])))

@@ -1,6 +1,8 @@
 //! What the tests of methods share: small networks in f64, a head written out, slopes.
 
+use super::distill::Teacher;
 use super::{Config, Method, Objective, Rows, Setup, Step};
+use crate::model::BackboneConfig;
 use crate::plugin::Plugins;
 use crate::random::{Purpose, Scope, Stream};
 use std::collections::BTreeMap;
@@ -9,6 +11,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 /// Images of a batch.
 pub(super) const IMAGES: usize = 6;
 
+/// Classes of the data set.
+pub(super) const CLASSES: usize = 3;
+
 /// A method on a backbone of 64 features, from its `[method]` and `[plugins]` tables.
 pub(super) fn build(method: &str, plugins: &str, views: usize) -> Box<dyn Method> {
     let config: Config = toml::from_str(method).unwrap();
@@ -16,17 +21,31 @@ pub(super) fn build(method: &str, plugins: &str, views: usize) -> Box<dyn Method
     config.check(&plugins).unwrap();
     let backbone =
         toml::from_str("name = 'resnet18'\nwidth = 0.125\nstem = 'cifar'\nnorm_group = 6").unwrap();
-    let setup = Setup {
+    let mut setup = Setup {
         backbone: &backbone,
         plugins: &plugins,
         views,
         images: 4 * IMAGES,
         batch: IMAGES,
+        classes: CLASSES,
+        teacher: None,
         seed: 5,
         device: Device::Cpu,
         kind: Kind::Double,
     };
+    let teacher = teacher(&Setup { seed: 8, ..setup });
+    setup.teacher = Some(&teacher);
     config.build(&setup).unwrap()
+}
+
+/// A teacher of random weights on another backbone, its layer behind the first of a projector.
+pub(super) fn teacher(setup: &Setup<'_>) -> Teacher {
+    let backbone = BackboneConfig { width: 0.25, ..setup.backbone.clone() };
+    let text = "name = 'classifier'\ntap = 'g1'\nprojector = { layers = 2, hidden = 9 }";
+    let config: Config = toml::from_str(text).unwrap();
+    let method = config.build(&Setup { backbone: &backbone, ..*setup }).unwrap();
+    let Config::Classifier(classifier) = config else { unreachable!() };
+    Teacher { tensors: tensors(method.as_ref()), backbone, classifier, classes: CLASSES }
 }
 
 /// What is wrong with these tables.

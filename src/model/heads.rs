@@ -162,14 +162,34 @@ impl Head {
     /// # Errors
     /// As [`HeadConfig::check`].
     pub fn build(place: &mut Place<'_>, inputs: i64, config: &HeadConfig) -> Result<Self> {
+        Self::build_first(place, inputs, config, config.layers)
+    }
+
+    /// Makes the first `count` layers of that head alone, under their names: those below the last one are hidden layers
+    /// and keep their batch norm and `ReLU` (SimCLRv2 fine-tunes from the first, Chen et al. 2020b, section 2).
+    ///
+    /// # Errors
+    /// As [`HeadConfig::check`], and if the head has fewer layers.
+    pub fn build_first(
+        place: &mut Place<'_>,
+        inputs: i64,
+        config: &HeadConfig,
+        count: usize,
+    ) -> Result<Self> {
         config.check("head")?;
+        if count > config.layers {
+            return Err(Error::Recipe(format!(
+                "a head of {} layers has no layer {count}",
+                config.layers
+            )));
+        }
         let start = match config.initialization {
             HeadInitialization::SimClr => Initialization::Normal(0.01),
             HeadInitialization::PyTorch => Initialization::Uniform,
         };
         let mut width = inputs;
         let mut layers = Vec::new();
-        for index in 0..config.layers {
+        for index in 0..count {
             let hidden = index + 1 < config.layers;
             let affine = match config.output_batch_norm {
                 _ if hidden => config.batch_norm.then_some(Affine::Full),
@@ -359,6 +379,24 @@ mod tests {
         let (_, none) = build(6, "layers = 0");
         assert_eq!(none.outputs(), 6);
         assert_eq!(none.forward_taps(&features, TRAINING), [features]);
+    }
+
+    #[test]
+    fn the_first_layers_alone_are_those_of_the_whole_head() {
+        let config = read("layers = 3\noutput = 4");
+        let (whole, head) = build(6, "layers = 3\noutput = 4");
+        fill(&whole);
+        let mut parameters = parameters(Kind::Double);
+        let first = Head::build_first(&mut parameters.root(), 6, &config, 2).unwrap();
+        let values = whole.all().iter().map(|p| (p.name.clone(), p.tensor.detach())).collect();
+        parameters.load(&values).unwrap();
+        let features = noise(INPUT, &[5, 6]);
+        let taps = head.forward_taps(&features, Phase::Evaluation);
+        assert_eq!(first.forward(&features, Phase::Evaluation), taps[2]);
+        assert_eq!(first.outputs(), 6);
+        assert!(parameters.all().iter().all(|p| !p.name.starts_with("layers.2.")));
+        let too_many = Head::build_first(&mut parameters.root(), 6, &config, 4).unwrap_err();
+        assert!(too_many.to_string().contains("has no layer 4"), "{too_many}");
     }
 
     #[test]

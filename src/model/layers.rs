@@ -187,18 +187,22 @@ pub enum Affine {
 /// Batch normalisation (Ioffe and Szegedy 2015) of `[N, C]` or `[N, C, h, w]`, per channel.
 ///
 /// Tensors: `weight` and `bias` `[C]` as [`Affine`] says, buffers `running_mean` (from 0) and `running_var` (from 1).
-/// Epsilon is 1e-5. A bfloat16 input gives a bfloat16 output; statistics, scale and shift stay f32. Running statistics move by a tenth per step and hold the unbiased variance, as in PyTorch; there is
-/// no `num_batches_tracked`.
+/// Epsilon is 1e-5. A bfloat16 input gives a bfloat16 output; statistics, scale and shift stay f32. Running statistics move by a tenth per step, or what
+/// [`Place::set_norm_momentum`] said, and hold the unbiased variance, as in PyTorch; there is no `num_batches_tracked`.
 #[derive(Debug)]
 pub struct BatchNorm {
     scale: Option<Tensor>,
     shift: Option<Tensor>,
     running_mean: Tensor,
     running_var: Tensor,
+    momentum: f64,
 }
 
 const EPSILON: f64 = 1e-5;
-const MOMENTUM: f64 = 0.1;
+
+/// Share of the running statistics that a step replaces, unless a place says another: PyTorch's. TensorFlow counts the
+/// share that stays.
+pub const NORM_MOMENTUM: f64 = 0.1;
 
 impl BatchNorm {
     /// Adds the tensors to the place; `scale` is where gamma starts: 1, or 0 to silence a residual branch.
@@ -207,6 +211,7 @@ impl BatchNorm {
         let has_scale = affine != Affine::Nothing;
         let has_shift = affine == Affine::Full;
         Self {
+            momentum: place.norm_momentum(),
             scale: has_scale.then(|| place.add("weight", Role::NormScale, &shape, |_| scale)),
             shift: has_shift.then(|| place.add("bias", Role::NormShift, &shape, |_| 0.0)),
             running_mean: place.add("running_mean", Role::Buffer, &shape, |_| 0.0),
@@ -217,7 +222,7 @@ impl BatchNorm {
     /// Normalises; the result is a new tensor of the shape and strides of `x`, safe to change in place.
     ///
     /// In training the rows fall into equal groups of consecutive rows, each normalised with its own mean and biased
-    /// variance. Over a step the running statistics move once, r ← 0.9 r + 0.1 · mean over all groups of the step,
+    /// variance. Over a step the running statistics move once, r ← (1 − m) r + m · mean over all groups of the step,
     /// with the same bits however the groups are spread over forward passes.
     ///
     /// # Panics
@@ -225,7 +230,12 @@ impl BatchNorm {
     /// groups come than the step has.
     pub fn forward(&self, x: &Tensor, phase: Phase) -> Tensor {
         let Phase::Training { groups, statistics } = phase else {
-            return self.apply(x, Some((&self.running_mean, &self.running_var)), false, MOMENTUM);
+            return self.apply(
+                x,
+                Some((&self.running_mean, &self.running_var)),
+                false,
+                self.momentum,
+            );
         };
         let size = x.size();
         check_groups("x", size[0], size[2..].iter().product(), phase)
@@ -257,9 +267,9 @@ impl BatchNorm {
     /// Normalises one group with its own statistics.
     fn train(&self, x: &Tensor, statistics: Statistics) -> Tensor {
         match statistics {
-            Statistics::Keep => self.apply(x, None, true, MOMENTUM),
+            Statistics::Keep => self.apply(x, None, true, self.momentum),
             Statistics::Move { of: 1, .. } => {
-                self.apply(x, Some((&self.running_mean, &self.running_var)), true, MOMENTUM)
+                self.apply(x, Some((&self.running_mean, &self.running_var)), true, self.momentum)
             }
             Statistics::Move { seen, of } => {
                 // With momentum 1 libtorch leaves the group's mean and unbiased variance in these.
@@ -269,9 +279,9 @@ impl BatchNorm {
                     for (running, group) in [(&self.running_mean, mean), (&self.running_var, var)] {
                         let mut running = running.shallow_clone();
                         if seen == 0 {
-                            running *= 1.0 - MOMENTUM;
+                            running *= 1.0 - self.momentum;
                         }
-                        running += group * (MOMENTUM / of as f64);
+                        running += group * (self.momentum / of as f64);
                     }
                 });
                 normalized
@@ -438,6 +448,26 @@ mod tests {
         assert_eq!(found.size(), expected.size());
         let difference = (found - expected).abs().max().double_value(&[]);
         assert!(difference <= tolerance, "{difference}");
+    }
+
+    #[test]
+    fn a_place_says_how_fast_running_statistics_follow() {
+        let mut parameters = parameters(Kind::Double);
+        let mut place = parameters.root();
+        place.set_norm_momentum(0.25);
+        let norm = BatchNorm::build(&mut place.at("norm"), 3, Affine::Full, 1.0);
+        let x = noise(9, &[8, 3]) * 2.0 + 0.3;
+        let (mean, variance) = plain_moments(&x, 1.0);
+        for of in [1, 2] {
+            let before = norm.running_mean.copy();
+            for seen in 0..of {
+                let _ = norm.forward(&x, training(1, Statistics::Move { seen, of }));
+            }
+            let mean = Tensor::from_slice(&mean);
+            assert_near(&norm.running_mean, &(before * 0.75 + mean * 0.25), 1e-12);
+        }
+        let expected = Tensor::from_slice(&variance) * (1.0 - 0.75 * 0.75) + 0.75 * 0.75;
+        assert_near(&norm.running_var, &expected, 1e-12);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The named tensors of a network: what an optimizer moves and a checkpoint holds.
 
+use super::layers::NORM_MOMENTUM;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +53,12 @@ impl Parameters {
 
     /// The place where names start.
     pub fn root(&mut self) -> Place<'_> {
-        Place { parameters: self, prefix: String::new(), frozen: false }
+        Place {
+            parameters: self,
+            prefix: String::new(),
+            frozen: false,
+            norm_momentum: NORM_MOMENTUM,
+        }
     }
 
     /// Every tensor, buffers and state included.
@@ -157,6 +163,7 @@ pub struct Place<'a> {
     parameters: &'a mut Parameters,
     prefix: String,
     frozen: bool,
+    norm_momentum: f64,
 }
 
 /// Values drawn at a time where a tensor starts: a memory bank of all images of a data set is large.
@@ -170,7 +177,22 @@ impl Place<'_> {
         } else {
             format!("{}.{name}", self.prefix)
         };
-        Place { parameters: self.parameters, prefix, frozen: self.frozen }
+        Place {
+            parameters: self.parameters,
+            prefix,
+            frozen: self.frozen,
+            norm_momentum: self.norm_momentum,
+        }
+    }
+
+    /// Share of their running statistics that a step replaces, for the batch norms made below this place.
+    pub fn norm_momentum(&self) -> f64 {
+        self.norm_momentum
+    }
+
+    /// Sets [`Self::norm_momentum`], for batch norms made from now on.
+    pub fn set_norm_momentum(&mut self, momentum: f64) {
+        self.norm_momentum = momentum;
     }
 
     /// The same place for a network that no optimizer moves (a momentum encoder); it is checkpointed all the same.

@@ -132,7 +132,7 @@ impl Detail {
 
 fn matrix_row(name: String, class: usize, row: &[u64], square: bool) -> MatrixRow {
     let total: u64 = row.iter().sum();
-    let cell = |(column, count): (usize, &u32)| MatrixCell {
+    let cell = |(column, count): (usize, &u64)| MatrixCell {
         count: *count,
         share: (100.0 * *count as f64 / total.max(1) as f64).round() as u32,
         right: square && column == class,

@@ -52,6 +52,9 @@ pub struct Progress {
 
 /// Watches a run; what it returns is logged.
 pub trait Observer {
+    /// Before the first step of this process; `first_step` steps were taken by earlier ones.
+    fn begin(&mut self, _first_step: u64) {}
+
     /// After each step.
     ///
     /// # Errors
@@ -195,8 +198,45 @@ struct Trainer<'a, 'o> {
     events: Events,
     clock: Clock,
     watch: Watch,
+    frozen: Frozen,
     step: u64,
     status: Status,
+}
+
+/// What a method never moves, proved by its hash.
+struct Frozen {
+    prefixes: Vec<String>,
+    hash: Option<String>,
+}
+
+impl Frozen {
+    fn of(method: &dyn Method) -> Self {
+        let mut frozen = Self { prefixes: method.frozen(), hash: None };
+        frozen.hash = frozen.now(method);
+        frozen
+    }
+
+    /// The hash of all parameters and buffers; none where nothing is frozen.
+    fn now(&self, method: &dyn Method) -> Option<String> {
+        let named = |name: &str| self.prefixes.iter().any(|prefix| name.starts_with(prefix));
+        let tensors = method.parameters().all().iter().filter(|p| named(&p.name));
+        (!self.prefixes.is_empty())
+            .then(|| checkpoint::hash(tensors.map(|p| (p.name.as_str(), &p.tensor))))
+    }
+
+    fn check(&self, method: &dyn Method) -> Result<()> {
+        let now = self.now(method);
+        if now == self.hash {
+            return Ok(());
+        }
+        let short = |hash: &Option<String>| format!("{:.16}", hash.as_deref().unwrap_or("none"));
+        Err(Error::Weights(format!(
+            "`{}*` is frozen and changed while training (hash `{}` before, `{}` after); please report this",
+            self.prefixes.join("*`, `"),
+            short(&self.hash),
+            short(&now)
+        )))
+    }
 }
 
 /// What became of a step whose weights have moved.
@@ -229,9 +269,23 @@ impl<'a, 'o> Trainer<'a, 'o> {
         )
         .suspecting(job.trained.method.suspects());
         let loader = (job.batches)(job.first_step)?;
-        let step = job.first_step;
-        let mut trainer =
-            Self { job, run, observers, loader, metrics, events, clock, watch, step, status };
+        let (step, frozen) = (job.first_step, Frozen::of(job.trained.method.as_ref()));
+        let mut trainer = Self {
+            job,
+            run,
+            observers,
+            loader,
+            metrics,
+            events,
+            clock,
+            watch,
+            frozen,
+            step,
+            status,
+        };
+        for observer in trainer.observers.iter_mut() {
+            observer.begin(trainer.step);
+        }
         trainer.write_status("running")?;
         if trainer.step == 0 && trainer.job.config.sentinels.rolls_back() {
             trainer.checkpoint()?;
@@ -452,6 +506,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
             if epoch_ends {
                 enter(profile, Stage::Monitor);
                 let trained = &self.job.trained;
+                self.frozen.check(trained.method.as_ref())?;
                 for observer in self.observers.iter_mut() {
                     values.extend(engine::guard(&format!("after step {}", self.step), || {
                         observer.epoch(&progress, trained.method.as_ref(), trained.probe.as_ref())

@@ -3,9 +3,10 @@
 //! With `micro_batch` below the batch size the step takes two passes (gradient caching, Gao et al. 2021,
 //! arXiv:2101.06983): all micro-batches are embedded without a graph, the objective gives the gradient for every row, and
 //! each micro-batch is embedded again, with its graph, to carry that gradient back. Views and statistics are the same in
-//! both passes; running statistics move in the second. Target rows have no gradient and are made once, in the first.
+//! both passes; running statistics move in the second. Target rows have no gradient and are made once, in the first; a method
+//! with target views alone (a classifier on a frozen backbone) has neither graph nor second pass.
 
-use crate::augment::{Views, normalize};
+use crate::augment::{Views, normalize, with_constants};
 use crate::error::{Error, Result};
 use crate::method::{Method, Objective, Rows, Step};
 use crate::model::{Role, Statistics};
@@ -45,10 +46,15 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The bytes `[n, h, w, 3]` of a view as what the network takes in.
-    fn pixels(&self, bytes: &Tensor, view: usize) -> Tensor {
+    /// The bytes `[n, h, w, 3]` of a view, and the constant channels `[n, K]` of its images, as what the network takes in.
+    fn pixels(&self, bytes: &Tensor, constants: Option<&Tensor>, view: usize) -> Tensor {
         let ViewInput { mean, std, .. } = self.views[view];
-        normalize(bytes, mean, std, self.precision.parameters()).to_kind(self.precision.maps())
+        let images = normalize(bytes, mean, std, self.precision.parameters());
+        let images = match constants {
+            Some(values) => with_constants(&images, values),
+            None => images,
+        };
+        images.to_kind(self.precision.maps())
     }
 
     /// The next smaller micro-batch: at most half, a divisor of the batch and a multiple of the normalisation group.
@@ -65,7 +71,7 @@ impl Layout {
 pub struct Outcome {
     /// What the method said of the rows.
     pub objective: Objective,
-    /// The rows `[V, N, F]` themselves, detached.
+    /// The rows `[V, N, F]` themselves, detached: online ones, or targets where there are no others.
     pub rows: Tensor,
 }
 
@@ -92,10 +98,11 @@ pub fn gradient(
     method.parameters().zero_grad();
     let embed = |start: usize, statistics| {
         enter(profile, Stage::Normalize);
+        let constants = batch.constants(start, micro, layout.device);
         let part = |view: usize| {
             let bytes =
                 batch.bytes(view, layout.views[view].size_px, start, micro, layout.device)?;
-            Ok(layout.pixels(&bytes, view))
+            Ok(layout.pixels(&bytes, constants.as_ref(), view))
         };
         let views: Result<Vec<Tensor>> =
             method.wiring().online.iter().map(|view| part(*view)).collect();
@@ -116,6 +123,14 @@ pub fn gradient(
         }
         found
     };
+
+    if method.wiring().online.is_empty() {
+        let targets = targets.ok_or_else(|| Error::Shape("there are no views".to_owned()))?;
+        enter(profile, Stage::Loss);
+        let leaves = Rows { online: targets.narrow(0, 0, 0), targets: Some(targets) };
+        let objective = method.objective(&leaves, step)?;
+        return Ok(leaves.targets.map(|rows| Outcome { objective, rows }));
+    }
 
     let Some(mut buffers) = buffers else {
         let rows = embed(0, moving(0))?;
@@ -176,15 +191,17 @@ fn targets(
             return Ok(None);
         }
         enter(profile, Stage::Normalize);
+        let part = order.as_ref().map(|order| order.narrow(0, start as i64, micro as i64));
+        let (first, count) = if part.is_some() { (0, batch_size) } else { (start, micro) };
+        let chosen = |rows: Tensor| match &part {
+            Some(part) => rows.index_select(0, part),
+            None => rows,
+        };
+        let constants = batch.constants(first, count, layout.device).map(chosen);
         let part = |view: &usize| {
             let side = layout.views[*view].size_px;
-            let bytes = match &order {
-                None => batch.bytes(*view, side, start, micro, layout.device)?,
-                Some(order) => batch
-                    .bytes(*view, side, 0, batch_size, layout.device)?
-                    .index_select(0, &order.narrow(0, start as i64, micro as i64)),
-            };
-            Ok(layout.pixels(&bytes, *view))
+            let bytes = chosen(batch.bytes(*view, side, first, count, layout.device)?);
+            Ok(layout.pixels(&bytes, constants.as_ref(), *view))
         };
         let views: Result<Vec<Tensor>> = views.iter().map(part).collect();
         let views = views?;

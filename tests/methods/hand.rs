@@ -1,6 +1,6 @@
 //! What a step must come to, worked out from a method's named tensors and scalar loops.
 
-use crate::made::{BATCH, at};
+use crate::made::{BATCH, CLASSES, at};
 use diptych::method::{Config, Method, Objective, Rows, Setup};
 use diptych::plugin::Plugins;
 use diptych::random::{Purpose, Scope, Stream};
@@ -39,6 +39,8 @@ pub(crate) fn method(config: &Config, plugins: &Plugins, group: usize) -> Box<dy
         views: config.settings().wiring(plugins, crate::made::views(config)).views(),
         images: IMAGES,
         batch: BATCH,
+        classes: CLASSES,
+        teacher: None,
         seed: 5,
         device: Device::Cpu,
         kind: tch::Kind::Double,

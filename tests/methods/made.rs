@@ -1,6 +1,7 @@
 //! Small methods, their plug-ins, and batches of made images.
 
 use diptych::augment::HostBatch;
+use diptych::method::distill::Teacher;
 use diptych::method::{Config, Method, NAMES, Setup, Step};
 use diptych::model::BackboneConfig;
 use diptych::overrides;
@@ -19,6 +20,8 @@ use tch::{Device, Tensor};
 pub(crate) const IMAGES: usize = 40;
 pub(crate) const BATCH: usize = 16;
 pub(crate) const GROUP: usize = 4;
+/// Classes of the data set.
+pub(crate) const CLASSES: usize = 5;
 /// Steps of the run and of an epoch.
 pub(crate) const STEPS: u64 = 8;
 pub(crate) const EPOCH: u64 = 2;
@@ -35,6 +38,11 @@ const SMALL: &[(&str, &[&str], &[&str])] = &[
     ("barlow", HEAD, &[]),
     ("byol", HEADS, &["momentum=0.9"]),
     ("byol", HEADS, &["momentum=0.9", "target_start=own", "scale=cosine_half"]),
+    ("classifier", &["projector.hidden=24"], &[]),
+    ("classifier", &["projector.hidden=24"], &["tap=g1"]),
+    ("classifier", &["projector.hidden=24"], &["tap=g1", "frozen=true"]),
+    ("distill", &[], &["temperature=2.0"]),
+    ("distill", &[], &["alpha=0.5"]),
     ("infomin", HEAD, &["queue_length=24", "momentum=0.9"]),
     ("infomin", HEAD, &["queue_length=24", "momentum=0.9", "jigsaw_weight=0.0"]),
     ("moco", HEAD, &["queue_length=24", "momentum=0.9"]),
@@ -89,7 +97,11 @@ pub(crate) fn plugins(text: &str) -> Plugins {
 
 /// Views that a recipe of this method has: two small ones beside two large ones where any number goes.
 pub(crate) fn views(config: &Config) -> usize {
-    if config.name() == "swav" { 4 } else { 2 }
+    match config.name() {
+        "swav" => 4,
+        "classifier" | "distill" => 1,
+        _ => 2,
+    }
 }
 
 /// Every method with every set of plug-ins that goes with it.
@@ -141,22 +153,41 @@ pub(crate) fn build(
 ) -> Box<dyn Method> {
     // Tensors are tiny and tests run beside each other: more threads would mostly wait.
     tch::set_num_threads(1);
-    let setup = Setup {
-        backbone: &backbone(group),
+    let backbone = backbone(group);
+    let mut setup = Setup {
+        backbone: &backbone,
         plugins,
         views: config.settings().wiring(plugins, views(config)).views(),
         images: IMAGES,
         batch: BATCH,
+        classes: CLASSES,
+        teacher: None,
         seed: 3,
         device: Device::Cpu,
         kind: precision.parameters(),
     };
+    let teacher = teacher(&Setup { seed: 4, ..setup });
+    setup.teacher = Some(&teacher).filter(|_| config.name() == "distill");
     config.build(&setup).unwrap()
+}
+
+/// A classifier of random weights, its layer behind the first of a projector.
+pub(crate) fn teacher(setup: &Setup<'_>) -> Teacher {
+    let classifier = config("classifier", &["tap=g1", "projector.hidden=24"]);
+    let method = classifier.build(setup).unwrap();
+    let tensors = method.parameters().all().iter();
+    let Config::Classifier(classifier) = classifier else { unreachable!() };
+    Teacher {
+        backbone: setup.backbone.clone(),
+        classifier,
+        classes: setup.classes,
+        tensors: tensors.map(|p| (p.name.clone(), p.tensor.detach())).collect(),
+    }
 }
 
 /// A label for every image.
 pub(crate) fn labels() -> Vec<u32> {
-    (0..IMAGES).map(|image| (image % 5) as u32).collect()
+    (0..IMAGES).map(|image| (image % CLASSES) as u32).collect()
 }
 
 /// The step with this number for a batch of these images.
@@ -222,7 +253,14 @@ impl Case {
             indices.iter().flat_map(image).collect()
         });
         let views = views.collect();
-        HostBatch { step, epoch: (step / EPOCH) as u32, indices, views, damaged: Vec::new() }
+        HostBatch {
+            step,
+            epoch: (step / EPOCH) as u32,
+            indices,
+            views,
+            constants: Vec::new(),
+            damaged: Vec::new(),
+        }
     }
 
     pub(crate) fn trained(&self, precision: Precision, group: usize) -> Trained {

@@ -25,6 +25,8 @@ pub struct DeviceBatch {
     pub indices: Vec<usize>,
     /// For each view the bytes `[N, h, w, 3]`.
     pub views: Vec<Tensor>,
+    /// The constant channels `[N, K]` ([`Dataset::constants`]), which all views share.
+    pub constants: Option<Tensor>,
     /// Damaged images met in this batch.
     pub damaged: Vec<Damage>,
 }
@@ -41,6 +43,8 @@ pub struct DeviceLoader {
     steps: Range<u64>,
     /// `[n, H, W, 3]`; damaged ones are black.
     images: Tensor,
+    /// `[n, K]`, if there are constant channels.
+    constants: Option<Tensor>,
     damaged: Damaged,
 }
 
@@ -87,9 +91,9 @@ impl DeviceLoader {
             .thread_name(|thread| format!("decode-{thread}"))
             .build()
             .map_err(|error| Error::Environment(format!("cannot start threads: {error}")))?;
-        let (images, damaged) = resident(dataset, config.max_damaged, &pool, device)?;
+        let (images, constants, damaged) = resident(dataset, config.max_damaged, &pool, device)?;
         let (seed, steps) = (config.seed, config.steps.clone());
-        Ok(Self { pipeline, order, seed, steps, images, damaged })
+        Ok(Self { pipeline, order, seed, steps, images, constants, damaged })
     }
 
     fn batch(&mut self, step: u64) -> Result<DeviceBatch> {
@@ -110,7 +114,9 @@ impl DeviceLoader {
                 views(&self.images, &rows, &drawn)
             })
             .collect();
-        Ok(DeviceBatch { step, epoch, indices, views, damaged })
+        let chosen = Tensor::from_slice(&rows).to_device(self.images.device());
+        let constants = self.constants.as_ref().map(|all| all.index_select(0, &chosen));
+        Ok(DeviceBatch { step, epoch, indices, views, constants, damaged })
     }
 
     /// The image that is shown in the place of one.
@@ -141,14 +147,16 @@ impl Iterator for DeviceLoader {
     }
 }
 
-/// Decodes all images into one tensor on the device, and lists the damaged ones.
+/// Decodes all images into one tensor on the device, with their constant channels, and lists the damaged ones.
 fn resident(
     dataset: &dyn Dataset,
     max_damaged: f64,
     pool: &rayon::ThreadPool,
     device: Device,
-) -> Result<(Tensor, Damaged)> {
+) -> Result<(Tensor, Option<Tensor>, Damaged)> {
     let n = dataset.len();
+    let channels = dataset.constant_channels();
+    let mut constants = Vec::with_capacity(n * channels);
     let mut damaged = Damaged::new();
     let mut found: Option<(usize, usize, usize)> = None;
     let mut images = Tensor::zeros([0], (Kind::Uint8, device));
@@ -179,6 +187,12 @@ fn resident(
                 }
             }
         }
+        for (index, image) in chunk.clone().zip(&decoded) {
+            match image {
+                Ok(image) => constants.extend(dataset.constants(index, image)),
+                Err(_) => constants.resize(constants.len() + channels, 0),
+            }
+        }
         let Some((_, width, height)) = found else { continue };
         for image in decoded {
             match image {
@@ -204,7 +218,9 @@ fn resident(
     if found.is_none() {
         tolerate(&damaged, n, max_damaged, true)?;
     }
-    Ok((images, damaged))
+    let constants = (channels > 0)
+        .then(|| Tensor::from_slice(&constants).view([n as i64, -1]).to_device(device));
+    Ok((images, constants, damaged))
 }
 
 impl Views for DeviceBatch {
@@ -230,6 +246,11 @@ impl Views for DeviceBatch {
             )));
         }
         Ok(self.views[view].narrow(0, start as i64, count as i64).to_device(device))
+    }
+
+    fn constants(&self, start: usize, count: usize, device: Device) -> Option<Tensor> {
+        let all = self.constants.as_ref()?;
+        Some(all.narrow(0, start as i64, count as i64).to_device(device))
     }
 }
 
@@ -373,6 +394,42 @@ mod tests {
             assert!(pairs.iter().any(|(one, _)| !one.damaged().is_empty()));
             assert!(f64::from(differing as u32) < 1e-3 * f64::from(values), "{differing}");
         }
+    }
+
+    /// Bits are a function of the image: the same in both executors, in every epoch and view, and no step touches them.
+    #[test]
+    fn constant_channels_go_with_their_images() {
+        let spec = "random-bits:synthetic:digits?train=40&test=1?bits=5";
+        let dataset = crate::data::open(spec).unwrap().split("train").unwrap().clone();
+        let host = Loader::start(dataset.clone(), pipeline(), order(40), &config()).unwrap();
+        let mut seen = std::collections::BTreeMap::new();
+        for device in devices() {
+            let loader =
+                DeviceLoader::start(dataset.as_ref(), pipeline(), order(40), &config(), device);
+            for batch in Batches::Device(loader.unwrap()) {
+                let batch = batch.unwrap();
+                let found = batch.views().constants(0, 8, device).unwrap();
+                assert_eq!((found.size(), found.kind()), (vec![8, 5], Kind::Uint8));
+                let found = Vec::<u8>::try_from(&found.flatten(0, -1)).unwrap();
+                for (index, bits) in batch.indices().iter().zip(found.chunks(5)) {
+                    let image = dataset.image(*index).unwrap();
+                    assert_eq!(bits, dataset.constants(*index, &image));
+                    seen.insert(*index, bits.to_vec());
+                }
+            }
+        }
+        assert_eq!(seen.len(), 40);
+        for batch in Batches::Host(host) {
+            let batch = batch.unwrap();
+            for place in 0..8 {
+                let bits = batch.views().constants(place, 1, Device::Cpu).unwrap().flatten(0, -1);
+                let bits = Vec::<u8>::try_from(&bits).unwrap();
+                assert_eq!(bits, seen[&batch.indices()[place]]);
+            }
+        }
+        let plain = Pictures { images: 40, damaged: Vec::new(), odd: None };
+        let first = start(&plain, Device::Cpu).unwrap().next().unwrap().unwrap();
+        assert!(first.constants(0, 8, Device::Cpu).is_none());
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod render;
 mod tests;
 
 pub use loader::{Batch, Batches, DeviceBatch, DeviceLoader};
-pub use normalize::{normalize, to_device};
+pub use normalize::{normalize, to_device, with_constants};
 
 use super::loader::HostBatch;
 use crate::error::{Error, Result};
@@ -36,6 +36,12 @@ pub trait Views {
         count: usize,
         device: Device,
     ) -> Result<Tensor>;
+
+    /// The constant channels ([`crate::data::Dataset::constants`]) of `count` images from `start` on, u8 `[count, K]` on the
+    /// device; `None` where there are none. They are the same in every view.
+    fn constants(&self, _start: usize, _count: usize, _device: Device) -> Option<Tensor> {
+        None
+    }
 }
 
 impl Views for HostBatch {
@@ -62,5 +68,11 @@ impl Views for HostBatch {
         }
         let part = &bytes[start * image..(start + count) * image];
         Ok(upload(part, [count, size_px, size_px], device))
+    }
+
+    fn constants(&self, start: usize, count: usize, device: Device) -> Option<Tensor> {
+        let each = self.constants.len() / self.indices.len().max(1);
+        let part = (each > 0).then(|| &self.constants[start * each..(start + count) * each])?;
+        Some(Tensor::from_slice(part).view([count as i64, -1]).to_device(device))
     }
 }

@@ -29,6 +29,16 @@ pub fn normalize(bytes: &Tensor, mean: [f64; 3], std: [f64; 3], kind: Kind) -> T
     rows.view(size.as_slice()).permute([0, 3, 1, 2])
 }
 
+/// Adds channels of one value each to images `[n, C, h, w]`: `values`, u8 `[n, K]` on the same device, become value / 255 in
+/// the last K of `[n, C + K, h, w]`, laid out channels-last.
+pub fn with_constants(images: &Tensor, values: &Tensor) -> Tensor {
+    let size = images.size();
+    let (n, h, w) = (size[0], size[2], size[3]);
+    let values = values.to_kind(images.kind()) / 255.0;
+    let planes = values.view([n, 1, 1, -1]).expand([n, h, w, -1], false);
+    Tensor::cat(&[images.permute([0, 2, 3, 1]), planes], 3).permute([0, 3, 1, 2])
+}
+
 /// Moves `n` views of `h` rows and `w` columns, `[n, h, w, 3]` bytes, to a device and normalises them there; see
 /// [`normalize`]. Bytes travel, so a transfer is a quarter of that of f32.
 ///
@@ -76,6 +86,20 @@ mod tests {
         let plain =
             to_device(&views, [n, h, w], [0.0; 3], [1.0; 3], Device::Cpu, Kind::Float).unwrap();
         assert!((plain.double_value(&[0, 1, 0, 0]) - 37.0 / 255.0).abs() < 1e-7);
+    }
+
+    #[test]
+    fn constants_become_whole_channels_behind_the_others() {
+        let bytes = Tensor::from_slice(&(0..24).collect::<Vec<u8>>()).view([2, 2, 2, 3]);
+        let images = normalize(&bytes, [0.5; 3], [0.2; 3], Kind::Float);
+        let values = Tensor::from_slice(&[0u8, 255, 255, 51]).view([2, 2]);
+        let all = with_constants(&images, &values);
+        assert_eq!((all.size(), all.stride()), (vec![2, 5, 2, 2], vec![20, 1, 10, 5]));
+        assert!(all.narrow(1, 0, 3).equal(&images));
+        for (image, channel, expected) in [(0, 3, 0.0), (0, 4, 1.0), (1, 3, 1.0), (1, 4, 0.2)] {
+            let plane = all.get(image).get(channel);
+            assert!((plane - expected).abs().max().double_value(&[]) < 1e-7);
+        }
     }
 
     #[test]

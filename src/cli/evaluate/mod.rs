@@ -25,7 +25,7 @@ pub(super) enum Command {
 
 Variants (--protocol): knn (200 neighbours, temperature 0.1), knn-1 (the nearest), knn-npid (temperature 0.07), knn-sweep (a grid \
 of k, temperature and distance in one search; one is chosen on held-out references)
-Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes; knn.k, knn.temperature, \
+Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes, data.subset, data.label_fraction; knn.k, knn.temperature, \
 knn.distance; sweep.k, sweep.temperature, sweep.distance, sweep.holdout")]
     Knn(Arguments),
     /// A linear classifier on stored features
@@ -33,7 +33,7 @@ knn.distance; sweep.k, sweep.temperature, sweep.distance, sweep.holdout")]
   diptych evaluate linear runs/a --data cifar10/ data.limit=5000
 
 Variants (--protocol): linear-features (SGD, 100 epochs), adam-features (Adam, 800 epochs)
-Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes; linear.epochs, linear.batch_size, \
+Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes, data.subset, data.label_fraction; linear.epochs, linear.batch_size, \
 linear.optimizer, ...")]
     Linear(Arguments),
 }

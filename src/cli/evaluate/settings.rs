@@ -8,7 +8,7 @@ use diptych::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 
 /// Settings that are left out while they have no value.
-pub(super) const OPTIONAL: [&str; 1] = ["data.limit"];
+pub(super) const OPTIONAL: [&str; 3] = ["data.limit", "data.subset", "data.label_fraction"];
 
 /// What users set, `key=value`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,10 @@ pub(super) struct Settings {
 pub(super) struct Data {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_fraction: Option<f64>,
     pub holdout: f64,
     pub classes: Vec<String>,
 }
@@ -48,6 +52,8 @@ impl Settings {
             device: "auto".to_owned(),
             data: Data {
                 limit: None,
+                subset: None,
+                label_fraction: None,
                 holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
                 classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
             },

@@ -2,7 +2,7 @@
 
 use super::settings::{OPTIONAL, Settings, Variant, variant};
 use super::{Arguments, choose_preprocess, describe, recipe_of};
-use crate::cli::monitor::{image_bar, location, open_source, round_bar};
+use crate::cli::monitor::{image_bar, location, open_subset, round_bar};
 use crate::cli::{Answer, tell};
 use anyhow::Result;
 use diptych::augment::Preprocess;
@@ -31,7 +31,7 @@ pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result
     let seeds = settings.all_seeds()?;
     let protocol = settings.protocol().expect("the variant has put its table in place");
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
-    let source = open_source(&location, &settings.data.classes)?;
+    let source = open_subset(&location, settings.data.subset.as_ref(), &settings.data.classes)?;
     judge_source(&source, recipe.as_ref(), &settings)?;
     tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
@@ -122,8 +122,8 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// References and queries, as the settings cut them.
     fn parts(&self, settings: &Settings, seed: u64) -> Result<[Part<'_>; 2]> {
-        let selection =
-            Selection { limit: settings.data.limit, holdout: settings.data.holdout, seed };
+        let super::settings::Data { limit, holdout, label_fraction, .. } = settings.data;
+        let selection = Selection { limit, holdout, label_fraction, seed };
         Ok(parts(self.source, &selection)?)
     }
 

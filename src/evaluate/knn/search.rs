@@ -94,7 +94,8 @@ impl Tile {
 #[derive(Debug)]
 pub struct Search {
     k: usize,
-    exclude_same: bool,
+    /// Row of the first query among the references, none of which finds itself.
+    itself: Option<usize>,
     queries: Rows,
     /// Subtracted from both sides for Euclidean distances, which it leaves alone; the closer to the features, the less is
     /// rounded away.
@@ -107,24 +108,25 @@ pub struct Search {
 
 impl Search {
     /// Begins a search for the `k` references nearest to each query f32 `[Q, D]`, by each of some distances. With
-    /// `exclude_same`, for a set compared with itself, query `i` does not find reference `i`.
+    /// `itself`, for a set or a part of it compared with the whole, query `i` is reference `itself + i` and does not find
+    /// that.
     ///
     /// # Errors
     /// [`Error::Recipe`] if `k` is 0; [`Error::Shape`] if queries are no rows; [`Error::NonFinite`] if they are no numbers.
     pub fn new(
         queries: &Tensor,
         k: usize,
-        exclude_same: bool,
+        itself: Option<usize>,
         distances: &[Distance],
     ) -> Result<Self> {
         let dimensions = queries.size().get(1).map_or(1, |dimensions| *dimensions as usize);
-        Self::tiled(queries, k, exclude_same, distances, Tile::fitting(dimensions, k))
+        Self::tiled(queries, k, itself, distances, Tile::fitting(dimensions, k))
     }
 
     pub(super) fn tiled(
         queries: &Tensor,
         k: usize,
-        exclude_same: bool,
+        itself: Option<usize>,
         distances: &[Distance],
         tile: Tile,
     ) -> Result<Self> {
@@ -136,7 +138,7 @@ impl Search {
         let pools = || (0..queries.len()).map(|_| Pool::default()).collect();
         Ok(Self {
             k,
-            exclude_same,
+            itself,
             centre: queries.mean(),
             pools: distances.iter().map(|distance| (*distance, pools())).collect(),
             queries,
@@ -166,9 +168,8 @@ impl Search {
     fn part(&mut self, part: &Rows) -> Result<()> {
         let limit = self.k.saturating_add(SPARE);
         let (queries, tile, seen) = (&self.queries, self.tile, self.seen);
-        let excluded = |query: usize| {
-            query.checked_sub(seen).filter(|row| self.exclude_same && *row < part.len())
-        };
+        let excluded =
+            |query: usize| (self.itself? + query).checked_sub(seen).filter(|row| *row < part.len());
         let mut keys = Vec::new();
         for (distance, pools) in &mut self.pools {
             for (group, pools) in pools.chunks_mut(tile.group).enumerate() {
@@ -220,17 +221,18 @@ impl Search {
     /// The `k` nearest of all references, or all if there are fewer, by each of the distances in the order given.
     ///
     /// # Errors
-    /// [`Error::Data`] if there is nothing to find; [`Error::Shape`] with `exclude_same` if there were not as many
-    /// references as queries.
+    /// [`Error::Data`] if there is nothing to find; [`Error::Shape`] if a query that is a reference was not among them.
     pub fn finish(self) -> Result<Vec<Neighbours>> {
-        if self.exclude_same && self.seen != self.queries.len() {
+        if let Some(first) = self.itself
+            && self.seen < first + self.queries.len()
+        {
             return Err(Error::Shape(format!(
-                "a set compared with itself must have as many references as queries, `{}`, found `{}`",
-                self.queries.len(),
+                "queries that are references `{first}` to `{}` need these, found `{}` references",
+                first + self.queries.len(),
                 self.seen
             )));
         }
-        let available = self.seen.saturating_sub(usize::from(self.exclude_same));
+        let available = self.seen.saturating_sub(usize::from(self.itself.is_some()));
         if available == 0 {
             return Err(Error::Data(
                 "there are no reference images to find neighbours in".to_owned(),
@@ -283,7 +285,7 @@ pub fn neighbours_by(
     shape::check("query features", queries, &[-1, -1])?;
     let rows = if exclude_same { queries.size()[0] } else { -1 };
     shape::check("reference features", references, &[rows, queries.size()[1]])?;
-    let mut search = Search::new(queries, k, exclude_same, distances)?;
+    let mut search = Search::new(queries, k, exclude_same.then_some(0), distances)?;
     search.add(references)?;
     search.finish()
 }

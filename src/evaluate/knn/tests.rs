@@ -31,7 +31,7 @@ fn search_by(
     [queries_at_once, references_at_once, part, group]: [usize; 4],
 ) -> Neighbours {
     let tile = Tile { queries: queries_at_once, references: references_at_once, part, group };
-    let mut search = Search::tiled(queries, k, false, &[distance], tile).unwrap();
+    let mut search = Search::tiled(queries, k, None, &[distance], tile).unwrap();
     search.add(references).unwrap();
     search.finish().unwrap().remove(0)
 }
@@ -236,19 +236,25 @@ fn references_may_come_in_parts() {
     let (queries, references) = (random(20, 9, 13), random(400, 9, 14));
     let distances = [Distance::Euclidean, Distance::Cosine];
     let whole = neighbours_by(&distances, &queries, &references, 40, false).unwrap();
-    let mut search = Search::new(&queries, 40, false, &distances).unwrap();
+    let mut search = Search::new(&queries, 40, None, &distances).unwrap();
     for (first, count) in [(0, 3), (3, 0), (3, 250), (253, 147)] {
         search.add(&references.narrow(0, first, count)).unwrap();
     }
     assert_eq!(search.finish().unwrap(), whole);
     // A set compared with itself, in parts: nobody finds itself.
-    let mut itself = Search::new(&references, 5, true, &[Distance::Euclidean]).unwrap();
+    let mut itself = Search::new(&references, 5, Some(0), &[Distance::Euclidean]).unwrap();
     for first in (0..400).step_by(50) {
         itself.add(&references.narrow(0, first, 50)).unwrap();
     }
     let itself = itself.finish().unwrap().remove(0);
     assert!((0..400).all(|query| !itself.of(query).0.contains(&query)));
-    let mut short = Search::new(&references, 5, true, &[Distance::Cosine]).unwrap();
+    // A part of a set compared with the whole finds what the whole finds.
+    let mut some =
+        Search::new(&references.narrow(0, 120, 30), 5, Some(120), &[Distance::Euclidean]).unwrap();
+    some.add(&references).unwrap();
+    let some = some.finish().unwrap().remove(0);
+    assert!((0..30).all(|query| some.of(query) == itself.of(120 + query)));
+    let mut short = Search::new(&references, 5, Some(0), &[Distance::Cosine]).unwrap();
     short.add(&references.narrow(0, 0, 399)).unwrap();
     assert!(matches!(short.finish(), Err(Error::Shape(_))));
 }

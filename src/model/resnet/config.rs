@@ -2,10 +2,10 @@
 
 use super::plan::Plan;
 use crate::error::{Error, Result};
-use crate::model::layers::Initialization;
+use crate::model::layers::{Initialization, NORM_MOMENTUM};
 use serde::{Deserialize, Serialize};
 
-/// The backbone f: images `[N,3,h,w]` to features `[N,F]`.
+/// The backbone f: images `[N,3,h,w]` (or with more channels) to features `[N,F]`.
 ///
 /// The networks of the papers are written like this (`name` and `width` are free, and `stem = "cifar"` replaces the
 /// stem for images of 32 pixels or so):
@@ -27,6 +27,10 @@ pub struct BackboneConfig {
     /// A count that is not whole is rounded and must reach 1.
     #[serde(default = "unit")]
     pub width: f64,
+    /// Channels of an image, 3 to 259: red, green and blue, and those of one value each that the data adds
+    /// ([`crate::data::Dataset::constants`]).
+    #[serde(default = "rgb")]
+    pub input_channels: i64,
     /// What comes before the first group of blocks.
     #[serde(default)]
     pub stem: Stem,
@@ -48,14 +52,26 @@ pub struct BackboneConfig {
     /// Images per normalisation group in training; 0 is the whole batch.
     #[serde(default)]
     pub norm_group: usize,
+    /// Share of its running statistics that a batch norm replaces at each step, in (0, 1], in PyTorch's counting. SimCLR
+    /// fine-tunes on small data sets with min(10 / steps per epoch, 0.1).
+    #[serde(default = "tenth")]
+    pub norm_momentum: f64,
     /// A model to start from in place of random weights: a run folder, a checkpoint or a weights file. Every tensor of the
     /// backbone must be in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
 }
 
+fn tenth() -> f64 {
+    NORM_MOMENTUM
+}
+
 fn unit() -> f64 {
     1.0
+}
+
+fn rgb() -> i64 {
+    3
 }
 
 /// Depth and kind of block of a residual network.
@@ -158,12 +174,14 @@ impl BackboneConfig {
         Self {
             name,
             width: 1.0,
+            input_channels: 3,
             stem: Stem::default(),
             flavor: Flavor::default(),
             sk_ratio: 0.0,
             initialization: BackboneInitialization::default(),
             zero_init_residual: false,
             norm_group: 0,
+            norm_momentum: NORM_MOMENTUM,
             weights: None,
         }
     }
@@ -179,6 +197,12 @@ impl BackboneConfig {
                 self.width
             )));
         }
+        if !(3..=259).contains(&self.input_channels) {
+            return Err(Error::Recipe(format!(
+                "`backbone.input_channels` must be from 3 to 259, found {}",
+                self.input_channels
+            )));
+        }
         // The narrowest layer: half of the stem's channels in `ResNet-D`, all of them otherwise.
         let (narrowest, least) =
             if self.stem == Stem::ResNetD { (32, "1/64") } else { (64, "1/128") };
@@ -186,6 +210,12 @@ impl BackboneConfig {
             return Err(Error::Recipe(format!(
                 "`backbone.width` = {} leaves no channel in the stem: at least {least} is needed",
                 self.width
+            )));
+        }
+        if !(self.norm_momentum > 0.0 && self.norm_momentum <= 1.0) {
+            return Err(Error::Recipe(format!(
+                "`backbone.norm_momentum` must be above 0 and at most 1, found {}",
+                self.norm_momentum
             )));
         }
         if !(0.0..=1.0).contains(&self.sk_ratio) {

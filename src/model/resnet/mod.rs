@@ -49,6 +49,7 @@ const GROUPS: [BlockGroup; 4] =
 pub struct ResNet {
     stem: StemLayers,
     groups: Vec<Vec<Block>>,
+    input_channels: i64,
     features: i64,
 }
 
@@ -59,6 +60,7 @@ impl ResNet {
     /// As [`BackboneConfig::check`].
     pub fn build(place: &mut Place<'_>, config: &BackboneConfig) -> Result<Self> {
         config.check()?;
+        place.set_norm_momentum(config.norm_momentum);
         let plan = config.plan();
         let start = config.initialization.into();
         let last_scale = if config.zero_init_residual { 0.0 } else { 1.0 };
@@ -73,7 +75,13 @@ impl ResNet {
                 .collect();
             groups.push(blocks);
         }
-        Ok(Self { stem, groups, features: config.features() })
+        let (input_channels, features) = (config.input_channels, config.features());
+        Ok(Self { stem, groups, input_channels, features })
+    }
+
+    /// Channels of the images it takes.
+    pub fn input_channels(&self) -> i64 {
+        self.input_channels
     }
 
     /// Number F of features.

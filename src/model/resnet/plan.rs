@@ -112,7 +112,8 @@ impl Plan {
 
     /// See [`BackboneConfig::activation_count`].
     pub(super) fn activation_count(&self, side: i64) -> (u64, u64) {
-        let mut count = Activations { side, kept: 3 * side * side, largest: 0 };
+        let inputs = self.stem.convolutions[0].inputs;
+        let mut count = Activations { side, kept: inputs * side * side, largest: 0 };
         for geometry in &self.stem.convolutions {
             count.convolve(geometry);
         }
@@ -265,12 +266,13 @@ fn with_norm(geometry: &Geometry) -> i64 {
 
 fn stem(config: &BackboneConfig) -> StemPlan {
     let (half, full) = (config.channels(32), config.channels(64));
+    let inputs = config.input_channels;
     let convolutions = match config.stem {
-        Stem::ImageNet => vec![Geometry::new(3, full, 7, 2)],
-        Stem::Cifar => vec![Geometry::new(3, full, 3, 1)],
-        Stem::CifarPad2 => vec![Geometry { padding: 2, ..Geometry::new(3, full, 3, 1) }],
+        Stem::ImageNet => vec![Geometry::new(inputs, full, 7, 2)],
+        Stem::Cifar => vec![Geometry::new(inputs, full, 3, 1)],
+        Stem::CifarPad2 => vec![Geometry { padding: 2, ..Geometry::new(inputs, full, 3, 1) }],
         Stem::ResNetD => vec![
-            Geometry::new(3, half, 3, 2),
+            Geometry::new(inputs, half, 3, 2),
             Geometry::new(half, half, 3, 1),
             Geometry::new(half, full, 3, 1),
         ],

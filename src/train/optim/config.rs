@@ -37,6 +37,10 @@ pub struct Sgd {
     /// proportion. If left out that of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bias_learning_rate: Option<f64>,
+    /// The same for the linear layer of a classifier (parameters named `classifier.…`, its bias included), above 0; it
+    /// follows the schedule in proportion. If left out that of the others. CLD fine-tunes with up to 100 times the rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier_learning_rate: Option<f64>,
     /// How the learning rate follows the batch size.
     #[serde(default)]
     pub scaling: Scaling,
@@ -70,6 +74,9 @@ pub struct Lars {
     /// proportion. If left out that of the others; Barlow Twins has 0.0048 beside 0.2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bias_learning_rate: Option<f64>,
+    /// The same for the linear layer of a classifier, as for SGD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classifier_learning_rate: Option<f64>,
     /// How the learning rate follows the batch size.
     pub scaling: Scaling,
     /// μ, in [0, 1); 0.9 if left out.
@@ -125,6 +132,7 @@ struct LarsSettings {
     form: LarsForm,
     learning_rate: f64,
     bias_learning_rate: Option<f64>,
+    classifier_learning_rate: Option<f64>,
     #[serde(default)]
     scaling: Scaling,
     #[serde(default = "default_momentum")]
@@ -143,6 +151,7 @@ impl From<LarsSettings> for Lars {
             form,
             learning_rate: settings.learning_rate,
             bias_learning_rate: settings.bias_learning_rate,
+            classifier_learning_rate: settings.classifier_learning_rate,
             scaling: settings.scaling,
             momentum: settings.momentum,
             weight_decay: settings.weight_decay,
@@ -221,6 +230,9 @@ pub enum Exclude {
     Ndim1,
 }
 
+/// Beginning of the names of the parameters of a classifier's linear layer.
+const CLASSIFIER: &str = "classifier.";
+
 fn default_momentum() -> f64 {
     0.9
 }
@@ -297,6 +309,9 @@ impl OptimizerConfig {
         if let Some(rate) = self.bias_learning_rate() {
             above_0("bias_learning_rate", rate)?;
         }
+        if let Some(rate) = self.classifier_learning_rate() {
+            above_0("classifier_learning_rate", rate)?;
+        }
         require(
             "weight_decay",
             weight_decay,
@@ -337,6 +352,15 @@ impl OptimizerConfig {
         }
     }
 
+    /// The base learning rate of a classifier's linear layer, if it has one of its own.
+    pub fn classifier_learning_rate(&self) -> Option<f64> {
+        match self {
+            Self::Sgd(sgd) => sgd.classifier_learning_rate,
+            Self::Lars(lars) => lars.classifier_learning_rate,
+            Self::Adam(_) | Self::AdamW(_) => None,
+        }
+    }
+
     /// Scalars remembered for every scalar that is moved.
     pub fn state_per_parameter(&self) -> u64 {
         match self {
@@ -347,8 +371,10 @@ impl OptimizerConfig {
 
     /// What the learning rate is multiplied with for `parameter`.
     pub(super) fn share(&self, parameter: &Parameter) -> f64 {
-        match self.bias_learning_rate() {
-            Some(rate) if Exclude::BnBias.covers(parameter) => rate / self.common().learning_rate,
+        let base = self.common().learning_rate;
+        match (self.classifier_learning_rate(), self.bias_learning_rate()) {
+            (Some(rate), _) if parameter.name.starts_with(CLASSIFIER) => rate / base,
+            (_, Some(rate)) if Exclude::BnBias.covers(parameter) => rate / base,
             _ => 1.0,
         }
     }

@@ -357,6 +357,41 @@ fn the_learning_rate_follows_the_batch() {
 }
 
 #[test]
+fn the_layer_of_a_classifier_moves_at_its_own_rate_and_nothing_else_does() {
+    let rate = 0.01;
+    for multiplier in [1.0, 10.0, 100.0] {
+        let mut parameters = Parameters::new(0, Device::Cpu, Kind::Double);
+        let names =
+            [("backbone", Role::Weight), ("classifier", Role::Weight), ("classifier", Role::Bias)];
+        for (place, role) in names {
+            let name = format!("{role:?}").to_lowercase();
+            let _ = parameters.root().at(place).add(&name, role, &[2], |_| 1.0);
+        }
+        let settings = format!(
+            "name = 'sgd'\nlearning_rate = {rate}\nbias_learning_rate = 0.5\nscaling = 'none'\nmomentum = 0.9\n\
+             weight_decay = 0.0\nclassifier_learning_rate = {}",
+            rate * multiplier
+        );
+        let mut optimizer = Optimizer::new(config(&settings), &parameters);
+        let gradient = 2.0;
+        for learning_rate in [rate, rate / 5.0] {
+            parameters.zero_grad();
+            for parameter in parameters.trainable() {
+                (&parameter.tensor * gradient).sum(None).backward();
+            }
+            optimizer.step(learning_rate);
+        }
+        // v1 = g, v2 = 1.9 g; the second step has a fifth of the rate.
+        let path = gradient * rate * (1.0 + 1.9 / 5.0);
+        for (parameter, share) in parameters.all().iter().zip([1.0, multiplier, multiplier]) {
+            let expected = 1.0 - share * path;
+            let found = parameter.tensor.double_value(&[1]);
+            assert!((found - expected).abs() < 1e-12, "{}: {found} {expected}", parameter.name);
+        }
+    }
+}
+
+#[test]
 fn settings_out_of_range_or_unknown_are_refused() {
     let sgd = "name = 'sgd'\nlearning_rate = 0.1\nweight_decay = 0.0\n";
     let lars = "name = 'lars'\nlearning_rate = 0.1\nweight_decay = 0.0\n";
@@ -369,6 +404,10 @@ fn settings_out_of_range_or_unknown_are_refused() {
             "bias_learning_rate` must be above 0, found `0`",
         ),
         (format!("{lars} bias_learning_rate = -1.0"), "bias_learning_rate` must be above 0"),
+        (
+            format!("{sgd} classifier_learning_rate = 0.0"),
+            "classifier_learning_rate` must be above 0",
+        ),
         (format!("{lars} trust = -0.1"), "trust` must be above 0, found `-0.1`"),
         (format!("{lars} clip = true"), "clip` must be false, except with `form` solo or larc"),
         (format!("{adam} betas = [0.9, 1.0]"), "betas[1]` must be in [0, 1), found `1`"),

@@ -36,6 +36,8 @@ fn trained() -> Trained {
         views: 2,
         images: BATCH,
         batch: BATCH,
+        classes: 0,
+        teacher: None,
         seed: 0,
         device: Device::Cpu,
         kind: Kind::Float,
@@ -52,7 +54,8 @@ fn step(trained: &mut Trained, profile: &Profile, layout: &Layout) {
     let view: Vec<u8> = (0..BATCH * SIDE * SIDE * 3).map(|i| (i * i % 251) as u8).collect();
     let indices = (0..BATCH).collect();
     let views = vec![view.clone(), view];
-    let batch = HostBatch { step: 0, epoch: 0, indices, views, damaged: Vec::new() };
+    let batch =
+        HostBatch { step: 0, epoch: 0, indices, views, constants: Vec::new(), damaged: Vec::new() };
     let method = trained.method.as_ref();
     let at = Step {
         index: 0,

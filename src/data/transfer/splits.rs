@@ -1,0 +1,220 @@
+//! The splits of a transfer set: what is learned from, what settings are chosen on, what is reported.
+
+use super::TransferSet;
+use super::numpy::shuffled;
+use crate::data::Dataset;
+use crate::data::joined::Joined;
+use crate::data::subset::Subset;
+use crate::error::{Error, Result};
+use crate::random::{Purpose, Scope, Stream};
+use std::sync::Arc;
+
+/// The class is not in the image.
+pub const ABSENT: u8 = 0;
+/// The class is in the image.
+pub const PRESENT: u8 = 1;
+/// The class is in the image only in instances marked as difficult. The devkit leaves the image out for that class;
+/// ssl-transfer counts it as [`ABSENT`].
+pub const DIFFICULT: u8 = 2;
+
+/// Which classes are seen in which images, where it may be several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Number of classes.
+    pub classes: usize,
+    /// `marks[image * classes + class]`: [`ABSENT`], [`PRESENT`] or [`DIFFICULT`].
+    pub marks: Vec<u8>,
+}
+
+impl Presence {
+    /// The marks of an image, one a class.
+    pub fn of(&self, image: usize) -> &[u8] {
+        &self.marks[image * self.classes..(image + 1) * self.classes]
+    }
+}
+
+/// Some images of a transfer set.
+#[derive(Clone)]
+pub struct Split {
+    /// The images; they have labels unless there is `presence`.
+    pub images: Arc<dyn Dataset>,
+    /// The classes seen in each, for a set where it may be several.
+    pub presence: Option<Arc<Presence>>,
+}
+
+impl Split {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// The images at some indices, in that order.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when there is no such image.
+    pub fn part(&self, indices: &[u32]) -> Result<Self> {
+        let images = Arc::new(Subset::new(self.images.clone(), indices.to_vec())?);
+        let presence = self.presence.as_ref().map(|presence| {
+            let rows = indices.iter().flat_map(|index| presence.of(*index as usize));
+            Arc::new(Presence { classes: presence.classes, marks: rows.copied().collect() })
+        });
+        Ok(Self { images, presence })
+    }
+
+    /// At most `count` images, as [`crate::data::subset::limit`] chooses them: a smaller limit keeps a part of a larger one.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] when none is to be kept.
+    pub fn limited(&self, count: usize, seed: u64) -> Result<Self> {
+        if count == 0 {
+            return Err(Error::Recipe("`limit` must be at least 1, found `0`".to_owned()));
+        }
+        if count >= self.len() {
+            return Ok(self.clone());
+        }
+        let order = Stream::open(seed, Purpose::Subset, Scope::Item(0)).permutation(self.len());
+        let mut kept: Vec<u32> = order.into_iter().take(count).map(|index| index as u32).collect();
+        kept.sort_unstable();
+        self.part(&kept)
+    }
+
+    /// The images of this split and then those of another, which settings once chosen are fitted on again.
+    pub fn with(&self, other: &Self) -> Self {
+        let presence =
+            self.presence.as_ref().zip(other.presence.as_ref()).map(|(first, second)| {
+                let marks = [&first.marks[..], &second.marks[..]].concat();
+                Arc::new(Presence { classes: first.classes, marks })
+            });
+        let images = Arc::new(Joined::new(vec![self.images.clone(), other.images.clone()]));
+        Self { images, presence }
+    }
+}
+
+/// Where the validation images come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validation {
+    /// The set has an official split.
+    Official,
+    /// [`fifth`] of the training images, under this seed.
+    Fifth {
+        /// 0 in the published protocol.
+        seed: u32,
+    },
+}
+
+/// The three splits of an evaluation; no image is in two of them.
+#[derive(Clone)]
+pub struct Splits {
+    /// To fit under each setting.
+    pub train: Split,
+    /// To choose the setting on.
+    pub validation: Split,
+    /// To report on; looked at once.
+    pub test: Split,
+    /// Where `validation` comes from.
+    pub rule: Validation,
+}
+
+/// The splits of a set: the official validation images, or a fifth of the training images, drawn as ssl-transfer does (seed 0
+/// gives its very draw for the same order of images).
+///
+/// # Errors
+/// [`Error::Data`] when there are too few images to cut a fifth off.
+pub fn splits(set: &TransferSet, seed: u32) -> Result<Splits> {
+    let test = set.test.clone();
+    if let Some(validation) = &set.validation {
+        let (train, validation) = (set.train.clone(), validation.clone());
+        return Ok(Splits { train, validation, test, rule: Validation::Official });
+    }
+    let [train, validation] = fifth(set.train.len(), seed);
+    if validation.is_empty() {
+        return Err(Error::Data(format!(
+            "`{}` has {} training images, too few to cut a fifth off for validation",
+            set.location,
+            set.train.len()
+        )));
+    }
+    let (train, validation) = (set.train.part(&train)?, set.train.part(&validation)?);
+    Ok(Splits { train, validation, test, rule: Validation::Fifth { seed } })
+}
+
+/// The indices of training and of validation images among `count`: `numpy.random.seed(seed)`, `shuffle` of `0..count`, the
+/// first ⌊0.2 · count⌋ are for validation (repo linusericsson/ssl-transfer, `linear.py`). Each part ascending.
+pub fn fifth(count: usize, seed: u32) -> [Vec<u32>; 2] {
+    let order = shuffled(count as u32, seed);
+    let (validation, train) = order.split_at((0.2 * count as f64).floor() as usize);
+    [train, validation].map(|part| {
+        let mut part = part.to_vec();
+        part.sort_unstable();
+        part
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::transfer::miniature::{of, seen};
+
+    #[test]
+    fn a_fifth_is_cut_off_where_there_is_no_official_validation() {
+        // The first two of numpy's order 2 8 4 9 1 6 7 3 0 5 (seed 0).
+        assert_eq!(fifth(10, 0), [vec![0, 1, 3, 4, 5, 6, 7, 9], vec![2, 8]]);
+        let [train, validation] = fifth(3_684, 0);
+        assert_eq!((train.len(), validation.len()), (2_948, 736), "rounded down");
+        let set = of("cifar10").open("cifar10");
+        let cut = splits(&set, 0).unwrap();
+        assert_eq!(cut.rule, Validation::Fifth { seed: 0 });
+        let count = set.train.len();
+        assert_eq!(cut.validation.len(), count / 5);
+        let mut both: Vec<String> = [&cut.train, &cut.validation]
+            .into_iter()
+            .flat_map(|part| (0..part.len()).map(|index| part.images.path(index)))
+            .collect();
+        both.sort();
+        let mut all: Vec<String> = (0..count).map(|index| set.train.images.path(index)).collect();
+        all.sort();
+        assert_eq!(both, all, "each image once");
+        assert_eq!(cut.test.len(), set.test.len());
+        let other = splits(&set, 1).unwrap();
+        assert_ne!(seen(&other.validation), seen(&cut.validation));
+    }
+
+    #[test]
+    fn an_official_validation_is_taken_as_it_is() {
+        let set = of("flowers102").open("flowers102");
+        let cut = splits(&set, 9).unwrap();
+        assert_eq!(cut.rule, Validation::Official);
+        assert_eq!(seen(&cut.validation), seen(set.validation.as_ref().unwrap()));
+        assert_eq!(cut.train.len(), 3);
+        // Food's three training images have no whole fifth.
+        let text = splits(&of("food101").open("food101"), 0).map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains("has 3 training images, too few"), "{text}");
+    }
+
+    #[test]
+    fn a_limit_keeps_images_with_their_marks_and_is_another_set() {
+        let set = of("voc2007").open("voc2007");
+        let few = set.clone().limited(1, 3).unwrap();
+        assert_eq!((few.found.train, few.found.validation, few.found.test), (1, Some(1), 1));
+        assert_ne!(few.fingerprint, set.fingerprint);
+        let kept = few.train.images.path(0);
+        let row = (0..2).find(|index| set.train.images.path(*index) == kept).unwrap();
+        let marks = |split: &Split, image| split.presence.as_ref().unwrap().of(image).to_vec();
+        assert_eq!(marks(&few.train, 0), marks(&set.train, row));
+        let all = set.clone().limited(100, 3).unwrap();
+        assert_eq!(all.fingerprint, set.fingerprint);
+        assert!(set.limited(0, 3).is_err());
+        // The same images as `data.limit` keeps.
+        let cifar = of("cifar10").open("cifar10").train;
+        let limit = crate::data::subset::limit(cifar.images.clone(), 4, 6);
+        let paths: Vec<String> = (0..4).map(|index| limit.path(index)).collect();
+        let found: Vec<String> =
+            seen(&cifar.limited(4, 6).unwrap()).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(found, paths);
+    }
+}
