@@ -290,12 +290,12 @@ impl Block {
             let row = *global as usize - self.first;
             let (mut label, mut nearest, mut second) = (0, f32::INFINITY, f32::INFINITY);
             for (cluster, (square, product)) in run.squares.iter().zip(products).enumerate() {
+                // Choices rather than branches, which no processor could foresee.
                 let distance = square - 2.0 * product;
-                if distance < nearest {
-                    (label, second, nearest) = (cluster as u32, nearest, distance);
-                } else if distance < second {
-                    second = distance;
-                }
+                let nearer = distance < nearest;
+                second = second.min(if nearer { nearest } else { distance });
+                nearest = if nearer { distance } else { nearest };
+                label = if nearer { cluster as u32 } else { label };
             }
             let reach = squares[row].sqrt() * UP + run.longest;
             let error = slack * reach * reach;
