@@ -228,12 +228,11 @@ impl Logistic {
                 let target = Target::One(seen.targets(rows, &reference_labels));
                 self.fit(&at(&h, rows), &target, seen.count(), penalties, state, done)
             };
-            let judge = |fit: &Fit, split: &Split| {
+            let judge = |fit: &Fit, split: &Split, held_out: &Tensor| {
                 let labels = split.held_out.iter().map(|row| reference_labels[*row]).collect();
-                let held_out = at(&h, &split.held_out);
-                Ok(metric(&rank(fit, &seen(&split.training)?, &held_out, labels).0))
+                Ok(metric(&rank(fit, &seen(&split.training)?, held_out, labels).0))
             };
-            let (fit, choice) = self.choose(&penalty, h.size()[0], fit, judge, progress)?;
+            let (fit, choice) = self.choose(&penalty, &h, fit, judge, progress)?;
             let all: Vec<usize> = (0..reference_labels.len()).collect();
             let seen = seen(&all)?;
             let training = rank(&fit, &seen, &h, reference_labels.clone()).0;
@@ -259,6 +258,9 @@ impl Logistic {
         self.check()?;
         let of = |(features, labels): (&Features, &MultiLabels)| {
             features.check()?;
+            if features.is_empty() {
+                return Err(Error::Data("there are no images to evaluate on one side".to_owned()));
+            }
             labels.at(&features.indices())
         };
         let (query_labels, mut reference_labels) = (of(queries)?, of(references)?);
@@ -283,11 +285,11 @@ impl Logistic {
                 let target = Target::Many(self.signs(rows, &reference_labels)?);
                 self.fit(&at(&h, rows), &target, classes, penalties, state, done)
             };
-            let judge = |fit: &Fit, split: &Split| {
+            let judge = |fit: &Fit, split: &Split, held_out: &Tensor| {
                 let rows: Vec<i64> = split.held_out.iter().map(|row| *row as i64).collect();
-                precision(&scores(fit, &at(&h, &split.held_out)), &reference_labels.at(&rows)?)
+                precision(&scores(fit, held_out), &reference_labels.at(&rows)?)
             };
-            let (fit, choice) = self.choose(&penalty, h.size()[0], fit, judge, progress)?;
+            let (fit, choice) = self.choose(&penalty, &h, fit, judge, progress)?;
             let training = precision(&scores(&fit, &h), &reference_labels)?;
             let scores = scores(&fit, &queries.0.h);
             let (form, difficult) = (self.average_precision, self.difficult);
@@ -327,27 +329,27 @@ impl Logistic {
     fn choose(
         &self,
         penalty: &Penalty,
-        rows: i64,
+        h: &Tensor,
         fit: impl Fn(
             &[usize],
             &[f64],
             Option<Tensor>,
             &mut dyn FnMut(usize),
         ) -> Result<(Vec<Fit>, Tensor)>,
-        judge: impl Fn(&Fit, &Split) -> Result<f64>,
+        judge: impl Fn(&Fit, &Split, &Tensor) -> Result<f64>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<(Fit, Choice)> {
-        let all: Vec<usize> = (0..rows as usize).collect();
         let (lambda, state, sweep) = match penalty {
             Penalty::Given(lambda) => (*lambda, None, Vec::new()),
             Penalty::Chosen(split) => {
                 let penalties = penalties();
                 let mut done = |done| progress(done, PENALTIES + 1);
                 let (fits, state) = fit(&split.training, &penalties, None, &mut done)?;
+                let held_out = at(h, &split.held_out);
                 let mut sweep = Vec::with_capacity(PENALTIES);
                 let mut best = 0;
                 for (at, (fit, lambda)) in fits.iter().zip(penalties).enumerate() {
-                    let value = judge(fit, split)?;
+                    let value = judge(fit, split, &held_out)?;
                     sweep.push(Point::of(fit, lambda, Some(value)));
                     if Some(value) > sweep[best].validation {
                         best = at;
@@ -361,6 +363,7 @@ impl Logistic {
                 (penalties[best], Some(state), sweep)
             }
         };
+        let all: Vec<usize> = (0..h.size()[0] as usize).collect();
         let (fits, _) = fit(&all, &[lambda], state, &mut |_| ())?;
         progress(sweep.len() + 1, sweep.len() + 1);
         let fit = fits.into_iter().next().expect("one penalty, one fit");
@@ -389,6 +392,7 @@ impl Logistic {
                     gradient: 1e-5 * h.size()[0] as f64,
                     decrease: 1e-9,
                     gap: Some(1e-6),
+                    narrow: 1e-6,
                     iterations: self.max_iterations.unwrap_or(2_000),
                 };
                 let fits =
@@ -400,6 +404,7 @@ impl Logistic {
                     gradient: 1e-4,
                     decrease: 2.2e-9,
                     gap: None,
+                    narrow: 0.1,
                     iterations: self.max_iterations.unwrap_or(100),
                 };
                 let mut chain = Chain::new(h, target, classes, rule, state)?;
@@ -627,7 +632,8 @@ mod tests {
         let mut state = None;
         for (at, (penalty, iterations)) in [(0.5, 6), (2.0, 4), (8.0, 100)].into_iter().enumerate()
         {
-            let rule = Rule { gradient: 1e-4, decrease: 2.2e-9, gap: None, iterations };
+            let rule =
+                Rule { gradient: 1e-4, decrease: 2.2e-9, gap: None, narrow: 0.1, iterations };
             let mut chain = Chain::new(&h, &target, 4, rule, state).unwrap();
             let fit = chain.fit(penalty).unwrap();
             let expected = golden("chain").get(at as i64);
@@ -900,6 +906,13 @@ mod tests {
         assert!(fails(&one, &labels).contains("classes"));
         assert!(fails(&never, &never).contains("class 0"));
         assert!(fails(&short, &labels).contains("no labels"));
+        let empty = made(set.h.narrow(0, 0, 0), &[]);
+        let (none, all) = ((&empty, &labels), (&set, &labels));
+        let run = |queries, references| {
+            Logistic::default().evaluate_multi_label(queries, references, None, 0, &mut |_, _| ())
+        };
+        assert!(matches!(run(none, all), Err(Error::Data(_))));
+        assert!(matches!(run(all, none), Err(Error::Data(_))));
     }
 
     #[test]

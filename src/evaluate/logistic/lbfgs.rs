@@ -21,6 +21,8 @@ pub(super) struct Rule {
     /// How far above its minimum the value may be, relative to it, by the quadratic model: half the Newton decrement.
     /// Asked for beside `gradient`; none asks nothing.
     pub(super) gap: Option<f64>,
+    /// How narrow an interval a line search goes down to, relative to its upper end.
+    pub(super) narrow: f64,
     /// Most iterations.
     pub(super) iterations: usize,
 }
@@ -194,7 +196,7 @@ impl Lbfgs {
         }
         let careful = self.iterations == 0 && at.preconditioner.is_none();
         let step = if careful { 1.0 / dot(&direction, &direction).sqrt() } else { 1.0 };
-        self.search = Some(Search::new(at.value, slope, step));
+        self.search = Some(Search::new(at.value, slope, step, self.rule.narrow));
         self.trial = &self.point + &direction * step;
         self.direction = direction;
     }
@@ -232,7 +234,8 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
 mod tests {
     use super::*;
 
-    const RULE: Rule = Rule { gradient: 1e-8, decrease: 0.0, gap: None, iterations: 200 };
+    const RULE: Rule =
+        Rule { gradient: 1e-8, decrease: 0.0, gap: None, narrow: 0.1, iterations: 200 };
 
     fn run(
         function: impl Fn(&[f64]) -> (f64, Vec<f64>),
