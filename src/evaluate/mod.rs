@@ -4,6 +4,7 @@
 //! features; [`scores`] and [`interval`] say what came of it; [`record`] writes down a number with everything that made
 //! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
+pub mod duplicates;
 pub mod export;
 pub mod features;
 pub mod few_shot;
