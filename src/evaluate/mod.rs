@@ -7,6 +7,7 @@
 pub mod average_precision;
 pub mod calibration;
 pub mod clusters;
+pub mod duplicates;
 pub mod export;
 pub mod features;
 pub mod few_shot;

@@ -5,7 +5,7 @@
 //! pool of a query: the k + SPARE best keys so far --f64, at the end of the part--> exact values --> k nearest
 //! ```
 
-use super::select::{Candidate, Pool};
+use super::select::{CANDIDATE_BYTES, Found, Pool};
 use crate::error::{Error, Result};
 use crate::shape;
 use multiversion::multiversion;
@@ -73,10 +73,10 @@ const HELD_BYTES: usize = 128 << 20;
 const SPARE: usize = 32;
 
 impl Tile {
-    /// 16 MB of keys at a time, and 128 MB each of references and of working memory.
+    /// 32 MB of keys at a time, and 128 MB each of references and of working memory.
     fn fitting(dimensions: usize, k: usize) -> Self {
-        let pool = 2 * size_of::<Candidate>() * k.saturating_add(SPARE).min(HELD_BYTES);
-        let queries = 512;
+        let pool = 2 * CANDIDATE_BYTES * k.saturating_add(SPARE).min(HELD_BYTES);
+        let queries = 1_024;
         Self {
             queries,
             references: 8_192,
@@ -89,7 +89,7 @@ impl Tile {
 /// A search that takes the references part by part, so that they need never be in memory all at once.
 ///
 /// Values are computed in f64 in a fixed order and rounded to f32 once, so neither parts nor tiles nor threads decide a
-/// tie; ties go to the lower row, counted over all parts. Memory holds one copy of the queries, `k + 32` candidates of 12
+/// tie; ties go to the lower row, counted over all parts. Memory holds one copy of the queries, `k + 32` candidates of 16
 /// bytes for each of them and distance, and at most 0.4 GB of parts, tiles and working memory.
 #[derive(Debug)]
 pub struct Search {
@@ -201,16 +201,16 @@ impl Search {
                 pools.par_iter_mut().enumerate().for_each(|(query, pool)| {
                     let query = group + query;
                     let (row, norm) = (queries.row(query), queries.norms[query]);
-                    for candidate in pool.close(limit, seen as u32) {
-                        let at = candidate.row as usize - seen;
-                        candidate.exact = match distance {
+                    pool.close(limit, |reference| {
+                        let at = reference as usize - seen;
+                        match distance {
                             Distance::Cosine => {
                                 (dot(row, part.row(at)) / (norm * part.norms[at])) as f32
                             }
                             // The nearest has the largest value.
                             Distance::Euclidean => -squares(row, part.row(at)).sqrt() as f32,
-                        };
-                    }
+                        }
+                    });
                 });
             }
         }
@@ -241,13 +241,13 @@ impl Search {
         let k = self.k.min(available);
         let sorted = |(distance, pools): (Distance, Vec<Pool>)| {
             let sign = if distance == Distance::Cosine { 1.0 } else { -1.0 };
-            let nearest: Vec<Vec<Candidate>> =
+            let nearest: Vec<Vec<Found>> =
                 pools.into_par_iter().map(|pool| pool.nearest(k)).collect();
             let all = || nearest.iter().flatten();
             Neighbours {
                 k,
-                rows: all().map(|candidate| candidate.row as usize).collect(),
-                values: all().map(|candidate| sign * candidate.exact).collect(),
+                rows: all().map(|found| found.row as usize).collect(),
+                values: all().map(|found| sign * found.value).collect(),
             }
         };
         Ok(self.pools.into_iter().map(sorted).collect())

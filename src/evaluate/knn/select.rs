@@ -1,35 +1,58 @@
 //! Which of many keys are largest: the part of a neighbour search that is no matrix product.
 
 use multiversion::multiversion;
-use std::cmp::Ordering;
+use std::mem;
 
-/// Keys looked at together.
+/// Keys looked at together, and those looked at again where there is something among them.
 const RUN: usize = 64;
+const PIECE: usize = 16;
 
-/// A reference that may be among the nearest.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Candidate {
-    /// What the matrix product says, larger is nearer; exact up to its rounding.
-    pub(super) key: f32,
-    /// Its row.
+/// A candidate as one number, smaller is nearer: the key's order in the upper half, the row below, so that of equal keys
+/// the lower row is nearer.
+type Packed = u64;
+
+fn pack(key: f32, row: u32) -> Packed {
+    let bits = key.to_bits();
+    // Negative floats fall as their bits rise.
+    let rising = bits ^ ((bits as i32 >> 31) as u32 | 0x8000_0000);
+    u64::from(!rising) << 32 | u64::from(row)
+}
+
+fn key_of(packed: Packed) -> f32 {
+    let rising = !((packed >> 32) as u32);
+    let sign = if rising >> 31 == 1 { 0x8000_0000 } else { u32::MAX };
+    f32::from_bits(rising ^ sign)
+}
+
+fn row_of(packed: Packed) -> u32 {
+    packed as u32
+}
+
+/// Bytes of a candidate between parts.
+pub(super) const CANDIDATE_BYTES: usize = size_of::<Packed>() + size_of::<Found>();
+
+/// A reference with its exact value, larger is nearer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Found {
     pub(super) row: u32,
-    /// Its true value, larger is nearer; set when its part of the references ends.
-    pub(super) exact: f32,
+    pub(super) value: f32,
 }
 
 /// The nearest references of a query so far.
 #[derive(Debug)]
 pub(super) struct Pool {
     /// In no order; `len` of them count.
-    kept: Vec<Candidate>,
+    kept: Vec<Packed>,
     len: usize,
     /// Only keys above it can still be among the best: `limit` others, all of lower rows, do not lie below.
     floor: f32,
+    /// Those of the parts that are done, by row.
+    found: Vec<Found>,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { kept: Vec::new(), len: 0, floor: f32::NEG_INFINITY }
+        Self { kept: Vec::new(), len: 0, floor: f32::NEG_INFINITY, found: Vec::new() }
     }
 }
 
@@ -37,7 +60,7 @@ impl Pool {
     /// Makes room for a part of so many references.
     pub(super) fn open(&mut self, limit: usize, part: usize) {
         let room = limit.saturating_mul(2).min(self.len + part) + RUN;
-        self.kept.resize(room, Candidate::default());
+        self.kept.resize(room, Packed::MAX);
     }
 
     /// Takes keys of the references from row `first` on; rows must come in ascending order.
@@ -45,65 +68,83 @@ impl Pool {
         sift(self, keys, first, limit);
     }
 
-    /// Keeps the `limit` best, none where that many are not there, and gives those of rows from `first` on, whose exact
-    /// values are not known yet.
-    pub(super) fn close(
-        &mut self,
-        limit: usize,
-        first: u32,
-    ) -> impl Iterator<Item = &mut Candidate> {
+    /// Ends a part: the `limit` best keys stay, and `exact` is asked for the values of those that came with it.
+    pub(super) fn close(&mut self, limit: usize, exact: impl Fn(u32) -> f32) {
         if self.len > limit {
             self.cut(limit);
         }
         self.kept.truncate(self.len);
         self.kept.shrink_to_fit();
-        self.kept.iter_mut().filter(move |candidate| candidate.row >= first)
+        let known = mem::take(&mut self.found);
+        let value = |row: u32| match known.binary_search_by_key(&row, |found| found.row) {
+            Ok(at) => known[at].value,
+            Err(_) => exact(row),
+        };
+        let mut rows: Vec<u32> = self.kept.iter().map(|packed| row_of(*packed)).collect();
+        // Also the order in which memory is read.
+        rows.sort_unstable();
+        self.found = rows.into_iter().map(|row| Found { row, value: value(row) }).collect();
     }
 
     /// The `k` nearest by exact value, nearest first, of equal ones the lower row.
-    pub(super) fn nearest(mut self, k: usize) -> Vec<Candidate> {
-        let order = |left: &Candidate, right: &Candidate| {
-            descending(left.exact, right.exact).then(left.row.cmp(&right.row))
+    pub(super) fn nearest(self, k: usize) -> Vec<Found> {
+        let mut found = self.found;
+        let order = |left: &Found, right: &Found| {
+            let values = right.value.partial_cmp(&left.value);
+            values.expect("values of finite features are numbers").then(left.row.cmp(&right.row))
         };
-        self.kept.sort_unstable_by(order);
-        self.kept.truncate(k);
-        self.kept
+        found.sort_unstable_by(order);
+        found.truncate(k);
+        found
     }
 
     fn cut(&mut self, limit: usize) {
-        let order = |left: &Candidate, right: &Candidate| {
-            descending(left.key, right.key).then(left.row.cmp(&right.row))
-        };
-        self.kept[..self.len].select_nth_unstable_by(limit - 1, order);
+        self.kept[..self.len].select_nth_unstable(limit - 1);
         self.len = limit;
-        self.floor = self.kept[limit - 1].key;
+        self.floor = key_of(self.kept[limit - 1]);
     }
-}
-
-fn descending(left: f32, right: f32) -> Ordering {
-    right.partial_cmp(&left).expect("keys of finite features are numbers")
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn sift(pool: &mut Pool, keys: &[f32], first: u32, limit: usize) {
     for (run, keys) in keys.chunks(RUN).enumerate() {
         let floor = pool.floor;
-        // Mostly false once the floor has risen, and fast to find out.
-        let above: u32 = keys.iter().map(|key| u32::from(*key > floor)).sum();
-        if above == 0 {
+        // Mostly none once the floor has risen, and fast to find out.
+        if keys.iter().map(|key| u32::from(*key > floor)).sum::<u32>() == 0 {
             continue;
         }
-        let row = first + (run * RUN) as u32;
-        let room = &mut pool.kept[pool.len..pool.len + keys.len()];
-        let mut taken = 0;
-        // Written always, counted only if above: no branch that nobody can foresee.
-        for (row, key) in (row..).zip(keys) {
-            room[taken] = Candidate { key: *key, row, exact: 0.0 };
-            taken += usize::from(*key > floor);
+        for (piece, keys) in keys.chunks(PIECE).enumerate() {
+            if keys.iter().map(|key| u32::from(*key > floor)).sum::<u32>() == 0 {
+                continue;
+            }
+            let row = first + (run * RUN + piece * PIECE) as u32;
+            let room = &mut pool.kept[pool.len..pool.len + keys.len()];
+            let mut taken = 0;
+            // Written always, counted only if above: no branch that nobody can foresee.
+            for (row, key) in (row..).zip(keys) {
+                room[taken] = pack(*key, row);
+                taken += usize::from(*key > floor);
+            }
+            pool.len += taken;
         }
-        pool.len += taken;
         if pool.len >= limit.saturating_mul(2) {
             pool.cut(limit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_candidates_sort_as_keys_and_rows() {
+        let keys = [f32::MAX, 3.5, 1e-40, 0.0, -1e-40, -2.0, -3.0, f32::MIN];
+        let packed: Vec<Packed> = keys.iter().map(|key| pack(*key, 7)).collect();
+        assert!(packed.is_sorted());
+        assert!(pack(1.0, 3) < pack(1.0, 4));
+        for (key, packed) in keys.iter().zip(packed) {
+            assert_eq!((key_of(packed).to_bits(), row_of(packed)), (key.to_bits(), 7));
         }
     }
 }

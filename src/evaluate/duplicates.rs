@@ -1,0 +1,448 @@
+//! Images that occur twice, or almost, in and across splits: to be known before pre-training, for it needs no network.
+//!
+//! ```text
+//! image --hash of pixels--> equal ones
+//!       --8 x 8 means--> fingerprint --neighbour search--> candidates --decoded again, laid over each other--> pairs
+//! ```
+
+mod overlap;
+#[cfg(test)]
+mod tests;
+mod thumbnail;
+
+use super::Features;
+use super::knn::{Distance, Search, neighbours};
+use crate::data::{Dataset, Source};
+use crate::error::{Error, Result};
+use overlap::{Alike, compare};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use tch::Tensor;
+use thumbnail::{Fingerprint, Thumbnail};
+
+/// Version of the scan; what different versions find does not compare.
+pub const VERSION: u32 = 1;
+
+/// Queries searched together.
+const BLOCK: usize = 1 << 16;
+
+/// Cosine of fingerprints from which on two images are decoded again and compared. A crop of a tenth and a strong JPEG
+/// compression leave it higher.
+const CANDIDATE: f32 = 0.85;
+
+/// Pairs shown to people; programs get all.
+const SHOWN: usize = 10;
+
+/// Settings of the scan.
+///
+/// Two images are near-duplicates when one, or a box of at least three quarters of its width and height, laid over the
+/// other correlates with it by `similarity`, and by `detail` once what varies slowly is taken away (a sky is a sky). Channels
+/// are centred and lengths taken out, so brightness, contrast and a colour cast do not count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Duplicates {
+    /// Least correlation, within \[0.5, 1\].
+    pub similarity: f64,
+    /// Least correlation of the details, within \[0, 1\].
+    pub detail: f64,
+    /// Most near-duplicates looked for of each image in each split, at least 1.
+    pub neighbours: usize,
+    /// Whether pairs within a split are looked for too, or else only those across splits.
+    pub within: bool,
+}
+
+impl Default for Duplicates {
+    fn default() -> Self {
+        Self { similarity: 0.95, detail: 0.6, neighbours: 4, within: true }
+    }
+}
+
+/// Where an image lies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// Its split.
+    pub split: String,
+    /// Index within the split.
+    pub index: usize,
+    /// What it is called.
+    pub path: String,
+    /// Its class id.
+    pub label: Option<u32>,
+}
+
+/// Two images that are one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    /// The one in the split that comes first, or the lower index.
+    pub first: Place,
+    /// The other.
+    pub second: Place,
+    /// Whether all pixels are equal.
+    pub exact: bool,
+    /// Correlation after laying one over the other; 1 where all pixels are equal.
+    pub similarity: f64,
+    /// The same of their details.
+    pub detail: f64,
+}
+
+impl Pair {
+    /// Whether the images lie in different splits.
+    pub fn across_splits(&self) -> bool {
+        self.first.split != self.second.split
+    }
+
+    /// Whether both have a label and these differ.
+    pub fn labels_differ(&self) -> bool {
+        self.first.label.zip(self.second.label).is_some_and(|(first, second)| first != second)
+    }
+}
+
+/// What the scan found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Images in all splits.
+    pub images: usize,
+    /// Images that cannot be decoded.
+    pub damaged: usize,
+    /// Images of one colour, of which only equal ones are found.
+    pub flat: usize,
+    /// For every two splits, how many images of the later one occur in the earlier one; for every split with itself, how
+    /// many occur earlier in it.
+    pub counts: Vec<Count>,
+    /// All pairs: equal ones first, then by falling similarity. Of several equal images each is paired with the first.
+    pub pairs: Vec<Pair>,
+}
+
+/// How many images of a split occur in another, or earlier in the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The split whose images are counted.
+    pub split: String,
+    /// The split they occur in.
+    pub found_in: String,
+    /// Images of `split`.
+    pub images: usize,
+    /// Those with all pixels equal.
+    pub exact: usize,
+    /// Those that are near-duplicates and not equal.
+    pub near: usize,
+}
+
+/// One image's first look: a hash of its pixels and its fingerprint.
+struct Seen {
+    hash: [u8; 16],
+    fingerprint: Fingerprint,
+}
+
+/// An image by number of its split and index.
+type At = (usize, usize);
+
+impl Duplicates {
+    /// Whether every setting is in its range.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the setting, its range and what was found.
+    pub fn check(&self) -> Result<()> {
+        let ranges = [("similarity", self.similarity, 0.5), ("detail", self.detail, 0.0)];
+        for (key, found, least) in ranges {
+            if !(least..=1.0).contains(&found) {
+                return Err(Error::Recipe(format!(
+                    "`{key}` must be within {least} to 1, found `{found}`"
+                )));
+            }
+        }
+        if self.neighbours == 0 {
+            return Err(Error::Recipe("`neighbours` must be at least 1, found `0`".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Looks through all splits of a source. Memory holds 208 bytes an image and what a neighbour search of 65,536 queries
+    /// takes; candidates are decoded a second time. `progress` is told how many of how many images had their first look,
+    /// from several threads.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] for a setting out of range; [`Error::Data`] if no image can be decoded.
+    pub fn scan(
+        &self,
+        source: &Source,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Report> {
+        self.check()?;
+        let images = source.splits.iter().map(|(_, split)| split.len()).sum();
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        let look = |split: &dyn Dataset, index| {
+            let seen = split.image(index).ok().map(|image| Seen {
+                hash: thumbnail::hash(&image),
+                fingerprint: Fingerprint::of(&image),
+            });
+            let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            if done.is_multiple_of(256) || done == images {
+                progress(done, images);
+            }
+            seen
+        };
+        let splits: Vec<Vec<Option<Seen>>> = source
+            .splits
+            .iter()
+            .map(|(_, split)| {
+                (0..split.len()).into_par_iter().map(|index| look(split.as_ref(), index)).collect()
+            })
+            .collect();
+        let readable = || splits.iter().flatten().flatten();
+        if readable().next().is_none() {
+            return Err(Error::Data(format!(
+                "none of the {images} images of `{}` can be decoded",
+                source.location
+            )));
+        }
+        let mut pairs = equal(&splits, self.within);
+        for first in 0..splits.len() {
+            for second in first..splits.len() {
+                if first != second || self.within {
+                    pairs.extend(self.near(source, &splits, first, second)?);
+                }
+            }
+        }
+        let place = |(split, index): At| {
+            let (name, split) = &source.splits[split];
+            Place { split: name.clone(), index, path: split.path(index), label: split.label(index) }
+        };
+        let mut listed: Vec<(At, At, Option<Alike>)> = pairs;
+        let similarity = |alike: &Option<Alike>| alike.map_or(f64::INFINITY, |it| it.similarity);
+        listed.sort_by(|a, b| {
+            similarity(&b.2).total_cmp(&similarity(&a.2)).then((a.0, a.1).cmp(&(b.0, b.1)))
+        });
+        Ok(Report {
+            images,
+            damaged: images - readable().count(),
+            flat: readable().filter(|seen| seen.fingerprint.is_flat()).count(),
+            counts: counts(source, &listed),
+            pairs: listed
+                .into_iter()
+                .map(|(first, second, alike)| Pair {
+                    first: place(first),
+                    second: place(second),
+                    exact: alike.is_none(),
+                    similarity: alike.map_or(1.0, |alike| alike.similarity),
+                    detail: alike.map_or(1.0, |alike| alike.detail),
+                })
+                .collect(),
+        })
+    }
+
+    /// Near-duplicates of images of the second split in the first, which may be the same.
+    fn near(
+        &self,
+        source: &Source,
+        splits: &[Vec<Option<Seen>>],
+        first: usize,
+        second: usize,
+    ) -> Result<Vec<(At, At, Option<Alike>)>> {
+        let readable = |split: usize| -> Vec<(usize, &Seen)> {
+            let all = splits[split].iter().enumerate();
+            all.filter_map(|(index, seen)| Some((index, seen.as_ref()?))).collect()
+        };
+        let (references, queries) = (readable(first), readable(second));
+        let rows = |seen: &[(usize, &Seen)]| {
+            let values: Vec<f32> =
+                seen.iter().flat_map(|(_, seen)| seen.fingerprint.unit()).collect();
+            Tensor::from_slice(&values).view([seen.len() as i64, -1])
+        };
+        if references.len() <= usize::from(first == second) || queries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut found = BTreeMap::new();
+        for block in (0..queries.len()).step_by(BLOCK) {
+            let some = &queries[block..queries.len().min(block + BLOCK)];
+            let itself = (first == second).then_some(block);
+            let mut search =
+                Search::new(&rows(some), self.neighbours, itself, &[Distance::Cosine])?;
+            for part in references.chunks(BLOCK) {
+                search.add(&rows(part))?;
+            }
+            let neighbours = search.finish()?.remove(0);
+            let of_query = |(at, (index, query)): (usize, &(usize, &Seen))| {
+                let (rows, cosines) = neighbours.of(at);
+                let candidates =
+                    rows.iter().zip(cosines).filter(|(_, cosine)| **cosine >= CANDIDATE);
+                let candidates: Vec<usize> = candidates
+                    .filter(|(row, _)| references[**row].1.hash != query.hash)
+                    .map(|(row, _)| references[*row].0)
+                    .collect();
+                self.verify(source, (second, *index), first, &candidates)
+            };
+            let pairs: Vec<(At, At, Alike)> =
+                some.par_iter().enumerate().flat_map_iter(of_query).collect();
+            found.extend(pairs.into_iter().map(|(first, second, alike)| ((first, second), alike)));
+        }
+        Ok(found.into_iter().map(|((first, second), alike)| (first, second, Some(alike))).collect())
+    }
+
+    /// Which of some images of split `other` are near-duplicates of an image.
+    fn verify(
+        &self,
+        source: &Source,
+        at: At,
+        other: usize,
+        candidates: &[usize],
+    ) -> Vec<(At, At, Alike)> {
+        // Both were decoded before; one that cannot be any more is no duplicate.
+        let thumbnail = |(split, index): At| {
+            source.splits[split].1.image(index).ok().map(|image| Thumbnail::of(&image))
+        };
+        let Some(query) = (!candidates.is_empty()).then(|| thumbnail(at)).flatten() else {
+            return Vec::new();
+        };
+        let judge = |index: &usize| {
+            let candidate = (other, *index);
+            // The lower first, whichever of the two was asked about, so that both ways are one pair.
+            let (first, second) = if candidate < at { (candidate, at) } else { (at, candidate) };
+            let found = thumbnail(candidate)?;
+            let alike =
+                if candidate < at { compare(&found, &query) } else { compare(&query, &found) };
+            let is = alike.similarity >= self.similarity && alike.detail >= self.detail;
+            is.then_some((first, second, alike))
+        };
+        candidates.iter().filter_map(judge).collect()
+    }
+}
+
+/// Pairs of images with the same pixels: of each group every later one with the first of each split.
+fn equal(splits: &[Vec<Option<Seen>>], within: bool) -> Vec<(At, At, Option<Alike>)> {
+    let mut hashes: Vec<([u8; 16], At)> = Vec::new();
+    for (split, all) in splits.iter().enumerate() {
+        let all = all.iter().enumerate();
+        hashes.extend(all.filter_map(|(index, seen)| Some((seen.as_ref()?.hash, (split, index)))));
+    }
+    hashes.par_sort_unstable();
+    let mut pairs = Vec::new();
+    for group in hashes.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
+        let mut firsts: Vec<At> = Vec::new();
+        for (_, at) in group {
+            let others = firsts.iter().filter(|first| within || first.0 != at.0);
+            pairs.extend(others.map(|first| (*first, *at, None)));
+            if firsts.last().is_none_or(|last| last.0 != at.0) {
+                firsts.push(*at);
+            }
+        }
+    }
+    pairs
+}
+
+fn counts(source: &Source, pairs: &[(At, At, Option<Alike>)]) -> Vec<Count> {
+    let mut found: BTreeMap<(usize, usize), [BTreeSet<usize>; 2]> = BTreeMap::new();
+    for (first, second, alike) in pairs {
+        let sets = found.entry((first.0, second.0)).or_default();
+        sets[usize::from(alike.is_some())].insert(second.1);
+    }
+    let count = |((first, second), [exact, near]): ((usize, usize), [BTreeSet<usize>; 2])| {
+        let (name, split) = &source.splits[second];
+        Count {
+            split: name.clone(),
+            found_in: source.splits[first].0.clone(),
+            images: split.len(),
+            exact: exact.len(),
+            near: near.difference(&exact).count(),
+        }
+    };
+    found.into_iter().map(count).collect()
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} images, {} damaged, {} of one colour",
+            self.images, self.damaged, self.flat
+        )?;
+        for count in &self.counts {
+            let Count { split, found_in, images, exact, near } = count;
+            let place = if split == found_in {
+                "occur earlier in it".to_owned()
+            } else {
+                format!("occur in {found_in}")
+            };
+            let share = 100.0 * (exact + near) as f64 / *images as f64;
+            writeln!(
+                f,
+                "  {split}: {exact} equal and {near} nearly equal of {images} images ({share:.2} %) {place}"
+            )?;
+        }
+        let across = self.pairs.iter().filter(|pair| pair.across_splits()).count();
+        if across == 0 {
+            writeln!(f, "  no image occurs in two splits")?;
+        }
+        for pair in self.pairs.iter().take(SHOWN) {
+            let Pair { first, second, similarity, .. } = pair;
+            let how = if pair.exact { "equal".to_owned() } else { format!("{similarity:.3}") };
+            let differ = if pair.labels_differ() { " (labels differ)" } else { "" };
+            writeln!(
+                f,
+                "    {how}  {} of {}, {} of {}{differ}",
+                first.path, first.split, second.path, second.split
+            )?;
+        }
+        if self.pairs.len() > SHOWN {
+            writeln!(f, "    and {} more", self.pairs.len() - SHOWN)?;
+        }
+        Ok(())
+    }
+}
+
+/// Two images that a network finds alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeaturePair {
+    /// Index of the query in its split.
+    pub query: usize,
+    /// Index of the reference in its split.
+    pub reference: usize,
+    /// What the two are called.
+    pub paths: [String; 2],
+    /// Cosine similarity of their features.
+    pub similarity: f32,
+}
+
+/// Pairs whose stored features have a cosine similarity of at least `bound`, most alike first: up to `most` references of
+/// each query. With `same` both sides are one split, no image is paired with itself and none twice. Unlike [`Duplicates`] it
+/// finds what a network holds to be alike, which may be a class, not an image.
+///
+/// # Errors
+/// [`Error::Recipe`] for a bound outside of \[−1, 1\]; whatever [`neighbours`] fails with.
+pub fn alike_features(
+    queries: &Features,
+    references: &Features,
+    bound: f32,
+    most: usize,
+    same: bool,
+) -> Result<Vec<FeaturePair>> {
+    if !(-1.0..=1.0).contains(&bound) {
+        return Err(Error::Recipe(format!("the bound must be within -1 to 1, found `{bound}`")));
+    }
+    queries.check()?;
+    references.check()?;
+    let found = neighbours(&queries.h, &references.h, most, same)?;
+    let (query_indices, reference_indices) = (queries.indices(), references.indices());
+    let mut pairs = BTreeMap::new();
+    for query in 0..queries.len() {
+        let (rows, similarities) = found.of(query);
+        for (row, similarity) in rows.iter().zip(similarities).filter(|(_, value)| **value >= bound)
+        {
+            let key = if same { (query.min(*row), query.max(*row)) } else { (query, *row) };
+            pairs.insert(key, *similarity);
+        }
+    }
+    let mut pairs: Vec<FeaturePair> = pairs
+        .into_iter()
+        .map(|((query, reference), similarity)| FeaturePair {
+            query: query_indices[query] as usize,
+            reference: reference_indices[reference] as usize,
+            paths: [queries.paths[query].clone(), references.paths[reference].clone()],
+            similarity,
+        })
+        .collect();
+    pairs.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
+    Ok(pairs)
+}
