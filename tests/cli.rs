@@ -430,7 +430,7 @@ fn lists_and_shares_of_labels_choose_what_is_learned_from() {
     assert_eq!(plan(&[&subset]), 24);
     assert_eq!(plan(&["data.label_fraction=0.25"]), 24);
     assert_eq!(
-        plan(&[&subset, "data.label_fraction=0.9", "data.classes=[\"boat\"]", "data.batch_size=2"]),
+        plan(&[&subset, "data.label_fraction=1.0", "data.classes=[\"boat\"]", "data.batch_size=2"]),
         2
     );
     json(&small_run(out, &[&subset, "train.max_steps=1"]));
