@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 toolchain=nightly-2026-10-30
 seconds=${1:-60}
 targets=("${@:2}")
-[ ${#targets[@]} -gt 0 ] || targets=(recipe parquet tar idx cifar stl10 pickle image checkpoint weights features run)
+[ ${#targets[@]} -gt 0 ] || targets=(recipe parquet tar idx cifar stl10 pickle mat image checkpoint weights features run)
 
 command -v rustup >/dev/null || {
     echo "error: rustup is missing, without it there is no nightly compiler; install it with: curl https://sh.rustup.rs -sSf | sh" >&2
@@ -37,6 +37,7 @@ seeds() { # target
         recipe) for file in recipes/*/*.toml; do cp "$file" "$2/$(basename "$(dirname "$file")")-$(basename "$file")"; done ;;
         tar) cp tests/golden/data/*.tar "$2" ;;
         pickle) cp tests/golden/data/*.pickle "$2" ;;
+        mat) cp tests/golden/data/transfer/*.mat "$2" ;;
         image)
             cp tests/golden/decode/*.{jpg,png,webp,bmp,ppm,tif} "$2"
             cp tests/golden/data/grey16.{png,tif} "$2"

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use diptych::augment::{NAMED, Step};
+use diptych::data::transfer::suite::Suite;
+use diptych::data::transfer::{self, Metric, published};
 use diptych::error::Error;
 use diptych::method::NAMES;
 use diptych::overrides::flatten;
@@ -18,6 +20,7 @@ const VIEWS: &str = include_str!("../docs/views.md");
 const DATA: &str = include_str!("../docs/data.md");
 const FINETUNING: &str = include_str!("../docs/finetuning.md");
 const RUNNING: &str = include_str!("../docs/running.md");
+const TRANSFER: &str = include_str!("../docs/transfer.md");
 
 /// The rows of the table whose header begins so, as cells without backticks.
 fn table(text: &str, header: &str) -> Vec<Vec<String>> {
@@ -378,6 +381,42 @@ fn every_protocol_that_trains_is_told_with_its_batch_and_epochs() {
 }
 
 #[test]
+fn every_transfer_set_is_told_with_its_counts_and_metric() {
+    let thousands = |count: usize| match count {
+        1_000.. => format!("{},{:03}", count / 1_000, count % 1_000),
+        _ => count.to_string(),
+    };
+    let told: Vec<Vec<String>> = table(TRANSFER, "| name | set |")
+        .into_iter()
+        .map(|row| [&row[..1], &row[2..]].concat())
+        .collect();
+    let mut expected = Vec::new();
+    for (name, classes, counts, metric) in published() {
+        let metric = match metric {
+            Metric::Top1 => "top-1",
+            Metric::MeanPerClass => "mean per class",
+            Metric::VocMap => "11-point mAP",
+        };
+        let validation = counts.validation.map_or(String::new(), thousands);
+        let chosen = if validation.is_empty() { "a fifth of train" } else { "validation" };
+        let [classes, train, test] = [classes, counts.train, counts.test].map(thousands);
+        let row = [name, &classes, &train, &validation, &test, metric, chosen];
+        expected.push(row.map(str::to_owned).to_vec());
+    }
+    assert_eq!(told, expected);
+    let layouts = TRANSFER.split("```text").nth(1).unwrap().split("```").next().unwrap();
+    for name in transfer::NAMES {
+        assert!(layouts.contains(&format!("\n{name} ")), "the layout of `{name}` is not told");
+    }
+    let keys: Vec<String> =
+        table(TRANSFER, "| key | default | |").into_iter().map(|row| row[0].clone()).collect();
+    let wrong = Suite::parse("[[set]]\nwrong = 1", "".into()).unwrap_err().to_string();
+    let known = wrong.split("expected one of").nth(1).unwrap();
+    let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+    assert_eq!(keys, known);
+}
+
+#[test]
 fn every_target_of_make_that_is_named_exists() {
     let makefile = include_str!("../Makefile");
     let targets = makefile.lines().find_map(|line| line.strip_prefix(".PHONY: ")).unwrap();
@@ -452,7 +491,7 @@ fn every_setting_of_made_data_is_told() {
 
 #[test]
 fn every_guide_exists_and_every_recipe_that_is_named() {
-    let guides = [RECIPES, METHODS, VIEWS, RUNNING, DATA, FINETUNING];
+    let guides = [RECIPES, METHODS, VIEWS, RUNNING, DATA, FINETUNING, TRANSFER];
     for text in guides.into_iter().chain([include_str!("../README.md")]) {
         for name in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
             if name.starts_with("https://") {

@@ -20,7 +20,8 @@ use std::sync::Arc;
 mod folders;
 mod json;
 mod lists;
-mod mat;
+#[doc(hidden)]
+pub mod mat;
 mod matlab;
 #[cfg(test)]
 mod miniature;
@@ -43,6 +44,11 @@ pub const NAMES: [&str; SETS.len()] = {
     }
     names
 };
+
+/// Name, number of classes, images and metric of every set, as published.
+pub fn published() -> impl Iterator<Item = (&'static str, usize, Counts, Metric)> {
+    SETS.iter().map(|entry| (entry.name, entry.classes, entry.counts, entry.metric))
+}
 
 /// The number that is told of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

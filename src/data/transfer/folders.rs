@@ -125,7 +125,7 @@ const IMAGENETTE: [(&str, &str); 10] = [
     ("n03888257", "parachute"),
 ];
 
-/// Imagenette of any size: folders `train` and `val` of WordNet ids.
+/// Imagenette of any size: folders `train` and `val` of `WordNet` ids.
 pub(super) fn imagenette(place: &Place<'_>) -> Result<(Source, &'static str)> {
     let mut source = folder::open(&place.path.to_string_lossy(), &place.path)?;
     for class in &mut source.classes {
@@ -187,7 +187,7 @@ pub(super) fn store(set: &super::TransferSet, folder: &Path) -> Result<()> {
     if let Some(validation) = &set.validation {
         files.push(("val.txt", text(validation)?));
     }
-    files.push(("classes.txt", set.classes.iter().map(|name| format!("{name}\n")).collect()));
+    files.push(("classes.txt", set.classes.join("\n") + "\n"));
     for (name, text) in files {
         crate::files::replace_text(&folder.join(name), &text)?;
     }
@@ -269,7 +269,8 @@ mod tests {
 
     #[test]
     fn birdsnap_trains_on_what_is_not_listed() {
-        let set = of("birdsnap").open("birdsnap");
+        let tree = of("birdsnap");
+        let set = tree.open("birdsnap");
         assert_eq!(set.classes, ["Acadian_Flycatcher", "Zone-tailed_Hawk"]);
         let train = [
             ("Acadian_Flycatcher/1.jpg", 0),

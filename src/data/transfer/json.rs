@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn food_is_listed_by_class() {
-        let set = of("food101").open("food101");
+        let tree = of("food101");
+        let set = tree.open("food101");
         assert_eq!(set.classes, ["Waffles", "apple_pie"]);
         let train =
             [("Waffles/8.jpg", 0), ("apple_pie/1005649.jpg", 1), ("apple_pie/1026328.jpg", 1)];

@@ -114,9 +114,10 @@ fn folder_of(path: &Path) -> String {
 /// of `classes.txt`, which has one name a line. Paths may hold spaces; where they begin is for the caller to say.
 pub(super) fn plain(lists: &Path) -> Result<Lists> {
     let named = lists.join("classes.txt");
-    let known: Option<Vec<String>> = match named.is_file() {
-        true => Some(read(&named)?.lines().map(|line| line.trim().to_owned()).collect()),
-        false => None,
+    let known: Option<Vec<String>> = if named.is_file() {
+        Some(read(&named)?.lines().map(|line| line.trim().to_owned()).collect())
+    } else {
+        None
     };
     let split = |name: &str| -> Result<Vec<Item>> {
         let list = List::read(lists.join(name))?;
@@ -241,16 +242,16 @@ pub(super) fn cub_2011(place: &Place<'_>) -> Result<Lists> {
     let (mut train, mut test) = (Vec::new(), Vec::new());
     for (number, line) in images.lines() {
         let (id, path) = line.split_once(' ').unwrap_or((line, ""));
-        let found = |list: &BTreeMap<&str, &str>| {
-            let value = list.get(id)?.parse::<u32>().ok();
-            value.map(f64::from)
+        let label = labels.get(id).and_then(|label| from_one(label.parse().ok()?));
+        let side = match split.get(id) {
+            Some(&"1") => Some(&mut train),
+            Some(&"0") => Some(&mut test),
+            _ => None,
         };
-        let label = found(&labels).and_then(from_one);
-        let (Some(label), Some(is_train)) = (label, found(&split)) else {
+        let (Some(label), Some(side)) = (label, side) else {
             return Err(images.error(number, "names an image without a class or a split"));
         };
-        let item = Item::of(images.inside(number, path.trim())?, label);
-        if is_train == 1.0 { train.push(item) } else { test.push(item) }
+        side.push(Item::of(images.inside(number, path.trim())?, label));
     }
     let classes = list("classes.txt")?;
     let classes = numbered(&classes)?;
@@ -318,7 +319,8 @@ mod tests {
 
     #[test]
     fn textures_and_pets_are_read() {
-        let set = of("dtd").open("dtd");
+        let tree = of("dtd");
+        let set = tree.open("dtd");
         assert_eq!(set.classes, ["banded", "zigzagged"]);
         assert_eq!(seen(&set.train), expected(&[("banded/banded_0002.jpg", 0)]));
         let validation = expected(&[("zigzagged/zigzagged_2.jpg", 1)]);

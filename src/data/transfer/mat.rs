@@ -20,7 +20,7 @@ const MAX_DEPTH: usize = 8;
 
 /// The value of a variable.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub enum Value {
     /// Numbers of any type and shape, columns one behind the other.
     Numbers(Vec<f64>),
     /// One row of text.
@@ -61,7 +61,7 @@ impl Value {
 }
 
 /// The variables of a file, by name, in its order.
-pub(super) struct Variables {
+pub struct Variables {
     file: String,
     all: Vec<(String, Value)>,
 }
@@ -79,13 +79,21 @@ impl Variables {
                 "`{file}` is {size} bytes, more than the {MAX_FILE} accepted for a list in MATLAB's format"
             )));
         }
-        let all = parse(&read_file(path)?).map_err(|why| {
+        Self::parse(&read_file(path)?, &file)
+    }
+
+    /// Reads the bytes of a file; the name is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when they are damaged, unpack to too much, or are of MATLAB's newer format.
+    pub fn parse(bytes: &[u8], file: &str) -> Result<Self> {
+        let all = parse(bytes).map_err(|why| {
             Error::Data(format!(
                 "cannot read `{file}` as a MATLAB 5 file: {why}; plain lists `train.txt` and `test.txt` with lines \
                  `path label` in the folder of the data set do as well"
             ))
         })?;
-        Ok(Self { file, all })
+        Ok(Self { file: file.to_owned(), all })
     }
 
     /// The variable of a name.

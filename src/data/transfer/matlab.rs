@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn cars_are_told_by_records() {
-        let set = of("cars").open("cars");
+        let tree = of("cars");
+        let set = tree.open("cars");
         assert_eq!(set.metric, Metric::Top1);
         assert_eq!(set.classes[1..], ["Acura RL Sedan 2012", "Citroën Ë-C3 2020"]);
         let train = [
@@ -127,7 +128,8 @@ mod tests {
 
     #[test]
     fn the_large_list_of_flowers_is_the_test_set() {
-        let set = of("flowers102").open("flowers102");
+        let tree = of("flowers102");
+        let set = tree.open("flowers102");
         assert_eq!(set.metric, Metric::MeanPerClass);
         let image = |number: usize| format!("jpg/image_{number:05}.jpg");
         assert_eq!(
@@ -145,7 +147,8 @@ mod tests {
 
     #[test]
     fn dogs_are_told_by_cells_and_numbers() {
-        let set = of("stanford-dogs").open("stanford-dogs");
+        let tree = of("stanford-dogs");
+        let set = tree.open("stanford-dogs");
         assert_eq!(set.classes, ["Chihuahua", "Japanese_spaniel"]);
         let train = [
             ("n02085620-Chihuahua/n02085620_5927.jpg", 0),
