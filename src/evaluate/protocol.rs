@@ -84,6 +84,16 @@ pub struct Sweep {
     pub chosen: Option<f64>,
 }
 
+impl Details {
+    /// With the names of the classes that the rows of the table stand for.
+    #[must_use]
+    pub fn with_classes(mut self, classes: &[String]) -> Self {
+        let name = |class: usize| classes.get(class).cloned().unwrap_or_else(|| class.to_string());
+        self.classes = (0..self.confusion.len()).map(name).collect();
+        self
+    }
+}
+
 impl Finding {
     /// Of a classification: top-1, with top-5, mean per class and the confusion matrix beside it.
     pub fn of_ranks(ranks: &Ranks, seed: u64) -> Self {

@@ -110,13 +110,13 @@ pub fn describe(
         height: side,
         images: part.dataset.len(),
         interpolation: format!("{:?}", preprocess.interpolation).to_lowercase(),
-        layer: layer.name().to_owned(),
+        layer: layer.name(),
         mean: preprocess.mean,
         precision: "float32".to_owned(),
         preprocess: preprocess.id.clone(),
         split: format!("{}{cut}{labels}", part.role),
         std: preprocess.std,
-        weights: weights.hash(),
+        weights: weights.hash_of(layer),
         width: side,
     }
 }

@@ -24,6 +24,8 @@ pub struct Weights {
     pub method: Option<method::Config>,
     /// Tensors of what sat on it, `projector.…` and `classifier.…`, under their names.
     head: BTreeMap<String, Tensor>,
+    /// The projector it was trained with, if all of it is there.
+    projector: Option<Projector>,
     /// How images must be prepared, if the file says.
     pub preprocess: Option<Preprocess>,
     /// The file the weights came from.
@@ -41,41 +43,78 @@ pub struct Weights {
 
 /// Where features are taken; maps are averaged over their rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layer(Option<BlockGroup>);
+pub enum Layer {
+    /// The output of the stem or of a block group.
+    Block(BlockGroup),
+    /// The features behind the global average pool, which every image-level protocol uses.
+    H,
+    /// The output of a layer of the projector, counted from 1, behind its batch norm and `ReLU`.
+    Projector(u8),
+    /// The projections, not normalised.
+    Z,
+}
 
-/// Names of the layers, as in records and feature files.
-const LAYERS: [(&str, Option<BlockGroup>); 6] = [
-    ("h", None),
-    ("stem", Some(BlockGroup::Stem)),
-    ("block1", Some(BlockGroup::Group1)),
-    ("block2", Some(BlockGroup::Group2)),
-    ("block3", Some(BlockGroup::Group3)),
-    ("block4", Some(BlockGroup::Group4)),
+/// Names of the block groups, as in records and feature files.
+const BLOCKS: [(&str, BlockGroup); 5] = [
+    ("stem", BlockGroup::Stem),
+    ("block1", BlockGroup::Group1),
+    ("block2", BlockGroup::Group2),
+    ("block3", BlockGroup::Group3),
+    ("block4", BlockGroup::Group4),
 ];
 
 impl Layer {
-    /// The features behind the global average pool, which every image-level protocol uses.
-    pub const H: Self = Self(None);
-
-    /// A layer by its name: h, stem, block1 to block4.
+    /// A layer by its name: h, stem, block1 to block4, g1 (first layer of the projector) and so on, z.
     ///
     /// # Errors
     /// [`Error::Recipe`] listing the names.
     pub fn named(name: &str) -> Result<Self> {
-        let found = LAYERS.iter().find(|(known, _)| *known == name);
-        found.map(|(_, group)| Self(*group)).ok_or_else(|| {
-            let names = LAYERS.map(|(name, _)| name).join(", ");
-            Error::Recipe(format!("`--layer` must be one of {names}, found `{name}`"))
-        })
+        let block = BLOCKS.iter().find(|(known, _)| *known == name);
+        let place = name.strip_prefix('g').and_then(|number| number.parse().ok());
+        match (name, block, place) {
+            ("h", ..) => Ok(Self::H),
+            ("z", ..) => Ok(Self::Z),
+            (_, Some((_, group)), _) => Ok(Self::Block(*group)),
+            (_, _, Some(place @ 1..)) => Ok(Self::Projector(place)),
+            _ => {
+                let names = BLOCKS.map(|(name, _)| name).join(", ");
+                Err(Error::Recipe(format!(
+                    "`--layer` must be one of h, {names}, g1 (of the projector) and so on, z, found `{name}`"
+                )))
+            }
+        }
     }
 
     /// Its name.
-    pub fn name(self) -> &'static str {
-        LAYERS.iter().find(|(_, group)| *group == self.0).map_or("h", |(name, _)| name)
+    pub fn name(self) -> String {
+        match self {
+            Self::H => "h".to_owned(),
+            Self::Z => "z".to_owned(),
+            Self::Projector(place) => format!("g{place}"),
+            Self::Block(group) => {
+                let found = BLOCKS.iter().find(|(_, known)| *known == group);
+                found.map_or_else(String::new, |(name, _)| (*name).to_owned())
+            }
+        }
     }
 
-    fn group(self) -> Option<BlockGroup> {
-        self.0
+    /// Whether it lies behind the backbone.
+    pub fn is_of_head(self) -> bool {
+        matches!(self, Self::Projector(_) | Self::Z)
+    }
+}
+
+/// A projector with its weights.
+struct Projector {
+    head: Head,
+    parameters: Parameters,
+}
+
+impl Projector {
+    fn build(config: &HeadConfig, features: i64, seed: u64, device: Device) -> Result<Self> {
+        let mut parameters = Parameters::new(seed, device, Kind::Float);
+        let head = Head::build(&mut parameters.root().at("projector"), features, config)?;
+        Ok(Self { head, parameters })
     }
 }
 
@@ -126,13 +165,18 @@ impl Weights {
     /// [`Error::Recipe`] if the settings are out of range.
     pub fn untrained(&self, seed: u64) -> Result<Self> {
         let (backbone, parameters) = build(&self.config, seed, self.device)?;
+        let projector = self.projector().filter(|_| self.projector.is_some());
+        let projector = projector
+            .map(|config| Projector::build(&config, self.config.features(), seed, self.device))
+            .transpose()?;
         Ok(Self {
             backbone,
             parameters,
             device: self.device,
             config: self.config.clone(),
-            method: None,
+            method: self.method.clone(),
             head: BTreeMap::new(),
+            projector,
             preprocess: self.preprocess.clone(),
             file: PathBuf::from("untrained"),
             matched: 0,
@@ -167,7 +211,10 @@ impl Weights {
         let method = found.header.model.get("method").cloned();
         let method = method.map(serde_json::from_value).transpose().map_err(unreadable)?;
         let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
-        Ok(Self { run, method, history: found.header.journal.events, ..filled })
+        let history = found.header.journal.events;
+        let mut weights = Self { run, method, history, ..filled };
+        weights.projector = weights.stored_projector();
+        Ok(weights)
     }
 
     /// Weights with torchvision's names, bare or below `backbone.`, `encoder.` or `module.`; the network is read off
@@ -241,6 +288,7 @@ impl Weights {
             config,
             method: None,
             head,
+            projector: None,
             preprocess,
             file,
             matched,
@@ -266,6 +314,20 @@ impl Weights {
     pub fn projector(&self) -> Option<HeadConfig> {
         let settings = serde_json::to_value(self.method.as_ref()?).ok()?;
         serde_json::from_value(settings.get("projector")?.clone()).ok()
+    }
+
+    /// The projector with its weights, if all of it is among the tensors of the head.
+    fn stored_projector(&self) -> Option<Projector> {
+        let config = self.projector()?;
+        let there: usize = self.head.values().map(Tensor::numel).sum();
+        config.check("projector").ok()?;
+        // As with the backbone: a few bytes may ask for a head of any size.
+        if config.parameter_count(self.config.features()) > there as u64 {
+            return None;
+        }
+        let projector = Projector::build(&config, self.config.features(), 0, self.device).ok()?;
+        projector.parameters.load(&self.head).ok()?;
+        Some(projector)
     }
 
     /// The whole classifier, for a network that learns from it.
@@ -306,10 +368,18 @@ impl Weights {
         checkpoint::hash(self.parameters.all().iter().map(|p| (p.name.as_str(), &p.tensor)))
     }
 
+    /// The same over all that the features of a layer depend on: with the projector's for those behind it.
+    pub fn hash_of(&self, layer: Layer) -> String {
+        let head = self.projector.iter().filter(|_| layer.is_of_head());
+        let head = head.flat_map(|projector| projector.parameters.all());
+        let all = self.parameters.all().iter().chain(head);
+        checkpoint::hash(all.map(|p| (p.name.as_str(), &p.tensor)))
+    }
+
     /// Features `[n, D]` of `n` prepared images; see [`forward`].
     ///
     /// # Errors
-    /// Those of [`forward`].
+    /// Those of [`forward`]; [`Error::Weights`] for a layer of a projector that the model does not have.
     pub fn features(
         &self,
         pixels: &[u8],
@@ -317,11 +387,50 @@ impl Weights {
         preprocess: &Preprocess,
         layer: Layer,
     ) -> Result<Tensor> {
-        forward(&self.backbone, pixels, n, preprocess, layer, self.device, Kind::Float)
+        let backbone = |layer| {
+            forward(&self.backbone, pixels, n, preprocess, layer, self.device, Kind::Float)
+        };
+        if !layer.is_of_head() {
+            return backbone(layer);
+        }
+        let h = backbone(Layer::H)?.to_device(self.device);
+        self.behind(&h, layer)
+    }
+
+    /// h and, where the model has a projector, z of the images of [`Self::features`], from one pass.
+    ///
+    /// # Errors
+    /// Those of [`forward`].
+    pub fn h_and_z(&self, pixels: &[u8], n: usize, preprocess: &Preprocess) -> Result<Vec<Tensor>> {
+        let h = self.features(pixels, n, preprocess, Layer::H)?;
+        let z = self.projector.as_ref().map(|_| self.behind(&h.to_device(self.device), Layer::Z));
+        Ok([Some(h), z.transpose()?].into_iter().flatten().collect())
+    }
+
+    /// Features of a layer of the projector.
+    fn behind(&self, h: &Tensor, layer: Layer) -> Result<Tensor> {
+        let projector = self.projector.as_ref().ok_or_else(|| {
+            Error::Weights(format!(
+                "`{}` has no whole projector, which layer {} lies in; take `--layer h`",
+                self.file.display(),
+                layer.name()
+            ))
+        })?;
+        let mut taps =
+            tch::no_grad(|| projector.head.forward_taps(h, Phase::Evaluation)).into_iter();
+        let found = match layer {
+            Layer::Projector(place) => taps.nth(usize::from(place)),
+            _ => taps.next_back(),
+        };
+        let found = found.ok_or_else(|| {
+            let (file, layer) = (self.file.display(), layer.name());
+            Error::Recipe(format!("the projector of `{file}` has no layer {layer}"))
+        })?;
+        Ok(found.to_device(Device::Cpu))
     }
 }
 
-/// Features `[n, D]` of a layer, f32 on the CPU, of `n` prepared images, in evaluation mode. Each image is its bytes
+/// Features `[n, D]` of a layer of the backbone (h for any behind it), f32 on the CPU, of `n` prepared images, in evaluation mode. Each image is its bytes
 /// `[side, side, 3]` and behind them those of its constant channels, as [`super::features::extract`] hands them on.
 ///
 /// # Errors
@@ -361,12 +470,12 @@ pub fn forward(
                 with_constants(&images, &parts[1].to_device(device))
             }
         };
-        let h = match layer.group() {
-            None => backbone.forward(&images, Phase::Evaluation),
-            Some(group) => {
+        let h = match layer {
+            Layer::Block(group) => {
                 let maps = backbone.forward_features(&images, &[group], Phase::Evaluation);
                 maps[0].mean_dim([2, 3].as_slice(), false, None)
             }
+            _ => backbone.forward(&images, Phase::Evaluation),
         };
         Ok(h.to_kind(Kind::Float).to_device(Device::Cpu))
     })

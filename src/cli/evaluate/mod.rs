@@ -1,7 +1,11 @@
 //! `diptych evaluate`: a protocol's number, with everything that made it.
 
+mod probe;
+mod quality;
 mod settings;
 mod stored;
+mod subject;
+mod trained;
 
 use super::Answer;
 use anyhow::Result;
@@ -65,6 +69,55 @@ Settings (key=value): seed, threads, device, data.*; clusters.k, clusters.seeds,
 Settings (key=value): seed, seeds, threads, device, data.*; few_shot.ways, few_shot.shots, few_shot.queries, \
 few_shot.episodes, few_shot.distance")]
     FewShot(Arguments),
+    /// What h and z keep of a transformation: colour, rotation, noise, edges
+    #[command(after_help = "Examples:
+  diptych evaluate probe runs/a probe.epochs=5 data.limit=5000
+
+Settings (key=value): seed, seeds, threads, device, data.*; probe.questions, probe.hidden, probe.epochs, probe.batch_size, \
+probe.learning_rate, probe.weight_decay, probe.noise_std")]
+    Probe(Arguments),
+    /// Without labels: effective rank, uniformity, how steady features are under each augmentation
+    #[command(after_help = "Examples:
+  diptych evaluate quality runs/a
+  diptych evaluate quality runs/a/checkpoints/last.safetensors --data photos/
+
+Settings (key=value): seed, seeds, threads, device, data.*; quality.images, quality.t, quality.alpha, invariance.images")]
+    Quality(Arguments),
+    /// Training with labels on top of the model: all of it, or a linear layer, as a paper does it
+    #[command(after_help = "Examples:
+  diptych evaluate finetune runs/a --protocol semi-simclr data.label_fraction=0.01 seeds=3
+  diptych evaluate finetune runs/a --protocol moco --data cifar10/ epochs.all=20
+  diptych evaluate finetune runs/a --protocol transfer-ssl grid.learning_rates=[0.01]
+
+Protocols (--protocol): simclr, simclr-code, simclr-code-cifar, simclr-lars, moco, cld, ft-in100-r18, ft-in100-r50, ft-in1k, \
+simsiam, lightly, solo-in100, course (a linear layer on the frozen backbone); semi-simclr, semi-simclrv2, semi-cld, \
+finetune-lightly, transfer-simclr, transfer-simclr-random, transfer-ssl, ft-fine-grained (all weights)
+Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes, data.subset, data.label_fraction; \
+the protocol's own: epochs.all, batch_size, optimizer.*, schedule.*, grid.*; the run's: data.micro_batch_size, train.*
+
+The same command again goes on where it stopped.")]
+    Finetune(Trained),
+}
+
+/// What a protocol that trains is told.
+#[derive(clap::Args)]
+pub(super) struct Trained {
+    /// A run folder, a checkpoint, or a safetensors file with torchvision's names
+    model: PathBuf,
+    /// Settings to change, `key=value`
+    overrides: Vec<String>,
+    /// Labelled images [default: what the run was trained on]
+    #[arg(long)]
+    data: Option<String>,
+    /// Whose protocol
+    #[arg(long, default_value = "finetune-lightly")]
+    protocol: String,
+    /// How images are prepared for judging: imagenet, cifar, resize-S, center-S, ... [default: what the model file carries]
+    #[arg(long)]
+    preprocess: Option<String>,
+    /// The folder for the runs [default: trained/ in the run]
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 /// What a protocol on features is told.
@@ -83,7 +136,8 @@ pub(super) struct Arguments {
     /// How images are prepared: imagenet, cifar, resize-S, center-S, ... [default: what the model file carries]
     #[arg(long)]
     preprocess: Option<String>,
-    /// Which layer: h (the features), or stem, block1 ... block4, averaged over the map
+    /// Which layer: h (the features), z (the projections), g1 and so on (layers of the projector), or stem, block1 ...
+    /// block4, averaged over the map
     #[arg(long, default_value = "h")]
     layer: String,
     /// Measure raw pixels and untrained weights the same way
@@ -102,6 +156,9 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
         Command::Retrieval(arguments) => stored::run(arguments, settings::RETRIEVAL),
         Command::Clusters(arguments) => stored::run(arguments, settings::CLUSTERS),
         Command::FewShot(arguments) => stored::run(arguments, settings::FEW_SHOT),
+        Command::Probe(arguments) => probe::run(arguments),
+        Command::Quality(arguments) => quality::run(arguments),
+        Command::Finetune(arguments) => trained::run(arguments, &arguments.protocol),
     }
 }
 

@@ -3,6 +3,8 @@
 use anyhow::Result;
 use diptych::error::Error;
 use diptych::evaluate::logistic::Solver;
+use diptych::evaluate::probe::Probe;
+use diptych::evaluate::unlabelled::{Invariance, Unlabelled};
 use diptych::evaluate::{Clusters, FewShot, Knn, Linear, Logistic, Protocol, Retrieval, knn};
 use diptych::machine;
 use diptych::recipe::Recipe;
@@ -43,6 +45,12 @@ pub(super) struct Settings {
     pub clusters: Option<Clusters>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub few_shot: Option<FewShot>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Unlabelled>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invariance: Option<Invariance>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +88,9 @@ impl Settings {
             retrieval: None,
             clusters: None,
             few_shot: None,
+            probe: None,
+            quality: None,
+            invariance: None,
         }
     }
 

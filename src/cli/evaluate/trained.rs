@@ -3,6 +3,7 @@
 //! Each is a run like any other in a folder of its own, so one that is stopped goes on where it was.
 
 use super::settings::{Data, OPTIONAL, Settings};
+use super::subject::{by_name, of_all};
 use super::{Trained, choose_preprocess, describe, recipe_of};
 use crate::cli::monitor::{ProgressBar, location, open_subset};
 use crate::cli::{Answer, tell};
@@ -120,7 +121,7 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         .zip(&seeds)
         .map(|(outcome, seed)| finding(outcome, *seed))
         .collect();
-    let value = super::of_all(found.iter().map(|finding| &finding.value));
+    let value = of_all(found.iter().map(|finding| &finding.value));
     let first = &outcomes[0];
     let record = Record {
         protocol: id.to_owned(),
@@ -130,7 +131,7 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         interval_95: value.interval_95,
         repeats: (seeds.len() > 1)
             .then(|| Repeats::of(&seeds, found.iter().map(|it| it.value.value).collect())),
-        also: super::by_name(found.iter().map(|finding| &finding.also)),
+        also: by_name(found.iter().map(|finding| &finding.also)),
         baselines: BTreeMap::new(),
         settings: first.settings(),
         chosen: found[0].chosen.clone(),
@@ -145,7 +146,7 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
             class_list_hash: hash_classes(&source.classes),
         },
         weights: first.weights(&model.file.display().to_string(), model.matched),
-        layer: first_layer(&protocol, label_fraction.unwrap_or(1.0)),
+        layer: "h".to_owned(),
         preprocess: model.preprocess.as_ref().map_or(String::new(), |it| protocol.preprocess(it).id),
         seed: settings.seed,
         choice: "last".to_owned(),

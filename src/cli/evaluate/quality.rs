@@ -1,0 +1,99 @@
+//! `diptych evaluate quality`: what can be said of a representation without a label.
+
+use super::Arguments;
+use super::settings::Settings;
+use super::subject::{Judged, Subject};
+use crate::cli::Answer;
+use crate::cli::monitor::image_bar;
+use anyhow::Result;
+use diptych::data::Dataset;
+use diptych::evaluate::run::{Part, batch, features};
+use diptych::evaluate::unlabelled::{Invariance, Unlabelled, VERSION, variations};
+use diptych::evaluate::{Features, Finding, Measure};
+use serde_json::json;
+use std::sync::Arc;
+
+pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
+    let subject = Subject::open(arguments, |settings: &mut Settings| {
+        settings.quality = Some(Unlabelled::default());
+        settings.invariance = Some(Invariance::default());
+    })?;
+    let (mut findings, mut counts) = (Vec::new(), [0, 0, 0]);
+    for seed in subject.settings.all_seeds()? {
+        let images = images(&subject, seed)?;
+        let found = extracted(&subject, &images, seed)?;
+        counts = [0, found.len(), found.damaged.len()];
+        findings.push(finding(&subject, &images, &found, seed)?);
+    }
+    let settings = json!({
+        "quality": subject.settings.quality,
+        "invariance": subject.settings.invariance,
+    });
+    subject.answer(&Judged {
+        id: "quality".to_owned(),
+        version: VERSION,
+        settings,
+        findings,
+        baselines: Vec::new(),
+        counts,
+    })
+}
+
+/// The images that a protocol with labels would ask about; without such a split, those that are trained on.
+fn images(subject: &Subject, seed: u64) -> Result<Arc<dyn Dataset>> {
+    let selection = subject.selection(seed);
+    let source = &subject.source;
+    if source.splits.len() > 1 || selection.holdout > 0.0 {
+        return Ok(source.for_evaluation(&selection)?.1);
+    }
+    Ok(source.for_training(&selection)?)
+}
+
+fn extracted(subject: &Subject, images: &Arc<dyn Dataset>, seed: u64) -> Result<Features> {
+    let store = subject.weights.run.as_ref().map(|run| run.join("features"));
+    let (source, selection) = (&subject.source, subject.selection(seed));
+    let role = if source.splits.len() > 1 { "queries" } else { "images" };
+    let part = Part { dataset: Arc::clone(images), role, source, selection };
+    let Subject { weights, preprocess, layer, .. } = subject;
+    Ok(features(weights, preprocess, *layer, &part, store.as_deref(), &mut image_bar(role))?)
+}
+
+/// The effective rank; beside it the other scores, and how steady features are under each augmentation of the run.
+fn finding(
+    subject: &Subject,
+    images: &Arc<dyn Dataset>,
+    found: &Features,
+    seed: u64,
+) -> Result<Finding> {
+    let quality = subject.settings.quality.clone().unwrap_or_default();
+    let scores = quality.evaluate(found, seed)?;
+    let mut finding = Finding {
+        metric: "rank_me".to_owned(),
+        value: Measure::plain(scores.rank_me),
+        ..Finding::default()
+    }
+    .and("possible_rank", Measure::plain(scores.possible_rank as f64))
+    .and("uniformity", Measure::plain(scores.uniformity))
+    .and("mean_cosine", Measure::plain(scores.mean_cosine));
+    let Some(view) = subject.recipe.as_ref().and_then(|recipe| recipe.view.first()) else {
+        return Ok(finding);
+    };
+    let invariance = subject.settings.invariance.clone().unwrap_or_default();
+    let Subject { weights, preprocess, layer, .. } = subject;
+    let mut forward = |pixels: &[u8], n: usize| weights.features(pixels, n, preprocess, *layer);
+    let side = preprocess.size_px();
+    let steadiness = invariance.evaluate(
+        &mut forward,
+        images,
+        preprocess,
+        &variations(view, side),
+        batch(side),
+        seed,
+        &mut image_bar("augmented"),
+    )?;
+    for steady in steadiness {
+        let measure = steady.relative.unwrap_or(Measure::plain(1.0));
+        finding = finding.and(&format!("steady_{}", steady.name), measure);
+    }
+    Ok(finding)
+}

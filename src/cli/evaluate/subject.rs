@@ -1,0 +1,172 @@
+//! A model and the images it is judged on, and the record of what came of it.
+
+use super::settings::{Data, OPTIONAL, Settings};
+use super::{Arguments, choose_preprocess, recipe_of};
+use crate::cli::Answer;
+use crate::cli::monitor::{location, open_subset};
+use anyhow::Result;
+use diptych::augment::Preprocess;
+use diptych::data::{Selection, Source};
+use diptych::evaluate::record::hash_classes;
+use diptych::evaluate::run::{Part, parts};
+use diptych::evaluate::weights::{Layer, Weights};
+use diptych::evaluate::{DataUsed, Details, Finding, Measure, Record, Repeats, WeightsUsed};
+use diptych::recipe::Recipe;
+use diptych::{machine, overrides, report};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+use tch::Device;
+
+/// A model and the images it is judged on.
+pub(super) struct Subject {
+    pub recipe: Option<Recipe>,
+    pub settings: Settings,
+    pub source: Source,
+    pub weights: Weights,
+    pub preprocess: Preprocess,
+    pub layer: Layer,
+    device: Device,
+    hash: String,
+    out: Option<PathBuf>,
+    started: Instant,
+}
+
+/// What was measured, and on how many images.
+pub(super) struct Judged {
+    pub id: String,
+    pub version: u32,
+    pub settings: Value,
+    /// One for each seed.
+    pub findings: Vec<Finding>,
+    /// One for each seed, if asked for.
+    pub baselines: Vec<BTreeMap<String, Measure>>,
+    /// References, queries, damaged images of both.
+    pub counts: [usize; 3],
+}
+
+impl Subject {
+    /// Opens model and images; `table` puts the table of the protocol among the settings.
+    pub(super) fn open(arguments: &Arguments, table: fn(&mut Settings)) -> Result<Self> {
+        let started = Instant::now();
+        let layer = Layer::named(&arguments.layer)?;
+        let recipe = recipe_of(&arguments.model)?;
+        let mut settings = Settings::new(recipe.as_ref());
+        table(&mut settings);
+        let settings = overrides::apply(&settings, &arguments.overrides, &OPTIONAL)?;
+        let location = location(arguments.data.as_ref(), recipe.as_ref())?;
+        let Data { subset, classes, .. } = &settings.data;
+        let source = open_subset(&location, subset.as_ref(), classes)?;
+        tch::set_num_threads(settings.threads.max(1) as i32);
+        let device = machine::device(&settings.device)?;
+        let weights = Weights::load(&arguments.model, device)?;
+        let hash = weights.hash();
+        let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
+        let out = arguments.out.clone();
+        Ok(Self { recipe, settings, source, weights, preprocess, layer, device, hash, out, started })
+    }
+
+    /// Which images of each split are taken.
+    pub(super) fn selection(&self, seed: u64) -> Selection {
+        let Data { limit, holdout, label_fraction, .. } = self.settings.data;
+        Selection { limit, holdout, label_fraction, seed }
+    }
+
+    /// References and queries.
+    pub(super) fn parts(&self, seed: u64) -> Result<[Part<'_>; 2]> {
+        Ok(parts(&self.source, &self.selection(seed))?)
+    }
+
+    /// Writes the record and what belongs to it, and renews the report of the run.
+    pub(super) fn answer(&self, judged: &Judged) -> Result<Answer> {
+        let record = self.record(judged)?;
+        let run = self.weights.run.as_ref();
+        let folder = self.out.clone().or(run.map(|run| run.join("evaluations")));
+        let file = folder.as_ref().map(|folder| record.save(folder)).transpose()?;
+        if let Some(folder) = &folder {
+            record.save_details(folder, &self.named(&judged.findings[0].details))?;
+        }
+        if let Some(run) = run {
+            report::write(run)?;
+        }
+        let text = super::describe(&record, file.as_deref());
+        Ok(Answer { text, json: serde_json::to_value(&record)? })
+    }
+
+    fn record(&self, judged: &Judged) -> Result<Record> {
+        let Judged { findings, baselines, counts: [references, queries, damaged], .. } = judged;
+        let seeds = self.settings.all_seeds()?;
+        let value = of_all(findings.iter().map(|finding| &finding.value));
+        let values = findings.iter().map(|finding| finding.value.value).collect();
+        let (source, weights) = (&self.source, &self.weights);
+        let file = weights.file.display().to_string();
+        let used =
+            WeightsUsed::frozen(&file, self.hash.clone(), weights.hash(), weights.matched)?;
+        Ok(Record {
+            protocol: judged.id.clone(),
+            version: judged.version,
+            metric: findings[0].metric.clone(),
+            value: value.value,
+            interval_95: value.interval_95,
+            repeats: (findings.len() > 1).then(|| Repeats::of(&seeds, values)),
+            also: by_name(findings.iter().map(|finding| &finding.also)),
+            baselines: by_name(baselines.iter()),
+            settings: serde_json::from_value(judged.settings.clone())?,
+            chosen: findings[0].chosen.clone(),
+            data: DataUsed {
+                location: source.location.clone(),
+                format: source.format.clone(),
+                fingerprint: source.fingerprint.clone(),
+                references: *references,
+                queries: *queries,
+                damaged: *damaged,
+                classes: source.classes.len(),
+                class_list_hash: hash_classes(&source.classes),
+            },
+            weights: WeightsUsed {
+                unexpected: weights.left_over.clone(),
+                history: weights.history.clone(),
+                ..used
+            },
+            layer: self.layer.name(),
+            preprocess: self.preprocess.id.clone(),
+            seed: self.settings.seed,
+            choice: "last".to_owned(),
+            wall_seconds: (self.started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
+            device: machine::device_name(self.device),
+            threads: self.settings.threads,
+            diptych: env!("CARGO_PKG_VERSION").to_owned(),
+            revision: (!machine::REVISION.is_empty()).then(|| machine::REVISION.to_owned()),
+        })
+    }
+
+    /// Details with the names of the classes, where they have none of their own.
+    pub(super) fn named(&self, details: &Details) -> Details {
+        if details.classes.is_empty() {
+            details.clone().with_classes(&self.source.classes)
+        } else {
+            details.clone()
+        }
+    }
+}
+
+/// One measure of all seeds: their mean, or the measure itself with its interval if there is one seed only.
+pub(super) fn of_all<'a>(measures: impl Iterator<Item = &'a Measure>) -> Measure {
+    let measures: Vec<&Measure> = measures.collect();
+    if let [only] = measures[..] {
+        return only.clone();
+    }
+    let values: Vec<f64> = measures.iter().map(|measure| measure.value).collect();
+    Measure::plain(Repeats::mean(&values))
+}
+
+/// [`of_all`] for each name that the first seed has.
+pub(super) fn by_name<'a>(
+    seeds: impl Iterator<Item = &'a BTreeMap<String, Measure>>,
+) -> BTreeMap<String, Measure> {
+    let seeds: Vec<&BTreeMap<String, Measure>> = seeds.collect();
+    let of = |name: &String| of_all(seeds.iter().filter_map(|measures| measures.get(name)));
+    let names = seeds.first().into_iter().flat_map(|first| first.keys());
+    names.map(|name| (name.clone(), of(name))).collect()
+}
