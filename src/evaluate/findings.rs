@@ -187,7 +187,8 @@ impl Protocol for Retrieval {
         let least = found.at.iter().map(|at| at.k).min().unwrap_or(1);
         finding.metric = format!("recall_at_{least}");
         finding.value = finding.also.remove(&finding.metric).unwrap_or_default();
-        let curve = |of: fn(&retrieval::AtK) -> &Measure| found.at.iter().map(move |at| of(at).value);
+        let curve =
+            |of: fn(&retrieval::AtK) -> &Measure| found.at.iter().map(move |at| of(at).value);
         finding.details.sweeps.push(Sweep {
             setting: "k".to_owned(),
             measure: "recall and precision at k".to_owned(),

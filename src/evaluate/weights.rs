@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::method;
 use crate::method::distill::Teacher;
 use crate::model::resnet::{Architecture, ResNet, Stem};
-use crate::model::{BackboneConfig, BlockGroup, HeadConfig, Parameters, Phase};
+use crate::model::{BackboneConfig, BlockGroup, Head, HeadConfig, Parameters, Phase};
 use crate::train::checkpoint;
 use crate::train::journal::Event;
 use std::collections::BTreeMap;
@@ -387,9 +387,8 @@ impl Weights {
         preprocess: &Preprocess,
         layer: Layer,
     ) -> Result<Tensor> {
-        let backbone = |layer| {
-            forward(&self.backbone, pixels, n, preprocess, layer, self.device, Kind::Float)
-        };
+        let backbone =
+            |layer| forward(&self.backbone, pixels, n, preprocess, layer, self.device, Kind::Float);
         if !layer.is_of_head() {
             return backbone(layer);
         }

@@ -26,9 +26,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     for seed in subject.settings.all_seeds()? {
         let (references, queries) = subject.source.for_evaluation(&subject.selection(seed))?;
         counts = [references.len(), queries.len(), 0];
-        let mut forward = |pixels: &[u8], n: usize| {
-            subject.weights.h_and_z(pixels, n, &subject.preprocess)
-        };
+        let mut forward =
+            |pixels: &[u8], n: usize| subject.weights.h_and_z(pixels, n, &subject.preprocess);
         let images = [references.as_ref(), queries.as_ref()];
         let answered =
             probe.evaluate(&mut forward, &view, images, seed, &mut round_bar("probing"))?;

@@ -64,7 +64,18 @@ impl Subject {
         let hash = weights.hash();
         let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
         let out = arguments.out.clone();
-        Ok(Self { recipe, settings, source, weights, preprocess, layer, device, hash, out, started })
+        Ok(Self {
+            recipe,
+            settings,
+            source,
+            weights,
+            preprocess,
+            layer,
+            device,
+            hash,
+            out,
+            started,
+        })
     }
 
     /// Which images of each split are taken.
@@ -101,8 +112,7 @@ impl Subject {
         let values = findings.iter().map(|finding| finding.value.value).collect();
         let (source, weights) = (&self.source, &self.weights);
         let file = weights.file.display().to_string();
-        let used =
-            WeightsUsed::frozen(&file, self.hash.clone(), weights.hash(), weights.matched)?;
+        let used = WeightsUsed::frozen(&file, self.hash.clone(), weights.hash(), weights.matched)?;
         Ok(Record {
             protocol: judged.id.clone(),
             version: judged.version,

@@ -43,7 +43,9 @@ impl Asked {
             OPTIONAL.contains(&key) || general.iter().any(|(known, _)| known == key)
         };
         let of_recipe = |text: &String| {
-            ["train.", "data.", "backbone."].iter().any(|table| text.trim_start().starts_with(table))
+            ["train.", "data.", "backbone."]
+                .iter()
+                .any(|table| text.trim_start().starts_with(table))
         };
         let (mine, rest): (Vec<String>, Vec<String>) =
             arguments.overrides.iter().cloned().partition(is_general);
@@ -116,11 +118,8 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         outcomes.push(finetune.run(&stop, &mut |text| tell(text), &mut watch)?);
         tell(&format!("trained in {}", folder.display()));
     }
-    let found: Vec<Finding> = outcomes
-        .iter()
-        .zip(&seeds)
-        .map(|(outcome, seed)| finding(outcome, *seed))
-        .collect();
+    let found: Vec<Finding> =
+        outcomes.iter().zip(&seeds).map(|(outcome, seed)| finding(outcome, *seed)).collect();
     let value = of_all(found.iter().map(|finding| &finding.value));
     let first = &outcomes[0];
     let record = Record {
@@ -147,7 +146,10 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         },
         weights: first.weights(&model.file.display().to_string(), model.matched),
         layer: "h".to_owned(),
-        preprocess: model.preprocess.as_ref().map_or(String::new(), |it| protocol.preprocess(it).id),
+        preprocess: model
+            .preprocess
+            .as_ref()
+            .map_or(String::new(), |it| protocol.preprocess(it).id),
         seed: settings.seed,
         choice: "last".to_owned(),
         wall_seconds: (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
