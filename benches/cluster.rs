@@ -1,7 +1,7 @@
 //! K-means with its defaults (ten starts), beside scikit-learn's in turns where `PEER_PYTHON` has it: seconds, and how many
 //! times ours goes into theirs. Both are given two threads.
 //!
-//! The rows are of unit length and have no negative value, as features behind a ReLU: ten overlapping groups in a space
+//! The rows are of unit length and have no negative value, as features behind a rectifier: ten overlapping groups in a space
 //! whose directions matter less and less; in the case `noise`, none at all, which takes many more rounds.
 
 use diptych::cluster::KMeans;

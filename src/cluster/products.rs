@@ -227,8 +227,8 @@ pub(super) fn exact_distances(row: &[Lanes], others: &[Lanes], out: &mut [f64]) 
             add_squares(&row[at], &others[at], &mut sums);
         }
         let mut sum = 0.0;
-        for lane in 0..LANES {
-            sum += sums[lane];
+        for part in &sums {
+            sum += part;
         }
         out[other] = sum;
     }

@@ -70,7 +70,7 @@ struct Merge {
 /// Which of equal distances counts decides the tree, and among few grey levels many are equal. So chains begin at the
 /// first cluster that is left, a neighbour gives way only to a nearer one, the one before in the chain first of all, a
 /// union takes the higher of the two places, and the formula is that of Lance and Williams on distances that are not
-/// squared: all as in SciPy's `ward`, which scikit-learn calls.
+/// squared: all as in `scipy.cluster.hierarchy.ward`, which scikit-learn calls.
 fn merges(mut distances: Vec<f64>, n: usize) -> Vec<Merge> {
     let place = |one: usize, other: usize| {
         let (low, high) = (one.min(other), one.max(other));

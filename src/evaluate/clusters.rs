@@ -54,6 +54,9 @@ pub struct Scores {
     pub inertia: f64,
 }
 
+/// One of the scores.
+type Score = fn(&Scores) -> f64;
+
 /// What the protocol found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -157,7 +160,7 @@ impl Protocol for Clusters {
         let outcome = self.evaluate(queries, seed, progress)?;
         let plain = |value| Measure { value, interval_95: None };
         let mut also = BTreeMap::new();
-        let scores: [(&str, fn(&Scores) -> f64); 5] = [
+        let scores: [(&str, Score); 5] = [
             ("nmi", |scores| scores.nmi),
             ("ami", |scores| scores.ami),
             ("ari", |scores| scores.ari),
