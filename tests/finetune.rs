@@ -189,7 +189,7 @@ fn a_grid_is_chosen_on_validation_and_goes_on_where_it_was_killed() {
     let values: Vec<Option<f64>> = found.tried.iter().map(|tried| tried.value).collect();
     assert!(values[0].is_some() && values[1].is_some(), "{values:?}");
     assert_eq!(values[2..], [None, None], "a rate beyond all reason is told, not an error");
-    let best = if values[1] > values[0] { 1 } else { 0 };
+    let best = usize::from(values[1] > values[0]);
     assert_eq!(found.chosen, Some(found.tried[best].point));
     let settings = found.settings();
     assert_eq!(settings["grid"].as_array().unwrap().len(), 4);
