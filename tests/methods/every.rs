@@ -1,6 +1,6 @@
 //! What holds for every method with every set of plug-ins.
 
-use crate::made::{BATCH, Case, EPOCH, GROUP, at, cases, copied, differences, labels};
+use crate::made::{BATCH, CLASSES, Case, EPOCH, GROUP, at, cases, copied, differences, labels};
 use diptych::augment::{
     Batches, HostBatch, Loader, LoaderConfig, Order, Pipeline, ViewRecipe, Views,
 };
@@ -276,7 +276,10 @@ impl Method for Poisoned {
 fn a_step_that_is_left_out_moves_nothing() {
     let source = data::open("synthetic:scenes?train=40&test=12").unwrap();
     let dataset = source.for_training(&Selection::default()).unwrap();
+    // As many classes as the methods were built for.
     let labels = data::labels(dataset.as_ref());
+    let labels = labels
+        .map(|labels| labels.iter().map(|label| label % CLASSES as u32).collect::<Vec<u32>>());
     let sentinels = "epochs = 1\nmax_steps = 3\ncheckpoint_every_steps = 1\nthreads = 1\n\
         optimizer = { name = \"sgd\", learning_rate = 0.05, weight_decay = 0.0 }\n\
         schedule = { name = \"constant\" }\nsentinels = { non_finite = \"warn\" }";
