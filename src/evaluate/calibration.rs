@@ -174,7 +174,7 @@ mod tests {
         labels.into_iter().map(|label| label as u32).collect()
     }
 
-    /// `tests/golden/logistic.py`: a loop over bins, and SciPy's bounded minimiser.
+    /// `tests/golden/logistic.py`: a loop over bins, and `SciPy`'s bounded minimiser.
     #[test]
     fn error_loss_and_temperature_are_those_of_a_plain_script() {
         let expected: Vec<f64> = golden("calibration").try_into().unwrap();

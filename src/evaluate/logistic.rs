@@ -640,7 +640,7 @@ mod tests {
         }
     }
 
-    /// `tests/golden/logistic.py`: SciPy's L-BFGS-B, each penalty from where the last one stopped.
+    /// `tests/golden/logistic.py`: `SciPy`'s L-BFGS-B, each penalty from where the last one stopped.
     #[test]
     fn the_reference_takes_the_steps_of_l_bfgs_b() {
         let (h, target) = (golden("h"), Target::One(golden("y")));

@@ -250,6 +250,7 @@ fn nearer(a: f64, b: f64, to: f64) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "steps are handed on as they are")]
 mod tests {
     use super::*;
 
