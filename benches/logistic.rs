@@ -4,7 +4,7 @@
 //! [--every K] [--start zeros|warm]`. The peer's Python needs scikit-learn and safetensors; without it the ratio is left
 //! out. With `--every 4` the peer fits every fourth penalty only and its time is scaled to 45.
 //!
-//! Features are made like those behind a ReLU: class means and noise of a falling spectrum in 64 dimensions, mixed into D
+//! Features are made like those behind a rectifier: class means and noise of a falling spectrum in 64 dimensions, mixed into D
 //! channels of differing scale, cut at zero. Times are of the sweep alone, ours with all preparation. Beside wall time
 //! stands processor time, which says more on a machine that is not quiet.
 

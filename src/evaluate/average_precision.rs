@@ -405,8 +405,8 @@ pub(super) mod tests {
             mean_average_precision(AveragePrecision::Plain, difficult, &scores, &labels, 1).unwrap()
         };
         let found = mean(Difficult::Ignore);
-        assert_eq!(found.classes, [Some((1.0 + 2.0 / 3.0) / 2.0), Some(1.0)]);
-        assert_eq!(mean(Difficult::Negative).classes[0], Some((0.5 + 0.5) / 2.0));
+        assert_eq!(found.classes, [Some(f64::midpoint(1.0, 2.0 / 3.0)), Some(1.0)]);
+        assert_eq!(mean(Difficult::Negative).classes[0], Some(0.5));
         let [low, high] = found.mean.interval_95.unwrap();
         assert!(low < found.mean.value && found.mean.value <= high && high <= 1.0);
         assert_eq!(found, mean(Difficult::Ignore));

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::shape;
 use lbfgs::Rule;
+use line_search::Tolerance;
 use objective::Target;
 use serde::{Deserialize, Serialize};
 use sweep::{Chain, Fit};
@@ -55,6 +56,30 @@ pub enum Solver {
     /// sum of at most 1e-4, or a relative decrease of at most 2.2e-9. Small penalties are far from converged then, so the
     /// limit is part of the result. Many classes at once are a softmax of two each, which begins at the class before.
     Reference,
+}
+
+impl Solver {
+    fn rule(self, images: i64) -> Rule {
+        match self {
+            Self::Converged => Rule {
+                gradient: 1e-5 * images as f64,
+                gap: Some(1e-6),
+                // Only where nothing is left but rounding.
+                decrease: 1e-9,
+                patience: 20,
+                tolerance: Tolerance { narrow: 1e-6, noise: 1e-7 },
+                iterations: 2_000,
+            },
+            Self::Reference => Rule {
+                gradient: 1e-4,
+                gap: None,
+                decrease: 2.2e-9,
+                patience: 1,
+                tolerance: Tolerance { narrow: 0.1, noise: 0.0 },
+                iterations: 100,
+            },
+        }
+    }
 }
 
 /// What the penalty is chosen by, and the result for images of one class each.
@@ -386,27 +411,15 @@ impl Logistic {
             _ => classes,
         };
         let state = state.filter(|state| state.size() == [rows, h.size()[1] + 1]);
+        let rule = self.solver.rule(h.size()[0]);
+        let rule = Rule { iterations: self.max_iterations.unwrap_or(rule.iterations), ..rule };
         match self.solver {
             Solver::Converged => {
-                let rule = Rule {
-                    gradient: 1e-5 * h.size()[0] as f64,
-                    decrease: 1e-9,
-                    gap: Some(1e-6),
-                    narrow: 1e-6,
-                    iterations: self.max_iterations.unwrap_or(2_000),
-                };
                 let fits =
                     sweep::converged(h, target, classes, penalties, state.as_ref(), rule, done)?;
                 Ok((fits, Tensor::new()))
             }
             Solver::Reference => {
-                let rule = Rule {
-                    gradient: 1e-4,
-                    decrease: 2.2e-9,
-                    gap: None,
-                    narrow: 0.1,
-                    iterations: self.max_iterations.unwrap_or(100),
-                };
                 let mut chain = Chain::new(h, target, classes, rule, state)?;
                 let mut fits = Vec::with_capacity(penalties.len());
                 for penalty in penalties {
@@ -625,15 +638,14 @@ mod tests {
         }
     }
 
-    /// `tests/golden/logistic.py`: SciPy's L-BFGS-B, each penalty from where the last one stopped.
+    /// `tests/golden/logistic.py`: `SciPy`'s L-BFGS-B, each penalty from where the last one stopped.
     #[test]
     fn the_reference_takes_the_steps_of_l_bfgs_b() {
         let (h, target) = (golden("h"), Target::One(golden("y")));
         let mut state = None;
         for (at, (penalty, iterations)) in [(0.5, 6), (2.0, 4), (8.0, 100)].into_iter().enumerate()
         {
-            let rule =
-                Rule { gradient: 1e-4, decrease: 2.2e-9, gap: None, narrow: 0.1, iterations };
+            let rule = Rule { iterations, ..Solver::Reference.rule(300) };
             let mut chain = Chain::new(&h, &target, 4, rule, state).unwrap();
             let fit = chain.fit(penalty).unwrap();
             let expected = golden("chain").get(at as i64);
@@ -804,7 +816,7 @@ mod tests {
         let set = golden_set();
         let (queries, references) = ((&set, &presence(None)), (&set, &presence(None)));
         for solver in [Solver::Converged, Solver::Reference] {
-            let settings = Logistic { solver, max_iterations: Some(60), ..Logistic::default() };
+            let settings = Logistic { solver, max_iterations: Some(5), ..Logistic::default() };
             let found = settings
                 .evaluate_multi_label(queries, references, None, 1, &mut |_, _| ())
                 .unwrap();

@@ -4,7 +4,7 @@
 //! initial inverse Hessian and the line search of [`super::line_search`]. Without a preconditioner, first step, memory,
 //! skipped updates, restarts and stopping are those of L-BFGS-B 3.0 without bounds, and so are the iterates.
 
-use super::line_search::{Next, Search};
+use super::line_search::{Next, Search, Tolerance};
 use std::collections::VecDeque;
 use tch::Tensor;
 
@@ -18,11 +18,13 @@ pub(super) struct Rule {
     pub(super) gradient: f64,
     /// The decrease of one iteration, relative to the larger of 1 and the values, that is too small to go on.
     pub(super) decrease: f64,
+    /// How many iterations in a row must decrease no more than that.
+    pub(super) patience: usize,
     /// How far above its minimum the value may be, relative to it, by the quadratic model: half the Newton decrement.
     /// Asked for beside `gradient`; none asks nothing.
     pub(super) gap: Option<f64>,
-    /// How narrow an interval a line search goes down to, relative to its upper end.
-    pub(super) narrow: f64,
+    /// What line searches make of the limits of arithmetic.
+    pub(super) tolerance: Tolerance,
     /// Most iterations.
     pub(super) iterations: usize,
 }
@@ -74,6 +76,8 @@ pub(super) struct Lbfgs {
     search: Option<Search>,
     pairs: VecDeque<Pair>,
     iterations: usize,
+    /// Iterations in a row that decreased too little.
+    idle: usize,
     end: Option<End>,
 }
 
@@ -89,6 +93,7 @@ impl Lbfgs {
             search: None,
             pairs: VecDeque::new(),
             iterations: 0,
+            idle: 0,
             end: None,
         }
     }
@@ -132,7 +137,7 @@ impl Lbfgs {
         }
         let Some(search) = &mut self.search else {
             self.at = Some(found);
-            self.go_on(None);
+            self.go_on();
             return;
         };
         match search.tell(found.value, dot(&found.gradient, &self.direction)) {
@@ -157,8 +162,9 @@ impl Lbfgs {
         self.iterations += 1;
         let fallen = before.value - found.value;
         let scale = before.value.abs().max(found.value.abs()).max(1.0);
+        self.idle = if fallen / scale <= self.rule.decrease { self.idle + 1 } else { 0 };
         self.at = Some(found);
-        self.go_on(Some(fallen / scale));
+        self.go_on();
     }
 
     /// Forgets the memory and tries again; without memory there is nothing left to try.
@@ -167,12 +173,12 @@ impl Lbfgs {
             self.end = Some(End::Rounding);
         } else {
             self.pairs.clear();
-            self.go_on(None);
+            self.go_on();
         }
     }
 
     /// Stops, or chooses a direction and begins a search along it.
-    fn go_on(&mut self, decrease: Option<f64>) {
+    fn go_on(&mut self) {
         let Some(at) = &self.at else { return };
         let direction = self.descent(at);
         let slope = dot(&direction, &at.gradient);
@@ -180,7 +186,7 @@ impl Lbfgs {
         let close = self.rule.gap.is_none_or(|gap| -slope / 2.0 <= gap * at.value.abs());
         self.end = if small && close {
             Some(End::Gradient)
-        } else if decrease.is_some_and(|decrease| decrease <= self.rule.decrease) {
+        } else if self.idle >= self.rule.patience {
             Some(End::Decrease)
         } else if self.iterations >= self.rule.iterations {
             Some(End::Iterations)
@@ -196,7 +202,7 @@ impl Lbfgs {
         }
         let careful = self.iterations == 0 && at.preconditioner.is_none();
         let step = if careful { 1.0 / dot(&direction, &direction).sqrt() } else { 1.0 };
-        self.search = Some(Search::new(at.value, slope, step, self.rule.narrow));
+        self.search = Some(Search::new(at.value, slope, step, self.rule.tolerance));
         self.trial = &self.point + &direction * step;
         self.direction = direction;
     }
@@ -234,8 +240,14 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
 mod tests {
     use super::*;
 
-    const RULE: Rule =
-        Rule { gradient: 1e-8, decrease: 0.0, gap: None, narrow: 0.1, iterations: 200 };
+    const RULE: Rule = Rule {
+        gradient: 1e-8,
+        decrease: 0.0,
+        patience: 1,
+        gap: None,
+        tolerance: Tolerance { narrow: 0.1, noise: 0.0 },
+        iterations: 200,
+    };
 
     fn run(
         function: impl Fn(&[f64]) -> (f64, Vec<f64>),
