@@ -85,9 +85,10 @@ fn a_subset_is_drawn_listed_and_told() {
         (&["--per-class", "51"], 3, "from 1 to 50"),
         (&["--list", "no/such/list"], 3, "cannot read image list"),
         (&["--fraction", "0.1", "--per-class", "3"], 2, "cannot be used with"),
-        (&["--fraction", "0.1", "--step"], 2, "--long-tail"),
+        (&["--fraction", "0.1", "--step"], 2, "cannot be used with"),
+        (&["--per-class", "3", "--largest", "9"], 2, "cannot be used with"),
+        (&["--classes", "3", "--step"], 2, "--long-tail"),
         (&["--seed", "3"], 2, "required"),
-        (&["--fraction", "0.1", "--out", "Cargo.toml"], 2, ""),
     ] {
         let found = subset(more);
         let text = String::from_utf8(found.stderr).unwrap();

@@ -35,10 +35,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "RHO", groups = ["what", "rule"])]
     long_tail: Option<f64>,
     /// Let the long tail fall once, half-way, to one RHO-th
-    #[arg(long, requires = "long_tail")]
+    // Where another rule is given, clap does not miss the long tail.
+    #[arg(long, requires = "long_tail", conflicts_with_all = ["fraction", "per_class", "list"])]
     step: bool,
     /// Images of the first class of the long tail [default: as many as all classes can follow]
-    #[arg(long, value_name = "N", requires = "long_tail")]
+    #[arg(long, value_name = "N", requires = "long_tail", conflicts_with_all = ["fraction", "per_class", "list"])]
     largest: Option<usize>,
     /// Only these classes: names set apart by commas, a file that lists them, or `imagenet100`
     #[arg(long, value_name = "NAMES", value_delimiter = ',', group = "what")]
