@@ -104,7 +104,6 @@ impl Protocol for Logistic {
         json!(self)
     }
 
-    /// Top-1, or mean per class where the penalty was chosen by that.
     fn measure(
         &self,
         queries: &Features,
@@ -114,6 +113,13 @@ impl Protocol for Logistic {
     ) -> Result<Finding> {
         let mut done = |at: usize, all: usize| progress(at as u64, all as u64);
         let outcome = self.evaluate(queries, references, None, seed, &mut done)?;
+        Ok(self.finding(&outcome, seed))
+    }
+}
+
+impl Logistic {
+    /// What of an outcome is told: top-1, or mean per class where the penalty was chosen by that.
+    pub fn finding(&self, outcome: &logistic::Outcome, seed: u64) -> Finding {
         let mut finding = Finding::of_ranks(&outcome.ranks, seed)
             .and("train_top1", outcome.training.top(1))
             .and("train_objective", Measure::plain(outcome.choice.fit.objective));
@@ -149,7 +155,7 @@ impl Protocol for Logistic {
                 chosen: Some(choice.lambda),
             });
         }
-        Ok(finding)
+        finding
     }
 }
 

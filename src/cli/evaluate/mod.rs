@@ -6,6 +6,7 @@ mod settings;
 mod stored;
 mod subject;
 mod trained;
+mod transfer;
 
 use super::Answer;
 use anyhow::Result;
@@ -97,6 +98,17 @@ the protocol's own: epochs.all, batch_size, optimizer.*, schedule.*, grid.*; the
 
 The same command again goes on where it stopped.")]
     Finetune(Trained),
+    /// Logistic regression on a table of other data sets, of whatever of it is on disk
+    #[command(after_help = "Examples:
+  diptych evaluate transfer runs/a --suite transfer.toml
+
+with a file such as
+  [[set]]
+  name = \"food101\"
+  path = \"/data/food-101\"
+
+Settings (key=value): seed, threads, device; logistic.*")]
+    Transfer(transfer::Transfer),
 }
 
 /// What a protocol that trains is told.
@@ -158,6 +170,7 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
         Command::FewShot(arguments) => stored::run(arguments, settings::FEW_SHOT),
         Command::Probe(arguments) => probe::run(arguments),
         Command::Quality(arguments) => quality::run(arguments),
+        Command::Transfer(arguments) => transfer::run(arguments),
         Command::Finetune(arguments) => trained::run(arguments, &arguments.protocol),
     }
 }

@@ -49,15 +49,26 @@ pub(super) struct Judged {
 impl Subject {
     /// Opens model and images; `table` puts the table of the protocol among the settings.
     pub(super) fn open(arguments: &Arguments, table: fn(&mut Settings)) -> Result<Self> {
+        Self::on(arguments, table, |recipe, settings| {
+            let location = location(arguments.data.as_ref(), recipe)?;
+            let Data { subset, classes, .. } = &settings.data;
+            Ok(open_subset(&location, subset.as_ref(), classes)?)
+        })
+    }
+
+    /// [`Self::open`] on images that are opened in another way.
+    pub(super) fn on(
+        arguments: &Arguments,
+        table: fn(&mut Settings),
+        source: impl FnOnce(Option<&Recipe>, &Settings) -> Result<Source>,
+    ) -> Result<Self> {
         let started = Instant::now();
         let layer = Layer::named(&arguments.layer)?;
         let recipe = recipe_of(&arguments.model)?;
         let mut settings = Settings::new(recipe.as_ref());
         table(&mut settings);
         let settings = overrides::apply(&settings, &arguments.overrides, &OPTIONAL)?;
-        let location = location(arguments.data.as_ref(), recipe.as_ref())?;
-        let Data { subset, classes, .. } = &settings.data;
-        let source = open_subset(&location, subset.as_ref(), classes)?;
+        let source = source(recipe.as_ref(), &settings)?;
         tch::set_num_threads(settings.threads.max(1) as i32);
         let device = machine::device(&settings.device)?;
         let weights = Weights::load(&arguments.model, device)?;
