@@ -816,7 +816,7 @@ mod tests {
         let set = golden_set();
         let (queries, references) = ((&set, &presence(None)), (&set, &presence(None)));
         for solver in [Solver::Converged, Solver::Reference] {
-            let settings = Logistic { solver, max_iterations: Some(5), ..Logistic::default() };
+            let settings = Logistic { solver, max_iterations: Some(30), ..Logistic::default() };
             let found = settings
                 .evaluate_multi_label(queries, references, None, 1, &mut |_, _| ())
                 .unwrap();
@@ -824,7 +824,7 @@ mod tests {
             assert_eq!(found.scores.size(), [300, 3]);
             // The queries are the references here.
             assert_eq!(found.training, found.precision.mean.value);
-            assert!(found.training > 0.7, "{solver:?} {}", found.training);
+            assert!(found.training > 0.6, "{solver:?} {}", found.training);
             let [low, high] = found.precision.mean.interval_95.unwrap();
             assert!(low < found.training && found.training < high);
         }
