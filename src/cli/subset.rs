@@ -72,12 +72,11 @@ impl Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let source = data::open(&arguments.source)?;
     let split = arguments.split.as_deref();
-    let list = match &arguments.list {
-        Some(path) => IndexList::read(path, &source, split)?,
-        None => {
-            let rule = arguments.rule();
-            IndexList::draw(&source, split, &arguments.classes, &rule, arguments.seed)?
-        }
+    let list = if let Some(path) = &arguments.list {
+        IndexList::read(path, &source, split)?
+    } else {
+        let rule = arguments.rule();
+        IndexList::draw(&source, split, &arguments.classes, &rule, arguments.seed)?
     };
     list.save(&arguments.out)?;
     let per_class = list.per_class(&source);

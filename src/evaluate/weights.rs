@@ -457,17 +457,22 @@ pub fn forward(
             3 + found - plain
         )));
     }
+    if wanted > 0 && pixels.len() != n * (plain + wanted) {
+        return Err(Error::Shape(format!(
+            "`pixels` must hold {n} times {plain} and {wanted} bytes, found {}",
+            pixels.len()
+        )));
+    }
     tch::no_grad(|| {
-        let images = match wanted {
-            0 => to_device(pixels, [n, side, side], mean, std, device, kind)?,
-            _ => {
-                let records = Tensor::from_slice(pixels).view([n as i64, -1]);
-                let parts = records.split_with_sizes([plain as i64, wanted as i64], 1);
-                let side = side as i64;
-                let bytes = parts[0].reshape([-1, side, side, 3]).to_device(device);
-                let images = normalize(&bytes, mean, std, kind);
-                with_constants(&images, &parts[1].to_device(device))
-            }
+        let images = if wanted == 0 {
+            to_device(pixels, [n, side, side], mean, std, device, kind)?
+        } else {
+            let records = Tensor::from_slice(pixels).view([n as i64, -1]);
+            let parts = records.split_with_sizes([plain as i64, wanted as i64], 1);
+            let side = side as i64;
+            let bytes = parts[0].reshape([-1, side, side, 3]).to_device(device);
+            let images = normalize(&bytes, mean, std, kind);
+            with_constants(&images, &parts[1].to_device(device))
         };
         let h = match layer {
             Layer::Block(group) => {
@@ -519,7 +524,8 @@ fn infer(tensors: &BTreeMap<String, Tensor>) -> Option<BackboneConfig> {
     };
     Some(BackboneConfig {
         width: *stem.first()? as f64 / 64.0,
-        input_channels: *stem.get(1)?,
+        // Fewer than three never fit, which loading says with the shapes.
+        input_channels: (*stem.get(1)?).max(3),
         stem: kind,
         ..BackboneConfig::new(name)
     })
