@@ -56,6 +56,9 @@ impl Protocol for knn::Sweep {
         let point = outcome.points[chosen.point].setting;
         let mut finding = Finding::of_ranks(&chosen.ranks, seed);
         finding.chosen = serde_json::from_value(json!(point)).unwrap_or_default();
+        if point.distance == knn::Distance::Euclidean {
+            finding.chosen.remove("temperature");
+        }
         finding.details.sweeps = self
             .distance
             .iter()

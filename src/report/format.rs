@@ -5,8 +5,11 @@ use serde_json::{Map, Value};
 /// Whether values of this metric are fractions of one, which are shown in percent.
 pub(super) fn is_fraction(metric: &str) -> bool {
     let last = metric.rsplit('/').next().unwrap_or(metric).trim_start_matches("train_");
-    let top = last.strip_prefix("top").is_some_and(|k| k.bytes().all(|byte| byte.is_ascii_digit()));
-    top || ["accuracy", "recall", "precision", "per_class"].iter().any(|word| last.contains(word))
+    let top = |word: &str| {
+        word.strip_prefix("top").is_some_and(|k| k.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let shares = ["accuracy", "recall", "precision", "per_class", "map_at"];
+    last.split('_').any(top) || shares.iter().any(|word| last.contains(word))
 }
 
 /// A value of this metric, with its unit.
@@ -158,8 +161,15 @@ mod tests {
 
     #[test]
     fn only_accuracies_are_shown_in_percent() {
-        for name in ["top1", "top5", "knn/top1", "train/contrastive_accuracy", "per_class_accuracy"]
-        {
+        for name in [
+            "top1",
+            "top5",
+            "knn/top1",
+            "train/contrastive_accuracy",
+            "per_class_accuracy",
+            "color_h_top1",
+            "map_at_r",
+        ] {
             assert!(is_fraction(name), "{name}");
         }
         for name in ["train/loss", "topology", "nmi", "train/top1/loss"] {

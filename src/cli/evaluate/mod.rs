@@ -217,6 +217,10 @@ fn describe(record: &Record, file: Option<&Path>) -> String {
         record.data.queries,
         record.data.references
     )];
+    for (name, measure) in &record.also {
+        let value = diptych::report::measured(name, measure.value);
+        lines.push(format!("  {}: {value}", name.replace('_', " ")));
+    }
     for (name, value) in &record.chosen {
         lines.push(format!("  chosen {name}: {value}"));
     }
