@@ -85,6 +85,41 @@ fn pre_train_judge_and_report() {
     assert_eq!(fs::read_dir(run.join("features")).unwrap().count(), stored, "features are reused");
     assert_eq!(fs::read_dir(run.join("evaluations")).unwrap().count(), 2);
 
+    // Every protocol that looks at the network or at stored features.
+    for (protocol, settings, metric) in [
+        ("logistic", &["logistic.max_iterations=20"][..], "top1"),
+        ("retrieval", &["retrieval.k=[1,5]"], "recall_at_1"),
+        ("clusters", &["clusters.seeds=2"], "nmi"),
+        ("few-shot", &["few_shot.ways=2", "few_shot.shots=1", "few_shot.queries=1"], "accuracy"),
+        ("quality", &["invariance.images=8"], "rank_me"),
+        (
+            "probe",
+            &["probe.epochs=1", "probe.hidden=8", "probe.questions=[\"noise\"]"],
+            "noise_h_top1",
+        ),
+        ("knn", &["seeds=2", "data.holdout=0.25"], "top1"),
+        ("finetune", &["epochs.all=1", "batch_size=32"], "top1"),
+    ] {
+        let found = json(&[&["evaluate", protocol, out, "threads=1"], settings].concat());
+        assert_eq!(found["metric"], metric, "{protocol}");
+        assert!(found["value"].is_f64(), "{protocol}: {found}");
+        if protocol == "knn" {
+            let values = found["repeats"]["values"].as_array().unwrap();
+            let mean = values.iter().map(|value| value.as_f64().unwrap()).sum::<f64>() / 2.0;
+            assert!((found["value"].as_f64().unwrap() - mean).abs() < 1e-12, "{found}");
+        }
+        // All of them leave the backbone alone; fine-tuning moves a copy.
+        let frozen = found["weights"]["frozen"].as_bool().unwrap();
+        assert_eq!(frozen, protocol != "finetune", "{protocol}");
+        assert_eq!(found["weights"]["hash_before"], knn["weights"]["hash_before"]);
+    }
+    let z = json(&["evaluate", "knn", out, "--layer", "z", "knn.k=5"]);
+    assert_eq!(z["layer"], "z");
+    let (code, text) = failure(&["evaluate", "knn", out, "--layer", "g9"]);
+    assert!(code == 2 && text.contains("has no layer g9"), "{text}");
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("Images of a class (row)"), "the confusion matrix is shown");
+
     // A checkpoint by itself gives the same number as the run.
     let checkpoint = run.join("checkpoints/last.safetensors");
     let data = ["--data", "synthetic:scenes?train=96&test=48", "knn.k=20"];
@@ -326,8 +361,10 @@ fn the_small_commands_answer() {
     assert!(image::open(&picture).unwrap().width() > 200);
     let commands =
         ["pretrain", "embed", "evaluate", "views", "data", "recipes", "report", "doctor"];
-    let protocols = ["evaluate knn", "evaluate linear"];
-    for command in commands.iter().chain(&protocols) {
+    let protocols = ["knn", "linear", "logistic", "retrieval", "clusters", "few-shot", "finetune"];
+    let protocols = protocols.into_iter().chain(["probe", "quality", "transfer"]);
+    let protocols: Vec<String> = protocols.map(|name| format!("evaluate {name}")).collect();
+    for command in commands.into_iter().chain(protocols.iter().map(String::as_str)) {
         let mut output =
             diptych(&[&command.split(' ').collect::<Vec<_>>()[..], &["--help"]].concat());
         let help = String::from_utf8(output.output().unwrap().stdout).unwrap();

@@ -5,6 +5,7 @@ use super::{Answer, Finding, subset};
 use anyhow::Result;
 use diptych::data;
 use diptych::error::Error;
+use diptych::evaluate::duplicates::Duplicates;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -28,6 +29,20 @@ pub(super) enum Command {
         /// What `diptych data show` takes
         source: String,
     },
+    /// Finds images that are or nearly are others, within a split and across splits, from their pixels alone
+    #[command(after_help = "Examples:\n  \
+        diptych data duplicates cifar10/\n  \
+        diptych data duplicates photos/ --across --json > leakage.json")]
+    Duplicates {
+        /// What `diptych data show` takes
+        source: String,
+        /// Only across splits: what was trained on and is asked about
+        #[arg(long)]
+        across: bool,
+        /// Least correlation of two images that count as one, 0.5 to 1
+        #[arg(long, default_value_t = Duplicates::default().similarity)]
+        similarity: f64,
+    },
     /// Writes every image of a source to disk, with its label: made data as well as any other
     ///
     /// As WebDataset shards: `.png`, `.cls` with the label, `.json` with what was put into the image; `classes.txt` beside them.
@@ -50,6 +65,17 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
         Command::Show { source } => {
             let summary = data::summary(&data::open(source)?);
             Ok(Answer { text: summary.to_string(), json: serde_json::to_value(&summary)? })
+        }
+        Command::Duplicates { source, across, similarity } => {
+            let scan =
+                Duplicates { similarity: *similarity, within: !across, ..Duplicates::default() };
+            let bar = Mutex::new(image_bar("look"));
+            let found = scan.scan(&data::open(source)?, &|done, all| {
+                if let Ok(mut bar) = bar.lock() {
+                    bar(done, all);
+                }
+            })?;
+            Ok(Answer { text: found.to_string(), json: serde_json::to_value(&found)? })
         }
         Command::Subset(arguments) => subset::run(arguments),
         Command::Synthesize { source, out } => {

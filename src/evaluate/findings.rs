@@ -140,7 +140,7 @@ impl Logistic {
         if let Some(measure) = measure {
             let top1 = std::mem::replace(&mut finding.value, measure);
             finding = finding.and("top1", top1);
-            finding.metric = name.to_owned();
+            name.clone_into(&mut finding.metric);
         }
         let choice = &outcome.choice;
         finding.chosen.insert("lambda".to_owned(), json!(choice.lambda));

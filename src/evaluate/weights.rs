@@ -212,7 +212,7 @@ impl Weights {
         let method = method.map(serde_json::from_value).transpose().map_err(unreadable)?;
         let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
         let history = found.header.journal.events;
-        let mut weights = Self { run, method, history, ..filled };
+        let mut weights = Self { method, run, history, ..filled };
         weights.projector = weights.stored_projector();
         Ok(weights)
     }

@@ -8,7 +8,7 @@ use super::{Trained, choose_preprocess, describe, recipe_of};
 use crate::cli::monitor::{ProgressBar, location, open_subset};
 use crate::cli::{Answer, tell};
 use anyhow::Result;
-use diptych::data::Selection;
+use diptych::data::{Selection, Source};
 use diptych::error::Error;
 use diptych::evaluate::finetune::Metric;
 use diptych::evaluate::record::hash_classes;
@@ -21,7 +21,7 @@ use diptych::train::Observer;
 use diptych::train::stop::Stop;
 use diptych::{machine, overrides, report};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Version of what is done beside the protocol's own settings.
@@ -62,10 +62,10 @@ impl Asked {
 pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
     let started = Instant::now();
     let recipe = recipe_of(&arguments.model)?;
-    let Asked { settings, protocol, changes } =
-        Asked::new(arguments, id, &Settings::new(recipe.as_ref()))?;
+    let asked = Asked::new(arguments, id, &Settings::new(recipe.as_ref()))?;
+    let Asked { settings, protocol, .. } = &asked;
     let seeds = settings.all_seeds()?;
-    let Data { limit, holdout, label_fraction, subset, classes } = &settings.data;
+    let Data { subset, classes, .. } = &settings.data;
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let source = open_subset(&location, subset.as_ref(), classes)?;
     if source.classes.is_empty() {
@@ -85,38 +85,14 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         Error::Recipe(format!("`{file}` is no run folder to write into; name one with --out"))
     })?;
     let stop = Stop::on_signals()?;
+    let train =
+        Train { asked: &asked, model: &model, file: &file, source: &source, parent: &parent };
     let mut outcomes = Vec::with_capacity(seeds.len());
     let mut counts = (0, 0);
     for seed in &seeds {
-        let selection = Selection {
-            limit: *limit,
-            holdout: *holdout,
-            label_fraction: *label_fraction,
-            seed: *seed,
-        };
-        let (references, queries) = source.for_evaluation(&selection)?;
-        counts = (references.len(), queries.len());
-        let folder = parent.join(name(id, *label_fraction, *seed));
-        let finetune = Finetune {
-            protocol: &protocol,
-            model: &model,
-            file: &file,
-            source: &source,
-            references: &references,
-            queries: &queries,
-            validation: None,
-            fraction: label_fraction.unwrap_or(1.0),
-            metric: Metric::Top1,
-            changes: &changes,
-            seed: *seed,
-            folder: &folder,
-        };
-        let mut watch = |name: &str, plan: &Plan| -> Vec<Box<dyn Observer>> {
-            tell(&format!("{name}: {} steps", plan.steps));
-            vec![Box::new(ProgressBar::new(plan.steps))]
-        };
-        outcomes.push(finetune.run(&stop, &mut |text| tell(text), &mut watch)?);
-        tell(&format!("trained in {}", folder.display()));
+        let (outcome, found) = train.once(id, *seed, &stop)?;
+        outcomes.push(outcome);
+        counts = found;
     }
     let found: Vec<Finding> =
         outcomes.iter().zip(&seeds).map(|(outcome, seed)| finding(outcome, *seed)).collect();
@@ -165,6 +141,47 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         report::write(run)?;
     }
     Ok(Answer { text: describe(&record, Some(&saved)), json: serde_json::to_value(&record)? })
+}
+
+/// What the runs of all seeds have in common.
+struct Train<'a> {
+    asked: &'a Asked,
+    model: &'a Weights,
+    file: &'a str,
+    source: &'a Source,
+    parent: &'a Path,
+}
+
+impl Train<'_> {
+    /// Trains and judges with one seed; how many images were trained on and judged.
+    fn once(&self, id: &str, seed: u64, stop: &Stop) -> Result<(Outcome, (usize, usize))> {
+        let Asked { settings, protocol, changes } = self.asked;
+        let Data { limit, holdout, label_fraction, .. } = settings.data;
+        let selection = Selection { limit, holdout, label_fraction, seed };
+        let (references, queries) = self.source.for_evaluation(&selection)?;
+        let folder = self.parent.join(name(id, label_fraction, seed));
+        let finetune = Finetune {
+            protocol,
+            model: self.model,
+            file: self.file,
+            source: self.source,
+            references: &references,
+            queries: &queries,
+            validation: None,
+            fraction: label_fraction.unwrap_or(1.0),
+            metric: Metric::Top1,
+            changes,
+            seed,
+            folder: &folder,
+        };
+        let mut watch = |name: &str, plan: &Plan| -> Vec<Box<dyn Observer>> {
+            tell(&format!("{name}: {} steps", plan.steps));
+            vec![Box::new(ProgressBar::new(plan.steps))]
+        };
+        let outcome = finetune.run(stop, &mut |text| tell(text), &mut watch)?;
+        tell(&format!("trained in {}", folder.display()));
+        Ok((outcome, (references.len(), queries.len())))
+    }
 }
 
 /// The folder of a run.

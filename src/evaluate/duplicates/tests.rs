@@ -115,10 +115,12 @@ fn quiet(settings: &Duplicates, source: &Source) -> Result<Report> {
     settings.scan(source, &|_, _| ())
 }
 
+type Way = fn(&Image) -> Image;
+
 #[test]
 fn made_near_duplicates_are_found_whatever_was_done() {
     let images = scenes(40, 64);
-    let ways: [(&str, fn(&Image) -> Image); 6] = [
+    let ways: [(&str, Way); 6] = [
         ("compressed", compressed),
         ("smaller", |image| resized(image, [0.0, 0.0, 1.0], 48)),
         ("larger", |image| resized(image, [0.0, 0.0, 1.0], 100)),
@@ -229,17 +231,4 @@ fn settings_out_of_range_and_a_source_without_images_are_errors() {
         assert!(matches!(quiet(&bad, &source), Err(Error::Recipe(_))));
     }
     assert!(matches!(quiet(&ok, &source), Err(Error::Data(_))));
-}
-
-#[test]
-fn tmp_cifar() {
-    let Ok(path) = std::env::var("TMP_SCAN") else { return };
-    let source = open(&path).unwrap();
-    let started = std::time::Instant::now();
-    let settings: Duplicates =
-        serde_json::from_str(&std::env::var("TMP_SETTINGS").unwrap()).unwrap();
-    let report = quiet(&settings, &source).unwrap();
-    eprintln!("{report}\n{:?}", started.elapsed());
-    std::fs::write(std::env::var("TMP_OUT").unwrap(), serde_json::to_string(&report).unwrap())
-        .unwrap();
 }
