@@ -138,9 +138,8 @@ fn made_near_duplicates_are_found_whatever_was_done() {
             quiet(&Duplicates { within: false, ..Duplicates::default() }, &source).unwrap();
         let right =
             report.pairs.iter().filter(|pair| pair.first.index == pair.second.index).count();
-        eprintln!("{name}: {right} of 12 found, {} pairs", report.pairs.len());
         assert_eq!(report.pairs.len(), right, "{name}: a pair that is none");
-        assert!(right >= 11, "{name}: {right} of 12");
+        assert_eq!(right, 12, "{name}");
         assert!(report.pairs.iter().all(|pair| !pair.exact && pair.across_splits()));
         assert!(report.counts[0].near == right && report.counts[0].exact == 0);
     }
@@ -229,17 +228,4 @@ fn settings_out_of_range_and_a_source_without_images_are_errors() {
         assert!(matches!(quiet(&bad, &source), Err(Error::Recipe(_))));
     }
     assert!(matches!(quiet(&ok, &source), Err(Error::Data(_))));
-}
-
-#[test]
-fn tmp_cifar() {
-    let Ok(path) = std::env::var("TMP_SCAN") else { return };
-    let source = open(&path).unwrap();
-    let started = std::time::Instant::now();
-    let settings: Duplicates =
-        serde_json::from_str(&std::env::var("TMP_SETTINGS").unwrap()).unwrap();
-    let report = quiet(&settings, &source).unwrap();
-    eprintln!("{report}\n{:?}", started.elapsed());
-    std::fs::write(std::env::var("TMP_OUT").unwrap(), serde_json::to_string(&report).unwrap())
-        .unwrap();
 }
