@@ -39,7 +39,12 @@ const SHOWN: usize = 10;
 ///
 /// Two images are near-duplicates when one, or a box of at least three quarters of its width and height, laid over the
 /// other correlates with it by `similarity`, and by `detail` once what varies slowly is taken away (a sky is a sky). Channels
-/// are centred and lengths taken out, so brightness, contrast and a colour cast do not count.
+/// are centred and lengths taken out, so brightness, contrast and a colour cast do not count; mirrored copies are not looked
+/// for.
+///
+/// The bounds are ours, set by eye: on CIFAR-10 they find 286 of the 10,000 test images in the training split, of which about
+/// one in twenty is another image (ships on a horizon); a lower `detail` adds such, a lower `similarity` finds more of the
+/// near-duplicates (Barz and Denzler 2020, arXiv:1902.00423, count 3.25 % with a network's help) and more that are none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Duplicates {

@@ -11,6 +11,7 @@ use crate::shape;
 use multiversion::multiversion;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::array;
 use tch::{Device, Kind, Tensor};
 
 /// What makes a reference near.
@@ -72,11 +73,14 @@ const HELD_BYTES: usize = 128 << 20;
 /// depends on the tile, the threads and the processor; exact values then decide among more than `k`.
 const SPARE: usize = 32;
 
+/// References whose exact values are computed together: 8 MB at 512 dimensions.
+const NEARBY: usize = 4_096;
+
 impl Tile {
-    /// 32 MB of keys at a time, and 128 MB each of references and of working memory.
+    /// 64 MB of keys at a time, and 128 MB each of references and of working memory.
     fn fitting(dimensions: usize, k: usize) -> Self {
         let pool = 2 * CANDIDATE_BYTES * k.saturating_add(SPARE).min(HELD_BYTES);
-        let queries = 1_024;
+        let queries = 2_048;
         Self {
             queries,
             references: 8_192,
@@ -198,20 +202,24 @@ impl Search {
                         });
                     }
                 }
-                pools.par_iter_mut().enumerate().for_each(|(query, pool)| {
-                    let query = group + query;
-                    let (row, norm) = (queries.row(query), queries.norms[query]);
-                    pool.close(limit, |reference| {
-                        let at = reference as usize - seen;
-                        match distance {
-                            Distance::Cosine => {
-                                (dot(row, part.row(at)) / (norm * part.norms[at])) as f32
-                            }
-                            // The nearest has the largest value.
-                            Distance::Euclidean => -squares(row, part.row(at)).sqrt() as f32,
-                        }
+                pools.par_iter_mut().for_each(|pool| pool.close(limit, seen as u32));
+                // All queries look at the same few references, which then stay in the cache.
+                for first in (0..part.len()).step_by(NEARBY) {
+                    let end = (seen + first + NEARBY).min(u32::MAX as usize) as u32;
+                    pools.par_iter_mut().enumerate().for_each(|(query, pool)| {
+                        let query = group + query;
+                        pool.settle(end, |rows| {
+                            exact(
+                                *distance,
+                                queries.row(query),
+                                queries.norms[query],
+                                part,
+                                rows,
+                                seen,
+                            )
+                        });
                     });
-                });
+                }
             }
         }
         self.seen += part.len();
@@ -316,7 +324,7 @@ impl Rows {
         let rows = rows.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
         rows.copy_data(&mut values, len * dimensions);
         let norms: Vec<f64> =
-            values.par_chunks(dimensions).map(|row| dot(row, row).sqrt().max(1e-12)).collect();
+            values.par_chunks(dimensions).map(|row| square(row).sqrt().max(1e-12)).collect();
         if !values.par_iter().all(|value| value.is_finite()) {
             return Err(Error::NonFinite(format!(
                 "the {side} features hold values that are infinite or not a number: the network \
@@ -368,7 +376,7 @@ impl Rows {
                     for (out, (value, centre)) in out.iter_mut().zip(row.iter().zip(centre)) {
                         *out = value - centre;
                     }
-                    let half = -0.5 * dot(out, out);
+                    let half = -0.5 * square(out);
                     *last = if side == Side::Query { 1.0 } else { half as f32 };
                 }
             }
@@ -383,33 +391,88 @@ impl Rows {
     }
 }
 
+/// True values of the references `rows`, of which the part's first is `seen`; larger is nearer.
+fn exact(
+    distance: Distance,
+    query: &[f32],
+    norm: f64,
+    part: &Rows,
+    rows: &[u32],
+    seen: usize,
+) -> Vec<f32> {
+    let query: Vec<f64> = query.iter().copied().map(f64::from).collect();
+    let of_row = |row: &u32| *row as usize - seen;
+    let mut values = Vec::with_capacity(rows.len());
+    // Several rows at once, so that the memory is waited for once. The last ones fill up with their last.
+    for some in rows.chunks(TOGETHER) {
+        let at: [usize; TOGETHER] = array::from_fn(|i| of_row(&some[i.min(some.len() - 1)]));
+        let sums = match distance {
+            Distance::Cosine => dots(&query, at.map(|at| part.row(at))),
+            Distance::Euclidean => squares(&query, at.map(|at| part.row(at))),
+        };
+        let values_of = sums.iter().zip(at).take(some.len()).map(|(sum, at)| match distance {
+            Distance::Cosine => (sum / (norm * part.norms[at])) as f32,
+            Distance::Euclidean => -sum.sqrt() as f32,
+        });
+        values.extend(values_of);
+    }
+    values
+}
+
+/// The squared length of a row in f64, summed in an order that depends on nothing but its dimensions.
+fn square(row: &[f32]) -> f64 {
+    let wide: Vec<f64> = row.iter().copied().map(f64::from).collect();
+    dots(&wide, [row; 1])[0]
+}
+
 const LANES: usize = 16;
+const TOGETHER: usize = 4;
 
-/// The scalar product in f64, summed in an order that depends on nothing but the length.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn dot(left: &[f32], right: &[f32]) -> f64 {
-    sum_in_lanes(left, right, |left, right| left * right)
-}
-
-/// The squared distance, likewise.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn squares(left: &[f32], right: &[f32]) -> f64 {
-    sum_in_lanes(left, right, |left, right| (left - right) * (left - right))
-}
-
+/// Scalar products in f64, each summed in an order that depends on nothing but the length. Plain loops, as in `sift`.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "so that it is compiled for the processor of its caller")]
-fn sum_in_lanes(left: &[f32], right: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let (whole_left, rest_left) = left.as_chunks::<LANES>();
-    let (whole_right, rest_right) = right.as_chunks::<LANES>();
-    for (left, right) in whole_left.iter().zip(whole_right) {
+fn summed<const ROWS: usize, const SQUARES: bool>(
+    query: &[f64],
+    rows: [&[f32]; ROWS],
+) -> [f64; ROWS] {
+    let mut lanes = [[0.0f64; LANES]; ROWS];
+    let whole = query.len() / LANES * LANES;
+    let mut first = 0;
+    while first < whole {
+        let left: &[f64; LANES] = query[first..].first_chunk().expect("a whole chunk is left");
+        for row in 0..ROWS {
+            let right: &[f32; LANES] =
+                rows[row][first..].first_chunk().expect("as long as the query");
+            for lane in 0..LANES {
+                let right = f64::from(right[lane]);
+                let difference = left[lane] - right;
+                lanes[row][lane] +=
+                    if SQUARES { difference * difference } else { left[lane] * right };
+            }
+        }
+        first += LANES;
+    }
+    let mut sums = [0.0; ROWS];
+    for row in 0..ROWS {
+        for at in whole..query.len() {
+            let right = f64::from(rows[row][at]);
+            let difference = query[at] - right;
+            lanes[row][at - whole] +=
+                if SQUARES { difference * difference } else { query[at] * right };
+        }
         for lane in 0..LANES {
-            lanes[lane] += term(f64::from(left[lane]), f64::from(right[lane]));
+            sums[row] += lanes[row][lane];
         }
     }
-    for (lane, (left, right)) in lanes.iter_mut().zip(rest_left.iter().zip(rest_right)) {
-        *lane += term(f64::from(*left), f64::from(*right));
-    }
-    lanes.iter().sum()
+    sums
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn dots<const ROWS: usize>(query: &[f64], rows: [&[f32]; ROWS]) -> [f64; ROWS] {
+    summed::<ROWS, false>(query, rows)
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn squares<const ROWS: usize>(query: &[f64], rows: [&[f32]; ROWS]) -> [f64; ROWS] {
+    summed::<ROWS, true>(query, rows)
 }

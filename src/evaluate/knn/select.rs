@@ -1,7 +1,6 @@
 //! Which of many keys are largest: the part of a neighbour search that is no matrix product.
 
 use multiversion::multiversion;
-use std::mem;
 
 /// Keys looked at together, and those looked at again where there is something among them.
 const RUN: usize = 64;
@@ -11,6 +10,8 @@ const PIECE: usize = 16;
 /// the lower row is nearer.
 type Packed = u64;
 
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "so that it is compiled for the processor of its caller")]
 fn pack(key: f32, row: u32) -> Packed {
     let bits = key.to_bits();
     // Negative floats fall as their bits rise.
@@ -46,13 +47,21 @@ pub(super) struct Pool {
     len: usize,
     /// Only keys above it can still be among the best: `limit` others, all of lower rows, do not lie below.
     floor: f32,
-    /// Those of the parts that are done, by row.
+    /// Those whose values are known, by row.
     found: Vec<Found>,
+    /// Rows of the others, when a part has ended.
+    waiting: Vec<u32>,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { kept: Vec::new(), len: 0, floor: f32::NEG_INFINITY, found: Vec::new() }
+        Self {
+            kept: Vec::new(),
+            len: 0,
+            floor: f32::NEG_INFINITY,
+            found: Vec::new(),
+            waiting: Vec::new(),
+        }
     }
 }
 
@@ -68,22 +77,29 @@ impl Pool {
         sift(self, keys, first, limit);
     }
 
-    /// Ends a part: the `limit` best keys stay, and `exact` is asked for the values of those that came with it.
-    pub(super) fn close(&mut self, limit: usize, exact: impl Fn(u32) -> f32) {
+    /// Ends a part, whose rows begin with `first`: the `limit` best keys stay.
+    pub(super) fn close(&mut self, limit: usize, first: u32) {
         if self.len > limit {
             self.cut(limit);
         }
         self.kept.truncate(self.len);
         self.kept.shrink_to_fit();
-        let known = mem::take(&mut self.found);
-        let value = |row: u32| match known.binary_search_by_key(&row, |found| found.row) {
-            Ok(at) => known[at].value,
-            Err(_) => exact(row),
-        };
         let mut rows: Vec<u32> = self.kept.iter().map(|packed| row_of(*packed)).collect();
-        // Also the order in which memory is read.
         rows.sort_unstable();
-        self.found = rows.into_iter().map(|row| Found { row, value: value(row) }).collect();
+        self.waiting = rows.split_off(rows.partition_point(|row| *row < first));
+        // Both ascend, and every older row was found when its part ended.
+        let mut older = rows.iter().peekable();
+        self.found.retain(|found| older.next_if_eq(&&found.row).is_some());
+        self.found.reserve_exact(self.waiting.len());
+    }
+
+    /// Asks for the exact values of what the part that was closed last brought, up to row `end`. Ends must ascend.
+    pub(super) fn settle(&mut self, end: u32, exact: impl Fn(&[u32]) -> Vec<f32>) {
+        let later = self.waiting.split_off(self.waiting.partition_point(|row| *row < end));
+        let values = exact(&self.waiting);
+        let found = self.waiting.iter().zip(values);
+        self.found.extend(found.map(|(row, value)| Found { row: *row, value }));
+        self.waiting = later;
     }
 
     /// The `k` nearest by exact value, nearest first, of equal ones the lower row.
@@ -105,24 +121,26 @@ impl Pool {
     }
 }
 
+// Plain loops: a closure would be compiled for this processor, the iterator that calls it for any, and neither put into
+// the other.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn sift(pool: &mut Pool, keys: &[f32], first: u32, limit: usize) {
     for (run, keys) in keys.chunks(RUN).enumerate() {
         let floor = pool.floor;
         // Mostly none once the floor has risen, and fast to find out.
-        if keys.iter().map(|key| u32::from(*key > floor)).sum::<u32>() == 0 {
+        if !any_above(keys, floor) {
             continue;
         }
         for (piece, keys) in keys.chunks(PIECE).enumerate() {
-            if keys.iter().map(|key| u32::from(*key > floor)).sum::<u32>() == 0 {
+            if !any_above(keys, floor) {
                 continue;
             }
             let row = first + (run * RUN + piece * PIECE) as u32;
             let room = &mut pool.kept[pool.len..pool.len + keys.len()];
             let mut taken = 0;
             // Written always, counted only if above: no branch that nobody can foresee.
-            for (row, key) in (row..).zip(keys) {
-                room[taken] = pack(*key, row);
+            for (offset, key) in keys.iter().enumerate() {
+                room[taken] = pack(*key, row + offset as u32);
                 taken += usize::from(*key > floor);
             }
             pool.len += taken;
@@ -131,6 +149,16 @@ fn sift(pool: &mut Pool, keys: &[f32], first: u32, limit: usize) {
             pool.cut(limit);
         }
     }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "so that it is compiled for the processor of its caller")]
+fn any_above(keys: &[f32], floor: f32) -> bool {
+    let mut above = 0;
+    for key in keys {
+        above |= u32::from(*key > floor);
+    }
+    above != 0
 }
 
 #[cfg(test)]
