@@ -120,7 +120,7 @@ def complaints(events, url):
 def hover(browser):
     """Points at the middle of the first chart; complains if no value appears there."""
     box = browser.value("""(() => {
-        const plot = document.querySelector(".plot");
+        const plot = document.querySelector(".plot[data-points]");
         if (!plot) return null;
         plot.scrollIntoView({ block: "center" });
         const { x, y, width, height } = plot.getBoundingClientRect();

@@ -101,7 +101,13 @@ impl Finding {
         if let Some(top5) = ranks.top5() {
             also.insert("top5".to_owned(), top5);
         }
-        Self { metric: "top1".to_owned(), value: ranks.top(1), also, ..Self::default() }
+        Self {
+            metric: "top1".to_owned(),
+            value: ranks.top(1),
+            also,
+            details: Details { confusion: ranks.confusion(), ..Details::default() },
+            ..Self::default()
+        }
     }
 
     /// With a further measure.

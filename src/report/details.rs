@@ -218,6 +218,16 @@ fn draw(sweep: &Sweep, metric: &str) -> Option<SweepFigure> {
     })
 }
 
+/// A number in a few characters: two digits, or a power of ten.
+fn rough(value: f64) -> String {
+    if (1e-3..1e4).contains(&value) {
+        let power = 10f64.powf(1.0 - value.log10().floor());
+        return significant((value * power).round() / power);
+    }
+    let text = format!("{value:.1e}");
+    text.replace(".0e", "e")
+}
+
 fn draw_on(
     root: &DrawingArea<SVGBackend, Shift>,
     curves: &[Vec<(f64, f64)>],
@@ -227,7 +237,7 @@ fn draw_on(
     fraction: bool,
     chosen: Option<f64>,
 ) -> Drawn<()> {
-    let across = |at: &f64| significant(if logarithmic { 10f64.powf(*at) } else { *at });
+    let across = |at: &f64| if logarithmic { rough(10f64.powf(*at)) } else { significant(*at) };
     let mut chart = frame(root, range, (low, high), &across, fraction)?;
     if let Some(at) = chosen {
         chart.draw_series(LineSeries::new([(at, low), (at, high)], AXIS))?;
@@ -238,4 +248,23 @@ fn draw_on(
         chart.draw_series(curve.iter().map(|point| Circle::new(*point, 9, color.filled())))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rough;
+
+    #[test]
+    fn ticks_of_logarithmic_axes_are_short() {
+        for (value, text) in [
+            (1e-5, "1e-5"),
+            (1e5, "1e5"),
+            (1.584_9, "1.6"),
+            (1.0, "1"),
+            (250.0, "250"),
+            (0.013, "0.013"),
+        ] {
+            assert_eq!(rough(value), text);
+        }
+    }
 }

@@ -63,7 +63,7 @@ function readable(plot) {
   });
 }
 
-for (const plot of document.querySelectorAll(".plot")) readable(plot);
+for (const plot of document.querySelectorAll(".plot[data-points]")) readable(plot);
 
 for (const button of document.querySelectorAll(".copy")) {
   button.addEventListener("click", async () => {
