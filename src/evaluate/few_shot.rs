@@ -166,7 +166,9 @@ impl FewShot {
         }
         if self.distance == Distance::Cosine {
             let norm = mean.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-12);
-            mean.iter_mut().for_each(|value| *value /= norm);
+            for value in &mut mean {
+                *value /= norm;
+            }
         }
         mean
     }

@@ -128,7 +128,9 @@ fn detail(values: &[f32]) -> Vec<f32> {
         }
     }
     let mean = details.iter().sum::<f32>() / details.len() as f32;
-    details.iter_mut().for_each(|value| *value -= mean);
+    for value in &mut details {
+        *value -= mean;
+    }
     details
 }
 

@@ -115,10 +115,13 @@ fn quiet(settings: &Duplicates, source: &Source) -> Result<Report> {
     settings.scan(source, &|_, _| ())
 }
 
+/// Something done to an image.
+type Way = fn(&Image) -> Image;
+
 #[test]
 fn made_near_duplicates_are_found_whatever_was_done() {
     let images = scenes(40, 64);
-    let ways: [(&str, fn(&Image) -> Image); 6] = [
+    let ways: [(&str, Way); 6] = [
         ("compressed", compressed),
         ("smaller", |image| resized(image, [0.0, 0.0, 1.0], 48)),
         ("larger", |image| resized(image, [0.0, 0.0, 1.0], 100)),

@@ -37,7 +37,9 @@ impl Fingerprint {
     pub(super) fn unit(&self) -> Vec<f32> {
         let (mut values, length) = self.centred();
         let factor = if self.is_flat() { 0.0 } else { 1.0 / length };
-        values.iter_mut().for_each(|value| *value *= factor);
+        for value in &mut values {
+            *value *= factor;
+        }
         values
     }
 

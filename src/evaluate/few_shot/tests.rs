@@ -90,7 +90,9 @@ fn draws_are_different_and_reach_everything() {
         for item in 0..200 {
             let mut stream = Stream::open(1, Purpose::Test, Scope::Item(item));
             let mut drawn = draw(&mut stream, n, count);
-            drawn.iter().for_each(|at| seen[*at] += 1);
+            for at in &drawn {
+                seen[*at] += 1;
+            }
             drawn.sort_unstable();
             drawn.dedup();
             assert_eq!(drawn.len(), count);

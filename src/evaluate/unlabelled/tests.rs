@@ -1,5 +1,7 @@
 //! Promises of the scores without labels.
 
+#![expect(clippy::float_cmp, reason = "exact where the arithmetic is")]
+
 use super::super::features::tests::made;
 use super::*;
 use crate::augment::{Preprocess, named};
@@ -95,6 +97,7 @@ fn the_seed_draws_which_pairs_count_when_there_are_many() {
 }
 
 /// A "network" that sees nothing but the mean colour: grey images and flips are nothing to it, colours are.
+#[expect(clippy::unnecessary_wraps, reason = "a forward pass may fail")]
 fn mean_colour(pixels: &[u8], images: usize) -> Result<Tensor> {
     let pixels = Tensor::from_slice(pixels).view([images as i64, -1, 3]).to_kind(Kind::Float);
     Ok(pixels.mean_dim(1i64, false, None) - 110.0)
