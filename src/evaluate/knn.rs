@@ -1,5 +1,7 @@
 //! Weighted k-nearest-neighbour classification, and the neighbour search that galleries and retrieval share with it.
 
+mod exact;
+mod rows;
 mod search;
 mod select;
 mod sweep;

@@ -115,6 +115,7 @@ fn quiet(settings: &Duplicates, source: &Source) -> Result<Report> {
     settings.scan(source, &|_, _| ())
 }
 
+/// Something done to an image.
 type Way = fn(&Image) -> Image;
 
 #[test]

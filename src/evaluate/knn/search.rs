@@ -5,14 +5,14 @@
 //! pool of a query: the k + SPARE best keys so far --f64, at the end of the part--> exact values --> k nearest
 //! ```
 
+use super::exact::exact;
+use super::rows::{Rows, Side};
 use super::select::{CANDIDATE_BYTES, Found, Pool};
 use crate::error::{Error, Result};
 use crate::shape;
-use multiversion::multiversion;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::array;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// What makes a reference near.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ impl Tile {
 ///
 /// Values are computed in f64 in a fixed order and rounded to f32 once, so neither parts nor tiles nor threads decide a
 /// tie; ties go to the lower row, counted over all parts. Memory holds one copy of the queries, `k + 32` candidates of 16
-/// bytes for each of them and distance, and at most 0.4 GB of parts, tiles and working memory.
+/// bytes for each of them and distance, and at most 0.5 GB of parts, tiles and working memory.
 #[derive(Debug)]
 pub struct Search {
     k: usize,
@@ -296,183 +296,4 @@ pub fn neighbours_by(
     let mut search = Search::new(queries, k, exclude_same.then_some(0), distances)?;
     search.add(references)?;
     search.finish()
-}
-
-/// Which operand of a product.
-#[derive(Clone, Copy, PartialEq)]
-enum Side {
-    Query,
-    Reference,
-}
-
-/// Rows in host memory as they are, and their lengths.
-#[derive(Debug)]
-struct Rows {
-    values: Vec<f32>,
-    /// At least 1e-12.
-    norms: Vec<f64>,
-    dimensions: usize,
-}
-
-impl Rows {
-    fn new(side: &str, rows: &Tensor) -> Result<Self> {
-        let (len, dimensions) = (rows.size()[0] as usize, rows.size()[1] as usize);
-        if dimensions == 0 {
-            return Err(Error::Shape(format!("{side} features have no dimensions")));
-        }
-        let mut values = vec![0.0; len * dimensions];
-        let rows = rows.detach().to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
-        rows.copy_data(&mut values, len * dimensions);
-        let norms: Vec<f64> =
-            values.par_chunks(dimensions).map(|row| square(row).sqrt().max(1e-12)).collect();
-        if !values.par_iter().all(|value| value.is_finite()) {
-            return Err(Error::NonFinite(format!(
-                "the {side} features hold values that are infinite or not a number: the network \
-                 diverged or its weights are damaged"
-            )));
-        }
-        Ok(Self { values, norms, dimensions })
-    }
-
-    fn len(&self) -> usize {
-        self.norms.len()
-    }
-
-    fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.dimensions..(row + 1) * self.dimensions]
-    }
-
-    fn mean(&self) -> Vec<f32> {
-        let mut sums = vec![0.0f64; self.dimensions];
-        for row in self.values.chunks(self.dimensions) {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
-        }
-        sums.iter().map(|sum| (sum / self.len().max(1) as f64) as f32).collect()
-    }
-
-    /// `count` rows from `first` on, as what a matrix product takes so that the nearest reference has the largest key:
-    /// unit rows for cosine; for Euclidean rows less a centre with one more column, since
-    /// `q·r − ‖r‖²/2 = (‖q‖² − ‖q − r‖²) / 2`.
-    fn operand(
-        &self,
-        distance: Distance,
-        side: Side,
-        first: usize,
-        count: usize,
-        centre: &[f32],
-    ) -> Result<Tensor> {
-        let width = self.dimensions + usize::from(distance == Distance::Euclidean);
-        let mut values = vec![0.0f32; count * width];
-        values.par_chunks_mut(width).enumerate().for_each(|(row, out)| {
-            let (norm, row) = (self.norms[first + row], self.row(first + row));
-            match distance {
-                Distance::Cosine => {
-                    for (out, value) in out.iter_mut().zip(row) {
-                        *out = (f64::from(*value) / norm) as f32;
-                    }
-                }
-                Distance::Euclidean => {
-                    let (last, out) = out.split_last_mut().expect("one more than dimensions");
-                    for (out, (value, centre)) in out.iter_mut().zip(row.iter().zip(centre)) {
-                        *out = value - centre;
-                    }
-                    let half = -0.5 * square(out);
-                    *last = if side == Side::Query { 1.0 } else { half as f32 };
-                }
-            }
-        });
-        // Only lengths beyond f32 can overflow what was finite.
-        if distance == Distance::Euclidean && values.par_iter().any(|value| !value.is_finite()) {
-            return Err(Error::NonFinite(
-                "features are too large for Euclidean distances (lengths beyond 1e19)".to_owned(),
-            ));
-        }
-        Ok(Tensor::from_slice(&values).view([count as i64, width as i64]))
-    }
-}
-
-/// True values of the references `rows`, of which the part's first is `seen`; larger is nearer.
-fn exact(
-    distance: Distance,
-    query: &[f32],
-    norm: f64,
-    part: &Rows,
-    rows: &[u32],
-    seen: usize,
-) -> Vec<f32> {
-    let query: Vec<f64> = query.iter().copied().map(f64::from).collect();
-    let of_row = |row: &u32| *row as usize - seen;
-    let mut values = Vec::with_capacity(rows.len());
-    // Several rows at once, so that the memory is waited for once. The last ones fill up with their last.
-    for some in rows.chunks(TOGETHER) {
-        let at: [usize; TOGETHER] = array::from_fn(|i| of_row(&some[i.min(some.len() - 1)]));
-        let sums = match distance {
-            Distance::Cosine => dots(&query, at.map(|at| part.row(at))),
-            Distance::Euclidean => squares(&query, at.map(|at| part.row(at))),
-        };
-        let values_of = sums.iter().zip(at).take(some.len()).map(|(sum, at)| match distance {
-            Distance::Cosine => (sum / (norm * part.norms[at])) as f32,
-            Distance::Euclidean => -sum.sqrt() as f32,
-        });
-        values.extend(values_of);
-    }
-    values
-}
-
-/// The squared length of a row in f64, summed in an order that depends on nothing but its dimensions.
-fn square(row: &[f32]) -> f64 {
-    let wide: Vec<f64> = row.iter().copied().map(f64::from).collect();
-    dots(&wide, [row; 1])[0]
-}
-
-const LANES: usize = 16;
-const TOGETHER: usize = 4;
-
-/// Scalar products in f64, each summed in an order that depends on nothing but the length. Plain loops, as in `sift`.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "so that it is compiled for the processor of its caller")]
-fn summed<const ROWS: usize, const SQUARES: bool>(
-    query: &[f64],
-    rows: [&[f32]; ROWS],
-) -> [f64; ROWS] {
-    let mut lanes = [[0.0f64; LANES]; ROWS];
-    let whole = query.len() / LANES * LANES;
-    let mut first = 0;
-    while first < whole {
-        let left: &[f64; LANES] = query[first..].first_chunk().expect("a whole chunk is left");
-        for row in 0..ROWS {
-            let right: &[f32; LANES] =
-                rows[row][first..].first_chunk().expect("as long as the query");
-            for lane in 0..LANES {
-                let right = f64::from(right[lane]);
-                let difference = left[lane] - right;
-                lanes[row][lane] +=
-                    if SQUARES { difference * difference } else { left[lane] * right };
-            }
-        }
-        first += LANES;
-    }
-    let mut sums = [0.0; ROWS];
-    for row in 0..ROWS {
-        for at in whole..query.len() {
-            let right = f64::from(rows[row][at]);
-            let difference = query[at] - right;
-            lanes[row][at - whole] +=
-                if SQUARES { difference * difference } else { query[at] * right };
-        }
-        for lane in 0..LANES {
-            sums[row] += lanes[row][lane];
-        }
-    }
-    sums
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn dots<const ROWS: usize>(query: &[f64], rows: [&[f32]; ROWS]) -> [f64; ROWS] {
-    summed::<ROWS, false>(query, rows)
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn squares<const ROWS: usize>(query: &[f64], rows: [&[f32]; ROWS]) -> [f64; ROWS] {
-    summed::<ROWS, true>(query, rows)
 }
