@@ -3,11 +3,13 @@
 # are there, then the benches of single pieces. Results go to results/bench/; one that is there gives way to a whole new one
 # only.
 #
-# scripts/bench.sh [--quick] [PART...]   parts: speed loader memory limit accuracy, augment loss tiled optim cluster loss_memory
+# scripts/bench.sh [--quick] [PART...]   parts: speed loader memory limit accuracy, augment loss tiled optim cluster knn
+#                                          logistic loss_memory
 #
 # Without a part: all but accuracy. --quick: small runs to see that everything works; nothing is written.
 # CIFAR10, PHOTOGRAPHS: folders of pictures; without them, pictures are made. PEER_PYTHON: a Python that has lightly
-# (and scikit-learn, for cluster).
+# (and scikit-learn, for cluster and
+# logistic).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export DIPTYCH_BENCH_CIFAR10=${CIFAR10:-${DIPTYCH_BENCH_CIFAR10:-}}
@@ -31,12 +33,12 @@ for word; do
     case $word in
         --quick) quick=(--quick) ;;
         speed | loader | memory | limit | accuracy) proof+=("$word") ;;
-        augment | loss | tiled | optim | cluster | loss_memory) pieces+=("$word") ;;
+        augment | loss | tiled | optim | cluster | knn | logistic | loss_memory) pieces+=("$word") ;;
         *) echo "there is no part \`$word\`, see the head of scripts/bench.sh" >&2 && exit 2 ;;
     esac
 done
 if ((${#proof[@]} + ${#pieces[@]} == 0)); then
-    proof=(speed loader memory limit) pieces=(augment loss tiled optim cluster loss_memory)
+    proof=(speed loader memory limit) pieces=(augment loss tiled optim cluster knn logistic loss_memory)
 fi
 
 failed=()
@@ -50,7 +52,11 @@ fi
 for name in "${pieces[@]}"; do
     echo "== $name"
     options=("${quick[@]}")
-    [[ $name == loss_memory ]] && options=(${quick:+4096})
+    case $name in
+        loss_memory) options=(${quick:+4096}) ;;
+        knn) options=(${quick:+1000 5000 128 1}) ;;
+        logistic) options=(--every 4 ${quick:+--images 2000 --dimensions 64}) ;;
+    esac
     printf '%s\n\n' "$machine" > "$temporary/$name"
     if bench "$name" "${options[@]}" 2> "$temporary/errors" | tee -a "$temporary/$name"; then
         [[ ${quick:-} ]] && continue

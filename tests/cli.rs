@@ -83,7 +83,10 @@ fn pre_train_judge_and_report() {
     let linear = json(&["evaluate", "linear", out, "linear.epochs=5"]);
     assert_eq!(linear["protocol"], "linear-features");
     assert_eq!(fs::read_dir(run.join("features")).unwrap().count(), stored, "features are reused");
-    assert_eq!(fs::read_dir(run.join("evaluations")).unwrap().count(), 2);
+    for folder in ["evaluations", "evaluations/details"] {
+        let files = fs::read_dir(run.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(files.filter(|path| path.is_file()).count(), 2, "{folder}");
+    }
 
     // Every protocol that looks at the network or at stored features.
     for (protocol, settings, metric) in [
