@@ -17,7 +17,7 @@ const SHARD: usize = 10_000;
 /// Images encoded together.
 const CHUNK: usize = 256;
 
-/// What [`write`] left behind.
+/// What [`write()`] left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Written {
     /// Images that were written.
