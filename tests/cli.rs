@@ -116,6 +116,36 @@ fn pre_train_judge_and_report() {
         assert_eq!(frozen, protocol != "finetune", "{protocol}");
         assert_eq!(found["weights"]["hash_before"], knn["weights"]["hash_before"]);
     }
+    for (protocol, option) in [("probe", "--baselines"), ("quality", "--baselines")] {
+        let (code, text) = failure(&["evaluate", protocol, out, option]);
+        assert!(code == 2 && text.contains("has no `--baselines`"), "{text}");
+    }
+
+    // A table of transfer sets: one as plain lists, one that is not there.
+    let pets = folder.path().join("pets");
+    fs::create_dir(&pets).unwrap();
+    for (list, images) in [("train.txt", 0..20), ("test.txt", 20..28)] {
+        let line = |image: u8| {
+            let name = format!("{image}.png");
+            let color = image::Rgb([image % 4 * 9, 40 + 100 * (image % 2), 90]);
+            image::RgbImage::from_pixel(24, 20, color).save(pets.join(&name)).unwrap();
+            format!("{name} {}\n", image % 2)
+        };
+        fs::write(pets.join(list), images.map(line).collect::<String>()).unwrap();
+    }
+    let suite = folder.path().join("suite.toml");
+    let sets =
+        "[[set]]\nname = \"pets\"\npath = \"pets\"\n[[set]]\nname = \"dtd\"\npath = \"none\"\n";
+    fs::write(&suite, sets).unwrap();
+    let transfer = ["evaluate", "transfer", out, "--suite", suite.to_str().unwrap(), "threads=1"];
+    let found = json(&[&transfer[..], &["--preprocess", "resize-32"]].concat());
+    assert_eq!(found["sets"][0]["metric"], "mean_per_class");
+    assert_eq!(found["sets"][0]["data"]["queries"], 8);
+    assert_eq!(found["sets"][0]["value"], 1.0, "two colours are told apart: {found}");
+    assert_eq!(found["missing"][0]["name"], "dtd");
+    let (code, text) = failure(&[&transfer[..], &["seeds=2"]].concat());
+    assert!(code == 2 && text.contains("`seeds` does not go with"), "{text}");
+
     let z = json(&["evaluate", "knn", out, "--layer", "z", "knn.k=5"]);
     assert_eq!(z["layer"], "z");
     let (code, text) = failure(&["evaluate", "knn", out, "--layer", "g9"]);

@@ -171,6 +171,8 @@ pub struct Answered {
     pub layer: usize,
     /// The answers.
     pub ranks: Ranks,
+    /// References and queries that could not be read; they are left out.
+    pub damaged: [usize; 2],
 }
 
 /// Gives the features of prepared images `[n, side, side, 3]`, 8 bits: `[n, D]` for each layer that is asked about.
@@ -243,28 +245,29 @@ impl Probe {
         for (asked, question) in self.questions.iter().enumerate() {
             let views = Views::new(*question, view, self.noise_std, seed)?;
             let mut done = asked as u64 * self.epochs;
-            let layers = self.train(forward, &views, references, &mut || {
+            let (layers, unread) = self.train(forward, &views, references, &mut || {
                 done += 1;
                 progress(done, all);
             })?;
-            let judged = self.judge(forward, &views, queries, &layers)?;
-            let of = |(layer, ranks)| Answered { question: *question, layer, ranks };
+            let (judged, missed) = self.judge(forward, &views, queries, &layers)?;
+            let damaged = [unread, missed];
+            let of = |(layer, ranks)| Answered { question: *question, layer, ranks, damaged };
             answered.extend(judged.into_iter().enumerate().map(of));
         }
         Ok(answered)
     }
 
-    /// One classifier for each layer.
+    /// One classifier for each layer, and how many images could not be read.
     fn train(
         &self,
         forward: &mut Forward<'_>,
         views: &Views,
         images: &dyn Dataset,
         epoch_done: &mut dyn FnMut(),
-    ) -> Result<Vec<Classifier>> {
+    ) -> Result<(Vec<Classifier>, usize)> {
         let mut classifiers: Vec<Classifier> = Vec::new();
         let steps = self.epochs * images.len().div_ceil(self.batch_size) as u64;
-        let mut step = 0u64;
+        let (mut step, mut damaged) = (0u64, 0);
         for epoch in 0..self.epochs {
             let order = Stream::open(views.seed, Purpose::Evaluation, Scope::Item(epoch))
                 .permutation(images.len());
@@ -272,8 +275,10 @@ impl Probe {
                 let rate =
                     0.5 * self.learning_rate * (1.0 + (PI * step as f64 / steps as f64).cos());
                 step += 1;
+                damaged += batch.len();
                 let drawn = |index: usize, image: &Image| views.draw(epoch as u32, index, image);
                 let made = views.make(images, batch, drawn)?;
+                damaged -= made.answers.len();
                 if made.answers.is_empty() {
                     continue;
                 }
@@ -293,7 +298,7 @@ impl Probe {
         if classifiers.is_empty() {
             return Err(Error::Data("there are no readable images to train a probe on".to_owned()));
         }
-        Ok(classifiers)
+        Ok((classifiers, damaged / self.epochs as usize))
     }
 
     fn judge(
@@ -302,15 +307,17 @@ impl Probe {
         views: &Views,
         images: &dyn Dataset,
         classifiers: &[Classifier],
-    ) -> Result<Vec<Ranks>> {
+    ) -> Result<(Vec<Ranks>, usize)> {
         let answers = views.question.answers().len();
         let rounds = if views.question == Question::Color { 1 } else { answers };
         let mut found = vec![Ranks::none(answers, answers); classifiers.len()];
+        let mut damaged = 0;
         let all: Vec<usize> = (0..images.len()).collect();
         for round in 0..rounds {
             for batch in all.chunks(self.batch_size) {
                 let drawn = |index: usize, image: &Image| views.draw_for(round, index, image);
                 let made = views.make(images, batch, drawn)?;
+                damaged += batch.len() - made.answers.len();
                 if made.answers.is_empty() {
                     continue;
                 }
@@ -328,7 +335,7 @@ impl Probe {
         if found.iter().any(|ranks| ranks.labels.is_empty()) {
             return Err(Error::Data("there are no readable images to judge a probe on".to_owned()));
         }
-        Ok(found)
+        Ok((found, damaged / rounds))
     }
 }
 

@@ -160,6 +160,23 @@ pub(super) struct Arguments {
     out: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// Refuses options that a protocol has no use for, rather than not heeding them.
+    fn refuse(&self, protocol: &str, options: &[&str]) -> Result<()> {
+        let given = [
+            ("--protocol", self.protocol.is_some()),
+            ("--baselines", self.baselines),
+            ("--layer", self.layer != "h"),
+        ];
+        match given.iter().find(|(option, given)| *given && options.contains(option)) {
+            None => Ok(()),
+            Some((option, _)) => {
+                Err(Error::Recipe(format!("`evaluate {protocol}` has no `{option}`")).into())
+            }
+        }
+    }
+}
+
 pub(super) fn run(command: &Command) -> Result<Answer> {
     match command {
         Command::Knn(arguments) => stored::run(arguments, settings::KNN),

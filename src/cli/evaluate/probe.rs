@@ -19,18 +19,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let subject = Subject::open(arguments, |settings: &mut Settings| {
         settings.probe = Some(Probe::default());
     })?;
+    arguments.refuse("probe", &["--protocol", "--baselines", "--layer"])?;
     let probe = subject.settings.probe.clone().expect("it was just put there");
     let view = training_view(&subject)?;
     let mut findings = Vec::new();
     let mut counts = [0, 0, 0];
     for seed in subject.settings.all_seeds()? {
         let (references, queries) = subject.source.for_evaluation(&subject.selection(seed))?;
-        counts = [references.len(), queries.len(), 0];
         let mut forward =
             |pixels: &[u8], n: usize| subject.weights.h_and_z(pixels, n, &subject.preprocess);
         let images = [references.as_ref(), queries.as_ref()];
         let answered =
             probe.evaluate(&mut forward, &view, images, seed, &mut round_bar("probing"))?;
+        let [unread, missed] = answered[0].damaged;
+        counts = [references.len() - unread, queries.len() - missed, unread + missed];
         findings.push(finding(&answered));
     }
     let own = own(&subject, &probe);

@@ -18,6 +18,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         settings.quality = Some(Unlabelled::default());
         settings.invariance = Some(Invariance::default());
     })?;
+    arguments.refuse("quality", &["--protocol", "--baselines"])?;
     let (mut findings, mut counts) = (Vec::new(), [0, 0, 0]);
     for seed in subject.settings.all_seeds()? {
         let images = images(&subject, seed)?;
@@ -92,8 +93,10 @@ fn finding(
         &mut image_bar("augmented"),
     )?;
     for steady in steadiness {
-        let measure = steady.relative.unwrap_or(Measure::plain(1.0));
-        finding = finding.and(&format!("steady_{}", steady.name), measure);
+        // Where all images have the same features, nothing can be said.
+        if let Some(measure) = steady.relative {
+            finding = finding.and(&format!("steady_{}", steady.name), measure);
+        }
     }
     Ok(finding)
 }

@@ -108,6 +108,25 @@ impl Settings {
         tables.into_iter().flatten().next()
     }
 
+    /// Refuses what chooses or repeats a cut of the data, for protocols whose data have published splits.
+    pub(super) fn only_one_cut(&self) -> Result<()> {
+        let Data { limit, subset, label_fraction, .. } = &self.data;
+        let given = [
+            ("seeds", self.seeds != 1),
+            ("data.limit", limit.is_some()),
+            ("data.subset", subset.is_some()),
+            ("data.label_fraction", label_fraction.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((key, _)) => Err(Error::Recipe(format!(
+                "`{key}` does not go with `evaluate transfer`, whose sets have published splits; `limit` of a set in the \
+                 suite takes a part of it"
+            ))
+            .into()),
+        }
+    }
+
     /// The seeds.
     pub(super) fn all_seeds(&self) -> Result<Vec<u64>> {
         if self.seeds == 0 {

@@ -19,7 +19,7 @@ use diptych::experiment::finetune::{Finetune, Outcome};
 use diptych::recipe::protocol::Protocol;
 use diptych::train::Observer;
 use diptych::train::stop::Stop;
-use diptych::{machine, overrides, report};
+use diptych::{machine, method, overrides, report};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -121,7 +121,7 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
             class_list_hash: hash_classes(&source.classes),
         },
         weights: first.weights(&model.file.display().to_string(), model.matched),
-        layer: "h".to_owned(),
+        layer: layer(first),
         preprocess: model
             .preprocess
             .as_ref()
@@ -181,6 +181,14 @@ impl Train<'_> {
         let outcome = finetune.run(stop, &mut |text| tell(text), &mut watch)?;
         tell(&format!("trained in {}", folder.display()));
         Ok((outcome, (references.len(), queries.len())))
+    }
+}
+
+/// Where the linear layer sat.
+fn layer(outcome: &Outcome) -> String {
+    match &outcome.recipe.method {
+        method::Config::Classifier(config) => config.tap.into(),
+        _ => "h".to_owned(),
     }
 }
 

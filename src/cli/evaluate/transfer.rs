@@ -112,7 +112,10 @@ fn one(arguments: &Transfer, set: &TransferSet, variant: &'static Variant) -> Re
         baselines: false,
         out: arguments.out.clone(),
     };
-    let subject = Subject::on(&asked, variant.set, |_, _| Ok(set.source()))?;
+    let subject = Subject::on(&asked, variant.set, |_, settings| {
+        settings.only_one_cut()?;
+        Ok(set.source())
+    })?;
     let logistic = subject.settings.logistic.clone().expect("the variant has put it in place");
     let metric = match set.metric {
         Metric::MeanPerClass => Chosen::MeanPerClass,
