@@ -38,6 +38,68 @@ fn json(arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Every protocol that looks at the network or at stored features, on a run that k-NN has judged.
+fn every_protocol(out: &str, knn: &Value) {
+    for (protocol, settings, metric) in [
+        ("logistic", &["logistic.max_iterations=20"][..], "top1"),
+        ("retrieval", &["retrieval.k=[1,5]"], "recall_at_1"),
+        ("clusters", &["clusters.seeds=2"], "nmi"),
+        ("few-shot", &["few_shot.ways=2", "few_shot.shots=1", "few_shot.queries=1"], "accuracy"),
+        ("quality", &["invariance.images=8"], "rank_me"),
+        (
+            "probe",
+            &["probe.epochs=1", "probe.hidden=8", "probe.questions=[\"noise\"]"],
+            "noise_h_top1",
+        ),
+        ("knn", &["seeds=2", "data.holdout=0.25"], "top1"),
+        ("finetune", &["epochs.all=1", "batch_size=32"], "top1"),
+    ] {
+        let found = json(&[&["evaluate", protocol, out, "threads=1"], settings].concat());
+        assert_eq!(found["metric"], metric, "{protocol}");
+        assert!(found["value"].is_f64(), "{protocol}: {found}");
+        if protocol == "knn" {
+            let values = found["repeats"]["values"].as_array().unwrap();
+            let mean = values.iter().map(|value| value.as_f64().unwrap()).sum::<f64>() / 2.0;
+            assert!((found["value"].as_f64().unwrap() - mean).abs() < 1e-12, "{found}");
+        }
+        // All of them leave the backbone alone; fine-tuning moves a copy.
+        let frozen = found["weights"]["frozen"].as_bool().unwrap();
+        assert_eq!(frozen, protocol != "finetune", "{protocol}");
+        assert_eq!(found["weights"]["hash_before"], knn["weights"]["hash_before"]);
+    }
+    for (protocol, option) in [("probe", "--baselines"), ("quality", "--baselines")] {
+        let (code, text) = failure(&["evaluate", protocol, out, option]);
+        assert!(code == 2 && text.contains("has no `--baselines`"), "{text}");
+    }
+}
+
+/// A table of transfer sets: one as plain lists, one that is not there.
+fn transfers(folder: &Path, out: &str) {
+    let pets = folder.join("pets");
+    fs::create_dir(&pets).unwrap();
+    for (list, images) in [("train.txt", 0..20), ("test.txt", 20..28)] {
+        let line = |image: u8| {
+            let name = format!("{image}.png");
+            let color = image::Rgb([image % 4 * 9, 40 + 100 * (image % 2), 90]);
+            image::RgbImage::from_pixel(24, 20, color).save(pets.join(&name)).unwrap();
+            format!("{name} {}\n", image % 2)
+        };
+        fs::write(pets.join(list), images.map(line).collect::<String>()).unwrap();
+    }
+    let suite = folder.join("suite.toml");
+    let sets =
+        "[[set]]\nname = \"pets\"\npath = \"pets\"\n[[set]]\nname = \"dtd\"\npath = \"none\"\n";
+    fs::write(&suite, sets).unwrap();
+    let transfer = ["evaluate", "transfer", out, "--suite", suite.to_str().unwrap(), "threads=1"];
+    let found = json(&[&transfer[..], &["--preprocess", "resize-32"]].concat());
+    assert_eq!(found["sets"][0]["metric"], "mean_per_class");
+    assert_eq!(found["sets"][0]["data"]["queries"], 8);
+    assert_eq!(found["sets"][0]["value"], 1.0, "two colours are told apart: {found}");
+    assert_eq!(found["missing"][0]["name"], "dtd");
+    let (code, text) = failure(&[&transfer[..], &["seeds=2"]].concat());
+    assert!(code == 2 && text.contains("`seeds` does not go with"), "{text}");
+}
+
 #[test]
 fn pre_train_judge_and_report() {
     let folder = tempfile::tempdir().unwrap();
@@ -88,63 +150,8 @@ fn pre_train_judge_and_report() {
         assert_eq!(files.filter(|path| path.is_file()).count(), 2, "{folder}");
     }
 
-    // Every protocol that looks at the network or at stored features.
-    for (protocol, settings, metric) in [
-        ("logistic", &["logistic.max_iterations=20"][..], "top1"),
-        ("retrieval", &["retrieval.k=[1,5]"], "recall_at_1"),
-        ("clusters", &["clusters.seeds=2"], "nmi"),
-        ("few-shot", &["few_shot.ways=2", "few_shot.shots=1", "few_shot.queries=1"], "accuracy"),
-        ("quality", &["invariance.images=8"], "rank_me"),
-        (
-            "probe",
-            &["probe.epochs=1", "probe.hidden=8", "probe.questions=[\"noise\"]"],
-            "noise_h_top1",
-        ),
-        ("knn", &["seeds=2", "data.holdout=0.25"], "top1"),
-        ("finetune", &["epochs.all=1", "batch_size=32"], "top1"),
-    ] {
-        let found = json(&[&["evaluate", protocol, out, "threads=1"], settings].concat());
-        assert_eq!(found["metric"], metric, "{protocol}");
-        assert!(found["value"].is_f64(), "{protocol}: {found}");
-        if protocol == "knn" {
-            let values = found["repeats"]["values"].as_array().unwrap();
-            let mean = values.iter().map(|value| value.as_f64().unwrap()).sum::<f64>() / 2.0;
-            assert!((found["value"].as_f64().unwrap() - mean).abs() < 1e-12, "{found}");
-        }
-        // All of them leave the backbone alone; fine-tuning moves a copy.
-        let frozen = found["weights"]["frozen"].as_bool().unwrap();
-        assert_eq!(frozen, protocol != "finetune", "{protocol}");
-        assert_eq!(found["weights"]["hash_before"], knn["weights"]["hash_before"]);
-    }
-    for (protocol, option) in [("probe", "--baselines"), ("quality", "--baselines")] {
-        let (code, text) = failure(&["evaluate", protocol, out, option]);
-        assert!(code == 2 && text.contains("has no `--baselines`"), "{text}");
-    }
-
-    // A table of transfer sets: one as plain lists, one that is not there.
-    let pets = folder.path().join("pets");
-    fs::create_dir(&pets).unwrap();
-    for (list, images) in [("train.txt", 0..20), ("test.txt", 20..28)] {
-        let line = |image: u8| {
-            let name = format!("{image}.png");
-            let color = image::Rgb([image % 4 * 9, 40 + 100 * (image % 2), 90]);
-            image::RgbImage::from_pixel(24, 20, color).save(pets.join(&name)).unwrap();
-            format!("{name} {}\n", image % 2)
-        };
-        fs::write(pets.join(list), images.map(line).collect::<String>()).unwrap();
-    }
-    let suite = folder.path().join("suite.toml");
-    let sets =
-        "[[set]]\nname = \"pets\"\npath = \"pets\"\n[[set]]\nname = \"dtd\"\npath = \"none\"\n";
-    fs::write(&suite, sets).unwrap();
-    let transfer = ["evaluate", "transfer", out, "--suite", suite.to_str().unwrap(), "threads=1"];
-    let found = json(&[&transfer[..], &["--preprocess", "resize-32"]].concat());
-    assert_eq!(found["sets"][0]["metric"], "mean_per_class");
-    assert_eq!(found["sets"][0]["data"]["queries"], 8);
-    assert_eq!(found["sets"][0]["value"], 1.0, "two colours are told apart: {found}");
-    assert_eq!(found["missing"][0]["name"], "dtd");
-    let (code, text) = failure(&[&transfer[..], &["seeds=2"]].concat());
-    assert!(code == 2 && text.contains("`seeds` does not go with"), "{text}");
+    every_protocol(out, &knn);
+    transfers(folder.path(), out);
 
     let z = json(&["evaluate", "knn", out, "--layer", "z", "knn.k=5"]);
     assert_eq!(z["layer"], "z");
