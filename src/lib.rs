@@ -1,10 +1,11 @@
 //! Learning visual representations without labels.
 //!
 //! The modules, in the order in which data flows; each may use only those before it:
-//! [`data`] → [`augment`] → [`model`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`cluster`] → [`evaluate`] →
-//! [`report`] → [`recipe`] → [`experiment`].
+//! [`data`] → [`augment`] → [`model`] → [`weights`] → [`loss`] → [`plugin`] → [`method`] → [`train`] → [`cluster`] →
+//! [`evaluate`] → [`analyze`] → [`report`] → [`recipe`] → [`experiment`].
 //! Below all of them lie [`error`], [`shape`] and [`random`].
 
+pub mod analyze;
 pub mod augment;
 pub mod cluster;
 pub mod data;
@@ -26,3 +27,4 @@ pub mod report;
 pub mod rows;
 pub mod shape;
 pub mod train;
+pub mod weights;

@@ -1,5 +1,6 @@
 //! The command line: one file per command. Human text goes to stderr, `--json` prints one object to stdout.
 
+mod analyze;
 mod attempt;
 mod completions;
 mod data;
@@ -18,6 +19,7 @@ mod storage;
 mod subset;
 mod table;
 mod views;
+mod weights;
 
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -47,6 +49,12 @@ enum Command {
     /// Judge a representation by a protocol
     #[command(subcommand, after_help = evaluate::EXAMPLES)]
     Evaluate(evaluate::Command),
+    /// See what a representation learned: parts, scores, gradients, maps, neighbours
+    #[command(subcommand)]
+    Analyze(analyze::Command),
+    /// Weights of other systems in, ours out
+    #[command(subcommand)]
+    Weights(weights::Command),
     /// Draw augmented views, with the sampled values, as a contact sheet
     Views(views::Arguments),
     /// Look at a data source
@@ -168,6 +176,8 @@ fn run(command: &Command) -> Result<Answer> {
         Command::Pretrain(arguments) => pretrain::run(arguments),
         Command::Embed(arguments) => embed::run(arguments),
         Command::Evaluate(command) => evaluate::run(command),
+        Command::Analyze(command) => analyze::run(command),
+        Command::Weights(command) => weights::run(command),
         Command::Views(arguments) => views::run(arguments),
         Command::Data(command) => data::run(command),
         Command::Recipes(command) => recipes::run(command),

@@ -1,0 +1,11 @@
+//! Parts of objects: clustered feature maps laid over the image.
+
+use crate::cli::Answer;
+use anyhow::{Result, bail};
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct Arguments {}
+
+pub(super) fn run(_: &Arguments) -> Result<Answer> {
+    bail!("not built yet")
+}

@@ -1,0 +1,11 @@
+//! Write our weights under the names and in the format of another system.
+
+use crate::cli::Answer;
+use anyhow::{Result, bail};
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct Arguments {}
+
+pub(super) fn run(_: &Arguments) -> Result<Answer> {
+    bail!("not built yet")
+}

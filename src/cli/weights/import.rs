@@ -1,0 +1,11 @@
+//! Turn weights of another system into ours.
+
+use crate::cli::Answer;
+use anyhow::{Result, bail};
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct Arguments {}
+
+pub(super) fn run(_: &Arguments) -> Result<Answer> {
+    bail!("not built yet")
+}
