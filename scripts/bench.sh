@@ -3,8 +3,8 @@
 # are there, then the benches of single pieces. Results go to results/bench/; one that is there gives way to a whole new one
 # only.
 #
-# scripts/bench.sh [--quick] [PART...]   parts: speed loader memory limit accuracy, augment loss tiled optim cluster knn
-#                                          logistic loss_memory
+# scripts/bench.sh [--quick] [PART...]   parts: speed loader memory limit accuracy, augment loss tiled optim cost
+#                                          cluster knn logistic loss_memory
 #
 # Without a part: all but accuracy. --quick: small runs to see that everything works; nothing is written.
 # CIFAR10, PHOTOGRAPHS: folders of pictures; without them, pictures are made. PEER_PYTHON: a Python that has lightly
@@ -33,12 +33,12 @@ for word; do
     case $word in
         --quick) quick=(--quick) ;;
         speed | loader | memory | limit | accuracy) proof+=("$word") ;;
-        augment | loss | tiled | optim | cluster | knn | logistic | loss_memory) pieces+=("$word") ;;
+        augment | loss | tiled | optim | cost | cluster | knn | logistic | loss_memory) pieces+=("$word") ;;
         *) echo "there is no part \`$word\`, see the head of scripts/bench.sh" >&2 && exit 2 ;;
     esac
 done
 if ((${#proof[@]} + ${#pieces[@]} == 0)); then
-    proof=(speed loader memory limit) pieces=(augment loss tiled optim cluster knn logistic loss_memory)
+    proof=(speed loader memory limit) pieces=(augment loss tiled optim cost cluster knn logistic loss_memory)
 fi
 
 failed=()
