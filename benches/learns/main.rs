@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --locked --profile release --bench learns -- [WORD...]`, or `make learns`. What is run is in `runs.toml`. It
 //! can be stopped at any time: the same command goes on where it was, and writes `results/learns.md` and `results/learns.json`
-//! of what is there after every run.
+//! of what is there after every run. What `learns.json` holds of the same settings counts as done, on whatever machine it ran.
 
 mod table;
 
@@ -71,6 +71,30 @@ struct Found {
     seconds: f64,
     warnings: Vec<String>,
     revision: String,
+    processor: String,
+}
+
+/// What is done already: in the folders of this machine, and in the results.
+struct Known {
+    runs: PathBuf,
+    earlier: Vec<(String, String, Found)>,
+}
+
+impl Known {
+    /// What the run of a seed came to, if it was of the same settings.
+    fn found(&self, data: &Data, row: &Row, seed: u64) -> Option<Found> {
+        let settings = row.all_settings(data, seed);
+        let same = |found: &Found| found.recipe == row.recipe && found.settings == settings;
+        let file = row.place(data, &self.runs, seed).with_extension("json");
+        let here = std::fs::read_to_string(file).ok();
+        let here = here.and_then(|text| serde_json::from_str(&text).ok()).filter(same);
+        here.or_else(|| {
+            let of = |(place, name, found): &&(String, String, Found)| {
+                *place == data.name && *name == row.name && same(found)
+            };
+            self.earlier.iter().find(of).map(|(_, _, found)| found.clone())
+        })
+    }
 }
 
 /// Whether every method learns: short runs, judged beside the untrained network
@@ -108,20 +132,23 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&arguments.out)?;
     let started = Instant::now();
     let runs = plan.pairs().filter(|(data, row)| arguments.wants(data, row));
-    let runs: Vec<_> =
+    let mut runs: Vec<_> =
         runs.flat_map(|(data, row)| (0..row.seeds).map(move |seed| (data, row, seed))).collect();
+    // One seed of every line says most.
+    runs.sort_by_key(|(_, _, seed)| *seed);
+    let known = Known { runs: arguments.runs.clone(), earlier: table::read(&arguments.out)? };
     let (next, missing) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some((data, row, seed)) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let over = started.elapsed().as_secs_f64() > 60.0 * arguments.minutes;
             let outcome = match source(data) {
-                _ if row.found(data, &arguments.runs, *seed).is_some() => continue,
+                _ if known.found(data, row, *seed).is_some() => continue,
                 None => Err(anyhow!("the environment's CIFAR10 does not name a folder")),
                 Some(_) if over => Err(anyhow!("the time was over")),
                 Some(source) => run(&arguments, data, row, *seed, &source),
             };
             let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
-            let written = table::write(&plan, &arguments.runs, &arguments.out);
+            let written = table::write(&plan, &known, &arguments.out);
             if let Err(error) = outcome.and(written) {
                 let what = format!("{} on {}, seed {seed}: {error:#}", row.name, data.name);
                 eprintln!("  {what}");
@@ -135,7 +162,7 @@ fn main() -> Result<()> {
         }
     });
     let missing = missing.into_inner().unwrap_or_else(PoisonError::into_inner);
-    table::write(&plan, &arguments.runs, &arguments.out)?;
+    table::write(&plan, &known, &arguments.out)?;
     println!("{}", std::fs::read_to_string(arguments.out.join("learns.md"))?);
     if !missing.is_empty() {
         bail!("not whole:\n  {}", missing.join("\n  "));
@@ -183,15 +210,6 @@ impl Row {
     /// Where the run of a seed and what it came to lie.
     fn place(&self, data: &Data, runs: &Path, seed: u64) -> PathBuf {
         runs.join(format!("{}-{}-seed-{seed}", data.name, self.name.replace(' ', "-")))
-    }
-
-    /// What the run of a seed came to, if it was of the same settings.
-    fn found(&self, data: &Data, runs: &Path, seed: u64) -> Option<Found> {
-        let text =
-            std::fs::read_to_string(self.place(data, runs, seed).with_extension("json")).ok()?;
-        let found: Found = serde_json::from_str(&text).ok()?;
-        let same = found.recipe == self.recipe && found.settings == self.all_settings(data, seed);
-        same.then_some(found)
     }
 }
 
@@ -243,6 +261,7 @@ fn run(arguments: &Arguments, data: &Data, row: &Row, seed: u64, source: &str) -
             })
             .collect(),
         revision: diptych::machine::REVISION.to_owned(),
+        processor: diptych::machine::processor().unwrap_or_else(|| "unknown processor".to_owned()),
     };
     eprintln!(
         "  {} on {}, seed {seed}: {:.2} % (untrained {:.2} %), {:.0} s",

@@ -1,31 +1,54 @@
 //! The table of what was found: `learns.md` for people, `learns.json` with every run.
 
-use crate::{Found, Plan, Row};
-use anyhow::Result;
+use crate::{Found, Known, Plan, Row};
+use anyhow::{Context, Result};
 use diptych::files::replace_text;
 use diptych::machine;
+use serde::Deserialize;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 /// Points above the untrained network that a method has to reach.
 const LEARNS: f64 = 5.0;
 
-/// Writes both files from what lies in `runs`.
-pub(crate) fn write(plan: &Plan, runs: &Path, out: &Path) -> Result<()> {
+/// A line of `learns.json`.
+#[derive(Deserialize)]
+struct Line {
+    data: String,
+    name: String,
+    runs: Vec<Found>,
+}
+
+/// Data set, line and run of all that `learns.json` holds.
+pub(crate) fn read(out: &Path) -> Result<Vec<(String, String, Found)>> {
+    let path = out.join("learns.json");
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let name = || format!("{} (set it aside to begin anew)", path.display());
+    let lines: Vec<Line> =
+        serde_json::from_str(&std::fs::read_to_string(&path)?).with_context(name)?;
+    let of = |Line { data, name, runs }| {
+        runs.into_iter().map(move |found| (String::clone(&data), String::clone(&name), found))
+    };
+    Ok(lines.into_iter().flat_map(of).collect())
+}
+
+/// Writes both files from what is known.
+pub(crate) fn write(plan: &Plan, known: &Known, out: &Path) -> Result<()> {
     let mut text = format!(
-        "# What every method learns in a few epochs\n\n{}, {} cores, libtorch {}. Small and short on purpose: it shows that \
+        "# What every method learns in a few epochs\n\nlibtorch {}, one core each. Small and short on purpose: it shows that \
          methods learn and what plug-ins add under equal conditions, not what they can reach. Weighted k-NN (k 200, τ 0.1) on \
          h, top-1 in per cent, mean and standard deviation over the seeds; the untrained network is judged in the same \
          way. Made by `make learns`; every run's settings are in learns.json.\n",
-        machine::processor().unwrap_or_else(|| "unknown processor".to_owned()),
-        machine::cores(),
         machine::LIBTORCH,
     );
     let mut raw = Vec::new();
     for data in &plan.data {
         let of = |row: &Row| -> Vec<Found> {
-            (0..row.seeds).filter_map(|seed| row.found(data, runs, seed)).collect()
+            (0..row.seeds).filter_map(|seed| known.found(data, row, seed)).collect()
         };
         let found: Vec<(&Row, Vec<Found>)> = plan
             .of(data)
@@ -33,10 +56,18 @@ pub(crate) fn write(plan: &Plan, runs: &Path, out: &Path) -> Result<()> {
             .filter(|(_, found)| !found.is_empty())
             .collect();
         let Some((_, first)) = found.first() else { continue };
+        let mut processors = BTreeMap::new();
+        for run in found.iter().flat_map(|(_, runs)| runs) {
+            *processors.entry(run.processor.as_str()).or_insert(0) += 1;
+        }
+        let processors: Vec<String> =
+            processors.iter().map(|(name, runs)| format!("{runs} runs on {name}")).collect();
         let _ = write!(
             text,
-            "\n## {}\n\nRaw pixels: {:.2}.\n\n| | seeds | k-NN | untrained | gain | against | warnings |\n|---|---|---|---|---|---|---|\n",
-            data.title, first[0].pixels
+            "\n## {}\n\n{}. Raw pixels: {:.2}.\n\n| | seeds | k-NN | untrained | gain | against | warnings |\n|---|---|---|---|---|---|---|\n",
+            data.title,
+            processors.join(", "),
+            first[0].pixels
         );
         for (row, runs) in &found {
             let base = row.above.as_ref().and_then(|name| {
