@@ -3,6 +3,7 @@
 
 pub mod figure;
 pub mod palette;
+pub mod parts;
 
 use crate::error::{Error, Result};
 use crate::evaluate::{DataUsed, WeightsUsed};
