@@ -24,40 +24,64 @@ const SPLIT: Lloyd = Lloyd { centre: Centre::Mean, max_iterations: 300, toleranc
 /// Split `s` draws from `Stream::open(seed, Purpose::Clusters, Scope::Item(s))`. Beside scikit-learn: a leaf of one row,
 /// which cannot be split, is passed over.
 pub(super) fn fit(rows: &Tensor, k: usize, seed: u64) -> Result<Clustering> {
+    let mut found = fit_each(rows, &[k], seed)?;
+    Ok(found.pop().expect("one number, one result"))
+}
+
+/// [`fit`] for several numbers of clusters: fewer are what the splits to more pass by.
+pub(super) fn fit_each(rows: &Tensor, ks: &[usize], seed: u64) -> Result<Vec<Clustering>> {
     let (points, mean) = Points::centred(rows)?;
-    super::check_count(points.len(), k)?;
+    for k in ks {
+        super::check_count(points.len(), *k)?;
+    }
     let all: Vec<u32> = (0..points.len() as u32).collect();
     let centre = vec![[0.0; super::products::LANES]; points.stride];
     let inertia = points.inertia(&vec![0; all.len()], &centre);
     let mut leaves = vec![Leaf { rows: all, centre, inertia }];
     let mut iterations = 0;
-    for split in 0..k - 1 {
-        let mut at = None;
-        for (leaf, found) in leaves.iter().enumerate() {
-            let larger = |best: usize| found.inertia > leaves[best].inertia;
-            if found.rows.len() > 1 && at.is_none_or(larger) {
-                at = Some(leaf);
-            }
+    let mut found: Vec<Option<Clustering>> = vec![None; ks.len()];
+    for k in 1..=ks.iter().copied().max().unwrap_or(0) {
+        if k > 1 {
+            let at = largest(&leaves);
+            let mut stream = Stream::open(seed, Purpose::Clusters, Scope::Item(k as u64 - 2));
+            let (children, rounds) = halves(&points, &leaves[at].rows, &mut stream);
+            iterations += rounds;
+            leaves.splice(at..=at, children);
         }
-        let at = at.expect("fewer leaves than rows: one has two");
-        let mut stream = Stream::open(seed, Purpose::Clusters, Scope::Item(split as u64));
-        let (children, rounds) = halves(&points, &leaves[at].rows, &mut stream);
-        iterations += rounds;
-        leaves.splice(at..=at, children);
+        for (found, _) in found.iter_mut().zip(ks).filter(|(_, wanted)| **wanted == k) {
+            *found = Some(clustering(&points, &leaves, iterations, &mean));
+        }
     }
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// The leaf to split: the largest inertia, the leftmost of equals, of those with two rows.
+fn largest(leaves: &[Leaf]) -> usize {
+    let mut at = None;
+    for (leaf, found) in leaves.iter().enumerate() {
+        let larger = |best: usize| found.inertia > leaves[best].inertia;
+        if found.rows.len() > 1 && at.is_none_or(larger) {
+            at = Some(leaf);
+        }
+    }
+    at.expect("fewer leaves than rows: one has two")
+}
+
+/// What the leaves are, from left to right.
+fn clustering(points: &Points, leaves: &[Leaf], iterations: u64, mean: &[f64]) -> Clustering {
     let mut labels = vec![0; points.len()];
     for (label, leaf) in leaves.iter().enumerate() {
         for row in &leaf.rows {
             labels[*row as usize] = label as u32;
         }
     }
-    let centres: Vec<Lanes> = leaves.into_iter().flat_map(|leaf| leaf.centre).collect();
-    Ok(Clustering {
+    let centres: Vec<Lanes> = leaves.iter().flat_map(|leaf| &leaf.centre).copied().collect();
+    Clustering {
         inertia: points.inertia(&labels, &centres),
-        centres: Some(unpadded(&centres, points.dimensions, &mean)),
+        centres: Some(unpadded(&centres, points.dimensions, mean)),
         labels,
         iterations,
-    })
+    }
 }
 
 /// The two clusters of some rows, and how many rounds it took.

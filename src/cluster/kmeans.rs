@@ -46,11 +46,25 @@ impl KMeans {
     /// [`Error::Recipe`] for a setting out of range; [`Error::Shape`] unless rows have two dimensions;
     /// [`Error::Data`] if there are fewer rows than clusters; [`Error::NonFinite`] for rows that are no numbers.
     pub fn fit(&self, rows: &Tensor, k: usize, seed: u64) -> Result<Clustering> {
+        let mut found = self.fit_each(rows, &[k], seed)?;
+        Ok(found.pop().expect("one number, one result"))
+    }
+
+    /// [`KMeans::fit`] for several numbers of clusters, the rows being brought into form once.
+    ///
+    /// # Errors
+    /// As [`KMeans::fit`].
+    pub fn fit_each(&self, rows: &Tensor, ks: &[usize], seed: u64) -> Result<Vec<Clustering>> {
         self.check()?;
         let (points, mean) = Points::centred(rows)?;
-        super::check_count(points.len(), k)?;
-        let (best, inertia) = self.best(&points, k, seed, Centre::Mean);
-        Ok(clustering(&points, best, inertia, &mean))
+        for k in ks {
+            super::check_count(points.len(), *k)?;
+        }
+        let fit = |k: &usize| {
+            let (best, inertia) = self.best(&points, *k, seed, Centre::Mean);
+            clustering(&points, best, inertia, &mean)
+        };
+        Ok(ks.iter().map(fit).collect())
     }
 
     /// The same from given centres `[k, D]`, once.

@@ -78,6 +78,53 @@ pub fn cluster(rows: &Tensor, k: usize, algorithm: Algorithm, seed: u64) -> Resu
     }
 }
 
+/// [`cluster`] for several numbers of clusters: the same results, from work that is done once. A tree of merges or splits
+/// is cut at each number, eigenvectors and rows are shared.
+///
+/// # Errors
+/// As [`cluster`].
+pub fn cluster_each(
+    rows: &Tensor,
+    ks: &[usize],
+    algorithm: Algorithm,
+    seed: u64,
+) -> Result<Vec<Clustering>> {
+    match algorithm {
+        Algorithm::KMeans => KMeans::default().fit_each(rows, ks, seed),
+        Algorithm::Ward => ward::fit_each(rows, ks),
+        Algorithm::Bisecting => bisecting::fit_each(rows, ks, seed),
+        Algorithm::Spherical => ks.iter().map(|k| spherical::fit(rows, *k, seed)).collect(),
+        Algorithm::Spectral => spectral::fit_each(rows, ks, seed),
+        Algorithm::SpectralCld => ks.iter().map(|k| spectral::fit_cld(rows, *k)).collect(),
+    }
+}
+
+impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 6] = [
+        Self::KMeans,
+        Self::Ward,
+        Self::Bisecting,
+        Self::Spherical,
+        Self::Spectral,
+        Self::SpectralCld,
+    ];
+
+    /// Most rows it takes; none where memory grows with the rows alone.
+    pub fn most_rows(self) -> Option<usize> {
+        match self {
+            Self::Ward => Some(ward::MOST_ROWS),
+            Self::Spectral | Self::SpectralCld => Some(spectral::MOST_ROWS as usize),
+            Self::KMeans | Self::Bisecting | Self::Spherical => None,
+        }
+    }
+
+    /// Whether another seed may lead to other clusters.
+    pub fn is_random(self) -> bool {
+        !matches!(self, Self::Ward | Self::SpectralCld)
+    }
+}
+
 /// Whether there are rows, of some width.
 fn check_shape(rows: &Tensor) -> Result<()> {
     shape::check("rows to cluster", rows, &[-1, -1])?;
@@ -185,6 +232,19 @@ mod tests {
             if let Some(centres) = found.centres {
                 assert_eq!(centres.len(), 9, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn several_numbers_of_clusters_at_once_are_those_one_by_one() {
+        let rows = golden::arrays()["kmeans.rows"].narrow(0, 0, 300);
+        for (algorithm, name) in ALL {
+            let ks = [4, 1, 7, 2];
+            let found = cluster_each(&rows, &ks, algorithm, 5).unwrap();
+            for (found, k) in found.iter().zip(ks) {
+                assert_eq!(*found, cluster(&rows, k, algorithm, 5).unwrap(), "{name} {k}");
+            }
+            assert!(cluster_each(&rows, &[3, 0], algorithm, 5).is_err(), "{name}");
         }
     }
 

@@ -7,7 +7,7 @@ use crate::rows::{sum, unit_rows};
 use tch::{Kind, Tensor};
 
 /// Most rows: an eigenproblem of this size takes 0.6 GB and, on two cores, about a minute.
-const MOST_ROWS: i64 = 4_096;
+pub(super) const MOST_ROWS: i64 = 4_096;
 
 /// Normalised cuts: with `w_ij = max(cos(f_i, f_j), 0)` (a negative cosine is no edge, our choice), `D` its row sums and
 /// `L = 1 - D^-½ W D^-½`, the `k` eigenvectors of the smallest eigenvalues of `L` give each row `k` coordinates, brought to
@@ -16,19 +16,30 @@ const MOST_ROWS: i64 = 4_096;
 /// The supplement of "Unsupervised Feature Learning by Cross-Level Instance-Group Discrimination" (section 3) asks for the
 /// largest eigenvalues of `L`; the smallest are meant, as its code has them.
 pub(super) fn fit(rows: &Tensor, k: usize, seed: u64) -> Result<Clustering> {
-    check(rows, k)?;
-    let embedding = tch::no_grad(|| {
+    let mut found = fit_each(rows, &[k], seed)?;
+    Ok(found.pop().expect("one number, one result"))
+}
+
+/// [`fit`] for several numbers of clusters: the eigenvectors are found once.
+pub(super) fn fit_each(rows: &Tensor, ks: &[usize], seed: u64) -> Result<Vec<Clustering>> {
+    for k in ks {
+        check(rows, *k)?;
+    }
+    let vectors = tch::no_grad(|| {
         let rows = unit_rows(&rows.detach().to_kind(Kind::Double));
         let weights = rows.mm(&rows.tr()).clamp_min(0.0);
         // Below the degree of any row but one of zeros.
         let degrees = weights.sum_dim_intlist(1, false, None).clamp_min(1e-12);
         let root = degrees.rsqrt();
         let scaled = weights * root.unsqueeze(1) * root.unsqueeze(0);
-        let (_, vectors) = scaled.linalg_eigh("L"); // ascending: the largest of it are the smallest of L
-        unit_rows(&vectors.narrow(1, rows.size()[0] - k as i64, k as i64))
+        scaled.linalg_eigh("L").1 // ascending: the largest of it are the smallest of L
     });
-    let found = KMeans::default().fit(&embedding, k, seed)?;
-    Ok(Clustering { centres: None, ..found })
+    let clustering = |k: &usize| {
+        let of_k = vectors.narrow(1, rows.size()[0] - *k as i64, *k as i64);
+        let found = KMeans::default().fit(&unit_rows(&of_k), *k, seed)?;
+        Ok(Clustering { centres: None, ..found })
+    };
+    ks.iter().map(clustering).collect()
 }
 
 /// Rounds of k-means in the released code of cross-level discrimination.

@@ -8,14 +8,22 @@ use rayon::prelude::*;
 use tch::Tensor;
 
 /// Most rows: their pairs, in f64, take 2 GiB.
-const MOST_ROWS: usize = 23_170;
+pub(super) const MOST_ROWS: usize = 23_170;
 
 /// Starts from single rows and merges the two clusters whose union adds least to the squares within (Ward 1963), until `k`
 /// are left, as scikit-learn's `AgglomerativeClustering(linkage="ward")`: labels are its labels.
 pub(super) fn fit(rows: &Tensor, k: usize) -> Result<Clustering> {
+    let mut found = fit_each(rows, &[k])?;
+    Ok(found.pop().expect("one number, one result"))
+}
+
+/// [`fit`] for several numbers of clusters: one tree, cut for each.
+pub(super) fn fit_each(rows: &Tensor, ks: &[usize]) -> Result<Vec<Clustering>> {
     let points = Points::new(rows)?;
     let n = points.len();
-    super::check_count(n, k)?;
+    for k in ks {
+        super::check_count(n, *k)?;
+    }
     if n > MOST_ROWS {
         return Err(Error::Data(format!(
             "ward keeps the distances of all pairs: {n} rows would take {:.1} GB, {MOST_ROWS} fit; use fewer rows or \
@@ -25,14 +33,17 @@ pub(super) fn fit(rows: &Tensor, k: usize) -> Result<Clustering> {
     }
     let tree: Vec<[usize; 2]> =
         merges(distances(&points), n).into_iter().map(|merge| merge.nodes).collect();
-    let labels = cut(&tree, n, k);
-    let centres = means(&points, &labels, k);
-    Ok(Clustering {
-        inertia: points.inertia(&labels, &centres),
-        centres: Some(unpadded(&centres, points.dimensions, &[0.0])),
-        labels,
-        iterations: 0,
-    })
+    let clustering = |k: &usize| {
+        let labels = cut(&tree, n, *k);
+        let centres = means(&points, &labels, *k);
+        Clustering {
+            inertia: points.inertia(&labels, &centres),
+            centres: Some(unpadded(&centres, points.dimensions, &[0.0])),
+            labels,
+            iterations: 0,
+        }
+    };
+    Ok(ks.iter().map(clustering).collect())
 }
 
 /// Euclidean distances of all pairs, those of row 0 first.

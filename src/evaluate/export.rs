@@ -64,7 +64,8 @@ fn npy(features: &Features, path: &Path) -> Result<()> {
     crate::files::replace_text(&paths_path, &(features.paths.join("\n") + "\n"))
 }
 
-fn array<T: npyz::AutoSerialize + Copy>(
+/// An array in C order as npy.
+pub(crate) fn array<T: npyz::AutoSerialize + Copy>(
     path: &Path,
     shape: &[u64],
     values: &[T],

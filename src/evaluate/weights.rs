@@ -396,6 +396,35 @@ impl Weights {
         self.behind(&h, layer)
     }
 
+    /// Maps f32 `[n, C, H, W]` behind each of `groups`, on the CPU, of `n` prepared images `[side, side, 3]`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the network takes more than three channels; [`Error::Shape`] if `pixels` holds another number of
+    /// bytes.
+    pub fn maps(
+        &self,
+        pixels: &[u8],
+        n: usize,
+        preprocess: &Preprocess,
+        groups: &[BlockGroup],
+        phase: Phase,
+    ) -> Result<Vec<Tensor>> {
+        let channels = self.backbone.input_channels();
+        if channels != 3 {
+            return Err(Error::Data(format!(
+                "maps are made of images of 3 channels, the network of `{}` takes {channels}",
+                self.file.display()
+            )));
+        }
+        let side = preprocess.size_px();
+        let (mean, std) = (preprocess.mean, preprocess.std);
+        tch::no_grad(|| {
+            let images = to_device(pixels, [n, side, side], mean, std, self.device, Kind::Float)?;
+            let maps = self.backbone.forward_features(&images, groups, phase);
+            Ok(maps.iter().map(|map| map.to_kind(Kind::Float).to_device(Device::Cpu)).collect())
+        })
+    }
+
     /// h and, where the model has a projector, z of the images of [`Self::features`], from one pass.
     ///
     /// # Errors

@@ -1,11 +1,236 @@
-//! Parts of objects: clustered feature maps laid over the image.
+//! `diptych analyze parts`: parts of objects, clustered feature maps laid over the image.
 
 use crate::cli::Answer;
-use anyhow::{Result, bail};
+use crate::cli::evaluate::recipe_of;
+use crate::cli::monitor::{location, open_source, round_bar};
+use anyhow::Result;
+use diptych::analyze::parts::{self, Found, OPTIONAL, Scope, Subject, Told};
+use diptych::data::{Dataset, Source};
+use diptych::error::Error;
+use diptych::evaluate::record::hash_classes;
+use diptych::evaluate::weights::Weights;
+use diptych::evaluate::{DataUsed, WeightsUsed};
+use diptych::{machine, overrides};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 #[derive(clap::Args)]
-pub(in crate::cli) struct Arguments {}
+#[command(after_help = "Examples:
+  diptych analyze parts runs/a --data photos/ --out parts/
+  diptych analyze parts runs/simclr runs/supervised --untrained --pixels --data photos/ --out parts/
+  diptych analyze parts runs/a --data photos/ --out parts/ images=10 parts.together=true parts.blocks=4
+  diptych analyze parts runs/a --out parts/ --index 3,17 parts.algorithms=k-means,ward,bisecting
 
-pub(super) fn run(_: &Arguments) -> Result<Answer> {
-    bail!("not built yet")
+Settings (key=value): seed, threads, device, images (how many, from the front of the split);
+parts.blocks (2,3,4), parts.clusters (2,4,6,8), parts.algorithms (k-means, ward, bisecting, spherical, spectral,
+spectral-cld), parts.together (one clustering for all images), parts.mode (report, as-published), parts.order (match, size,
+first-pixel, raw), parts.enlarge (bilinear, nearest), parts.palette (accessible, published), parts.raw_resize (bilinear,
+area), parts.size (side of the input), parts.picture (side of the pictures), parts.stability (seeds to compare)")]
+pub(in crate::cli) struct Arguments {
+    /// Run folders, checkpoints or weights files, and settings to change, `key=value`
+    #[arg(value_name = "MODEL|KEY=VALUE")]
+    models: Vec<String>,
+    /// Images, labelled or not [default: what the first run was trained on]
+    #[arg(long)]
+    data: Option<String>,
+    /// Which split [default: `test`, else the first]
+    #[arg(long)]
+    split: Option<String>,
+    /// Which images, by their places in the split from 0, instead of the first ones
+    #[arg(long, value_delimiter = ',')]
+    index: Vec<usize>,
+    /// What the models are called, in their order [default: the names of their folders or files]
+    #[arg(long, value_delimiter = ',')]
+    name: Vec<String>,
+    /// The first model's network before any training, too
+    #[arg(long)]
+    untrained: bool,
+    /// Raw pixels, too
+    #[arg(long)]
+    pixels: bool,
+    /// The folder to fill [default: analyses/parts in the first run]
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    seed: u64,
+    threads: usize,
+    device: String,
+    images: usize,
+    parts: parts::Settings,
+}
+
+/// A model with its weights, the hash they had, and its name.
+struct Loaded {
+    name: String,
+    weights: Weights,
+    hash: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
+    let started = Instant::now();
+    let (changes, models): (Vec<String>, Vec<String>) =
+        arguments.models.iter().cloned().partition(|text| is_setting(text));
+    let models: Vec<PathBuf> = models.into_iter().map(PathBuf::from).collect();
+    let first = models.first().map(|model| recipe_of(model)).transpose()?.flatten();
+    let settings = Settings {
+        seed: 0,
+        threads: machine::cores(),
+        device: "auto".to_owned(),
+        images: 4,
+        parts: parts::Settings::default(),
+    };
+    let optional = OPTIONAL.map(|key| format!("parts.{key}"));
+    let optional: Vec<&str> = optional.iter().map(String::as_str).collect();
+    let settings = overrides::apply(&settings, &changes, &optional)?;
+    settings.parts.check()?;
+    let out = folder(arguments, &models)?;
+    let source = open_source(&location(arguments.data.as_ref(), first.as_ref())?, &[])?;
+    let dataset = split(&source, arguments.split.as_deref())?;
+    let indices = indices(arguments, &settings, dataset.len())?;
+    tch::set_num_threads(settings.threads.max(1) as i32);
+    let loaded = load(arguments, &models, &settings)?;
+    let mut subjects: Vec<Subject> = loaded
+        .iter()
+        .map(|it| Subject { name: it.name.clone(), weights: Some(&it.weights) })
+        .collect();
+    if arguments.pixels {
+        subjects.push(Subject { name: "Raw pixels".to_owned(), weights: None });
+    }
+    let pictures = parts::read_pictures(dataset.as_ref(), &indices, settings.parts.picture)?;
+    let mut bar = round_bar("layers");
+    let mut progress = |done: usize, all: usize| bar(done as u64, all as u64);
+    let found = parts::find(&settings.parts, &subjects, &pictures, settings.seed, &mut progress)?;
+    let device = machine::device_name(machine::device(&settings.device)?);
+    let told = Told {
+        data: data_used(&source, pictures.len()),
+        models: used(&loaded)?,
+        seed: settings.seed,
+        started,
+        device,
+    };
+    let (file, analysis) = parts::write(&out, &settings.parts, &found, &pictures, told)?;
+    let mut json = serde_json::to_value(&analysis)?;
+    json["out"] = json!(out);
+    Ok(Answer { text: describe(&found, &analysis.numbers, &file), json })
+}
+
+/// Whether an argument is a setting: a key of letters, dots and the like before an equals sign, and no such file.
+fn is_setting(text: &str) -> bool {
+    let key = text.split_once('=').map(|(key, _)| key);
+    let letters = |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    key.is_some_and(|key| !key.is_empty() && letters(key)) && !Path::new(text).exists()
+}
+
+fn folder(arguments: &Arguments, models: &[PathBuf]) -> Result<PathBuf> {
+    if let Some(out) = &arguments.out {
+        return Ok(out.clone());
+    }
+    match models.first() {
+        Some(run) if run.join("recipe.toml").is_file() => Ok(run.join("analyses").join("parts")),
+        _ => Err(Error::Recipe("name the folder to fill with --out".to_owned()).into()),
+    }
+}
+
+fn split(source: &Source, wanted: Option<&str>) -> Result<Arc<dyn Dataset>> {
+    let names: Vec<&str> = source.splits.iter().map(|(name, _)| name.as_str()).collect();
+    let name = wanted.or_else(|| names.iter().find(|name| **name == "test").copied());
+    let found = match name {
+        Some(name) => source.split(name),
+        None => source.splits.first().map(|(_, split)| split),
+    };
+    found.map(Arc::clone).ok_or_else(|| {
+        let names = names.join(", ");
+        let (place, name) = (&source.location, name.unwrap_or_default());
+        Error::Data(format!("`{place}` has no split `{name}`, only {names}")).into()
+    })
+}
+
+fn indices(arguments: &Arguments, settings: &Settings, images: usize) -> Result<Vec<usize>> {
+    if !arguments.index.is_empty() {
+        return Ok(arguments.index.clone());
+    }
+    if settings.images == 0 {
+        return Err(Error::Recipe("`images` must be at least 1, found `0`".to_owned()).into());
+    }
+    Ok((0..images.min(settings.images)).collect())
+}
+
+fn load(arguments: &Arguments, models: &[PathBuf], settings: &Settings) -> Result<Vec<Loaded>> {
+    if arguments.name.len() > models.len() {
+        return Err(Error::Recipe(format!(
+            "--name gives {} names for {} models",
+            arguments.name.len(),
+            models.len()
+        ))
+        .into());
+    }
+    let device = machine::device(&settings.device)?;
+    let mut loaded = Vec::new();
+    for (at, model) in models.iter().enumerate() {
+        let weights = Weights::load(model, device)?;
+        let stem = model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let name = arguments.name.get(at).cloned().or(stem).unwrap_or_else(|| "model".to_owned());
+        loaded.push(Loaded { hash: weights.hash(), name, weights });
+    }
+    if arguments.untrained {
+        let Some(first) = loaded.first() else {
+            return Err(Error::Recipe(
+                "--untrained takes the network of a model: name one before it".to_owned(),
+            )
+            .into());
+        };
+        let weights = first.weights.untrained(settings.seed)?;
+        loaded.push(Loaded { name: "Untrained".to_owned(), hash: weights.hash(), weights });
+    }
+    Ok(loaded)
+}
+
+fn data_used(source: &Source, images: usize) -> DataUsed {
+    DataUsed {
+        location: source.location.clone(),
+        format: source.format.clone(),
+        fingerprint: source.fingerprint.clone(),
+        references: 0,
+        queries: images,
+        damaged: 0,
+        classes: source.classes.len(),
+        class_list_hash: hash_classes(&source.classes),
+    }
+}
+
+/// The networks, each proved to be what it was before.
+fn used(loaded: &[Loaded]) -> Result<BTreeMap<String, WeightsUsed>> {
+    let of = |it: &Loaded| {
+        let file = it.weights.file.display().to_string();
+        let used =
+            WeightsUsed::frozen(&file, it.hash.clone(), it.weights.hash(), it.weights.matched)?;
+        let (unexpected, history) = (it.weights.left_over.clone(), it.weights.history.clone());
+        Ok((it.name.clone(), WeightsUsed { unexpected, history, ..used }))
+    };
+    loaded.iter().map(of).collect()
+}
+
+fn describe(found: &Found, numbers: &BTreeMap<String, serde_json::Value>, file: &Path) -> String {
+    let scopes = found.scopes();
+    let images = match scopes.first() {
+        Some(Scope::All) => "all images together".to_owned(),
+        _ => format!("{} images, each alone", scopes.len()),
+    };
+    let mut lines = vec![format!("{} maps of {images}", found.maps.len())];
+    for (name, value) in numbers {
+        let value = value.as_f64().unwrap_or(f64::NAN);
+        lines.push(format!("  {name}: {value:.3}"));
+    }
+    let folder = file.parent().unwrap_or(file);
+    lines.push(folder.join("parts.html").display().to_string());
+    lines.push(file.display().to_string());
+    lines.join("\n")
 }
