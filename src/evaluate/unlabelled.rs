@@ -5,6 +5,7 @@
 mod invariance;
 #[cfg(test)]
 mod tests;
+mod varied;
 
 use super::Features;
 use super::interval::bootstrap;
@@ -13,9 +14,10 @@ use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::rows::unit_rows;
 use crate::shape;
-pub use invariance::{Invariance, Steadiness, Variation, variations};
+pub use invariance::{Invariance, Steadiness, Variation, relative, variations};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
+pub use varied::{Change, Compared, Eye, Look, Seen, compare};
 
 /// Version of the protocol; numbers of different versions do not compare.
 pub const VERSION: u32 = 1;
@@ -219,7 +221,7 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
 }
 
 /// A mean over images with its bootstrap interval.
-fn mean(values: &[f64], seed: u64) -> Measure {
+pub fn mean(values: &[f64], seed: u64) -> Measure {
     let count = values.len() as f64;
     let of = |drawn: &[usize]| drawn.iter().map(|at| values[*at]).sum::<f64>() / count;
     let value = values.iter().sum::<f64>() / count;

@@ -2,7 +2,7 @@
 
 mod probe;
 mod quality;
-mod settings;
+pub(in crate::cli) mod settings;
 mod stored;
 mod subject;
 mod trained;

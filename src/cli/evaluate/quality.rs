@@ -21,7 +21,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     arguments.refuse("quality", &["--protocol", "--baselines"])?;
     let (mut findings, mut counts) = (Vec::new(), [0, 0, 0]);
     for seed in subject.settings.all_seeds()? {
-        let images = images(&subject, seed)?;
+        let images = subject.source.to_look_at(&subject.selection(seed))?;
         let found = extracted(&subject, &images, seed)?;
         counts = [0, found.len(), found.damaged.len()];
         findings.push(finding(&subject, &images, &found, seed)?);
@@ -38,16 +38,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         baselines: Vec::new(),
         counts,
     })
-}
-
-/// The images that a protocol with labels would ask about; without such a split, those that are trained on.
-fn images(subject: &Subject, seed: u64) -> Result<Arc<dyn Dataset>> {
-    let selection = subject.selection(seed);
-    let source = &subject.source;
-    if source.splits.len() > 1 || selection.holdout > 0.0 {
-        return Ok(source.for_evaluation(&selection)?.1);
-    }
-    Ok(source.for_training(&selection)?)
 }
 
 fn extracted(subject: &Subject, images: &Arc<dyn Dataset>, seed: u64) -> Result<Features> {

@@ -11,7 +11,7 @@ use diptych::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 
 /// Settings that are left out while they have no value.
-pub(super) const OPTIONAL: [&str; 6] = [
+pub(in crate::cli) const OPTIONAL: [&str; 6] = [
     "data.limit",
     "data.subset",
     "data.label_fraction",
@@ -55,7 +55,7 @@ pub(super) struct Settings {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Data {
+pub(in crate::cli) struct Data {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +66,19 @@ pub(super) struct Data {
     pub classes: Vec<String>,
 }
 
+impl Data {
+    /// All images that a run may look at, before anything is changed.
+    pub(in crate::cli) fn new(recipe: Option<&Recipe>) -> Self {
+        Self {
+            limit: None,
+            subset: None,
+            label_fraction: None,
+            holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
+            classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
+        }
+    }
+}
+
 impl Settings {
     /// Those of a protocol that trains nothing with the backbone, before anything is changed.
     pub(super) fn new(recipe: Option<&Recipe>) -> Self {
@@ -74,13 +87,7 @@ impl Settings {
             seeds: 1,
             threads: machine::cores(),
             device: "auto".to_owned(),
-            data: Data {
-                limit: None,
-                subset: None,
-                label_fraction: None,
-                holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
-                classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
-            },
+            data: Data::new(recipe),
             knn: None,
             sweep: None,
             linear: None,
