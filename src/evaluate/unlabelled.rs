@@ -1,7 +1,9 @@
 //! What features tell about a network without a single label: to choose a checkpoint, or to see a collapse.
 //!
-//! [`Unlabelled`] looks at stored features of images; [`Invariance`] runs the network over augmented images as well.
+//! [`Unlabelled`] looks at stored features of images; [`Invariance`] and [`Alignment`] run the network over augmented images as
+//! well.
 
+mod alignment;
 mod invariance;
 #[cfg(test)]
 mod tests;
@@ -14,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::rows::unit_rows;
 use crate::shape;
+pub use alignment::Alignment;
 pub use invariance::{Invariance, Steadiness, Variation, relative, variations};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};

@@ -4,20 +4,21 @@ use anyhow::Result;
 use diptych::error::Error;
 use diptych::evaluate::logistic::Solver;
 use diptych::evaluate::probe::Probe;
-use diptych::evaluate::unlabelled::{Invariance, Unlabelled};
+use diptych::evaluate::unlabelled::{Alignment, Invariance, Unlabelled};
 use diptych::evaluate::{Clusters, FewShot, Knn, Linear, Logistic, Protocol, Retrieval, knn};
 use diptych::machine;
 use diptych::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 
 /// Settings that are left out while they have no value.
-pub(in crate::cli) const OPTIONAL: [&str; 6] = [
+pub(in crate::cli) const OPTIONAL: [&str; 7] = [
     "data.limit",
     "data.subset",
     "data.label_fraction",
     "logistic.lambda",
     "logistic.max_iterations",
     "clusters.k",
+    "alignment.views",
 ];
 
 /// What users set, `key=value`.
@@ -51,6 +52,8 @@ pub(super) struct Settings {
     pub quality: Option<Unlabelled>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invariance: Option<Invariance>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<Alignment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +101,7 @@ impl Settings {
             probe: None,
             quality: None,
             invariance: None,
+            alignment: None,
         }
     }
 
