@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use diptych::error::Error;
+use diptych::evaluate::frequency::Groups;
 use diptych::evaluate::logistic::Solver;
 use diptych::evaluate::probe::Probe;
 use diptych::evaluate::unlabelled::{Alignment, Invariance, Unlabelled};
@@ -31,6 +32,8 @@ pub(super) struct Settings {
     pub seeds: u64,
     pub threads: usize,
     pub device: String,
+    /// Whether results are told by how frequent a class is.
+    pub groups: Groups,
     pub data: Data,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knn: Option<Knn>,
@@ -90,6 +93,7 @@ impl Settings {
             seeds: 1,
             threads: machine::cores(),
             device: "auto".to_owned(),
+            groups: Groups::default(),
             data: Data::new(recipe),
             knn: None,
             sweep: None,
