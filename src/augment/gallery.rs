@@ -72,12 +72,8 @@ impl Gallery {
     /// the shorter side, large ones shrunk to at most 384 on the longer, each column as wide as its widest cell, marks as
     /// outlines.
     pub fn sheet(&self) -> Image {
-        let mut scratch = Scratch::default();
-        let rows: Vec<Vec<Image>> = self
-            .rows
-            .iter()
-            .map(|row| row.iter().map(|cell| fit(&cell.image, &mut scratch)).collect())
-            .collect();
+        let rows: Vec<Vec<Image>> =
+            self.rows.iter().map(|row| row.iter().map(|cell| fit(&cell.image)).collect()).collect();
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
             .map(|c| rows.iter().filter_map(|row| row.get(c)).map(|it| it.width).max())
@@ -145,16 +141,25 @@ impl Mark {
     }
 }
 
+/// A picture whose longer side is at most `longest` pixels: shrunk bilinearly if it is larger.
+pub fn shrunk(image: &Image, longest: usize) -> Image {
+    let longer = image.width.max(image.height);
+    if longer <= longest {
+        return image.clone();
+    }
+    let side = |side: usize| (side * longest / longer).max(1);
+    let (width, height) = (side(image.width), side(image.height));
+    let mut pixels = vec![0; 3 * width * height];
+    let whole = [0, 0, image.width, image.height];
+    Scratch::default().resize(image, whole, (width, height), Interpolation::Bilinear, &mut pixels);
+    Image { width, height, pixels }
+}
+
 /// Brings a picture to a size that can be looked at.
-fn fit(image: &Image, scratch: &mut Scratch) -> Image {
+fn fit(image: &Image) -> Image {
     let longer = image.width.max(image.height);
     if longer > LONGER_SIDE {
-        let side = |side: usize| (side * LONGER_SIDE / longer).max(1);
-        let (width, height) = (side(image.width), side(image.height));
-        let mut pixels = vec![0; 3 * width * height];
-        let whole = [0, 0, image.width, image.height];
-        scratch.resize(image, whole, (width, height), Interpolation::Bilinear, &mut pixels);
-        return Image { width, height, pixels };
+        return shrunk(image, LONGER_SIDE);
     }
     let factor = SHORTER_SIDE.div_ceil(image.width.min(image.height).max(1));
     let factor = factor.min(LONGER_SIDE / longer.max(1)).max(1);

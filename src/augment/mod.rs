@@ -46,7 +46,9 @@ pub use device::{
     Batch, Batches, DeviceBatch, DeviceLoader, Views, normalize, to_device, with_constants,
 };
 pub use erase::{Cutout, Patch, RandomErasing};
-pub use gallery::{Cell, Gallery, Mark, SampledImage, sample_images, views_gallery, write_png};
+pub use gallery::{
+    Cell, Gallery, Mark, SampledImage, sample_images, shrunk, views_gallery, write_png,
+};
 pub use jigsaw::{Jigsaw, Patches};
 pub use loader::{Damage, HostBatch, Loader, LoaderConfig};
 pub use noise::{GaussianNoise, Noise};

@@ -29,7 +29,7 @@ pub(super) enum Command {
         /// What `diptych data show` takes
         source: String,
     },
-    /// Finds images that are or nearly are others, within a split and across splits, from their pixels alone
+    /// Finds images that are or nearly are others, mirrored too, within a split and across splits, from their pixels alone
     #[command(after_help = "Examples:\n  \
         diptych data duplicates cifar10/\n  \
         diptych data duplicates photos/ --across --json > leakage.json")]
@@ -42,6 +42,9 @@ pub(super) enum Command {
         /// Least correlation of two images that count as one, 0.5 to 1
         #[arg(long, default_value_t = Duplicates::default().similarity)]
         similarity: f64,
+        /// Leave mirrored copies, left and right exchanged, out of account
+        #[arg(long)]
+        unmirrored: bool,
     },
     /// Writes every image of a source to disk, with its label: made data as well as any other
     ///
@@ -66,9 +69,13 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
             let summary = data::summary(&data::open(source)?);
             Ok(Answer { text: summary.to_string(), json: serde_json::to_value(&summary)? })
         }
-        Command::Duplicates { source, across, similarity } => {
-            let scan =
-                Duplicates { similarity: *similarity, within: !across, ..Duplicates::default() };
+        Command::Duplicates { source, across, similarity, unmirrored } => {
+            let scan = Duplicates {
+                similarity: *similarity,
+                within: !across,
+                mirrored: !unmirrored,
+                ..Duplicates::default()
+            };
             let bar = Mutex::new(image_bar("look"));
             let found = scan.scan(&data::open(source)?, &|done, all| {
                 if let Ok(mut bar) = bar.lock() {

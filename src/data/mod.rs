@@ -201,6 +201,18 @@ impl Source {
         Ok((limited(references, options), limited(queries, options)))
     }
 
+    /// Images to be looked at without their labels: those that an evaluation asks about; without such a split, those that
+    /// are trained on.
+    ///
+    /// # Errors
+    /// Those of [`Self::for_evaluation`] and [`Self::for_training`].
+    pub fn to_look_at(&self, options: &Selection) -> Result<Arc<dyn Dataset>> {
+        if self.splits.len() > 1 || options.holdout > 0.0 {
+            return Ok(self.for_evaluation(options)?.1);
+        }
+        self.for_training(options)
+    }
+
     pub(crate) fn training_split(&self) -> Result<&Arc<dyn Dataset>> {
         let named = ["train", "training"].iter().find_map(|name| self.split(name));
         let only = self.splits.first().filter(|_| self.splits.len() == 1).map(|(_, split)| split);

@@ -24,7 +24,7 @@ use tch::Tensor;
 use thumbnail::{Fingerprint, Thumbnail};
 
 /// Version of the scan; what different versions find does not compare.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Queries searched together.
 const BLOCK: usize = 1 << 16;
@@ -37,8 +37,8 @@ const CANDIDATE: f32 = 0.85;
 ///
 /// Two images are near-duplicates when one, or a box of at least three quarters of its width and height, laid over the
 /// other correlates with it by `similarity`, and by `detail` once what varies slowly is taken away (a sky is a sky). Channels
-/// are centred and lengths taken out, so brightness, contrast and a colour cast do not count; mirrored copies are not looked
-/// for.
+/// are centred and lengths taken out, so brightness, contrast and a colour cast do not count. With `mirrored` an image whose
+/// left and right are exchanged counts too, and is told as such; a pair that is alike both ways is not.
 ///
 /// The bounds are ours, set by eye: on CIFAR-10 they find 286 of the 10,000 test images in the training split, of which about
 /// one in twenty is another image (ships on a horizon); a lower `detail` adds such, a lower `similarity` finds more of the
@@ -54,18 +54,30 @@ pub struct Duplicates {
     pub neighbours: usize,
     /// Whether pairs within a split are looked for too, or else only those across splits.
     pub within: bool,
+    /// Whether mirrored copies, left and right exchanged, are looked for too; that doubles what the search takes.
+    pub mirrored: bool,
 }
 
 impl Default for Duplicates {
     fn default() -> Self {
-        Self { similarity: 0.95, detail: 0.6, neighbours: 4, within: true }
+        Self { similarity: 0.95, detail: 0.6, neighbours: 4, within: true, mirrored: true }
     }
 }
 
-/// One image's first look: a hash of its pixels and its fingerprint.
+/// One image's first look: hashes of its pixels as they are and mirrored, and its fingerprint.
 struct Seen {
     hash: [u8; 16],
+    mirrored: [u8; 16],
     fingerprint: Fingerprint,
+}
+
+/// Two images that are one; the first lies before the second.
+struct Match {
+    first: At,
+    second: At,
+    /// How alike they are; none if all pixels are equal.
+    alike: Option<Alike>,
+    mirrored: bool,
 }
 
 /// An image by number of its split and index.
@@ -91,7 +103,7 @@ impl Duplicates {
         Ok(())
     }
 
-    /// Looks through all splits of a source. Memory holds 208 bytes an image and what a neighbour search of 65,536 queries
+    /// Looks through all splits of a source. Memory holds 224 bytes an image and what a neighbour search of 65,536 queries
     /// takes; candidates are decoded a second time. `progress` is told how many of how many images had their first look,
     /// from several threads.
     ///
@@ -108,6 +120,7 @@ impl Duplicates {
         let look = |split: &dyn Dataset, index| {
             let seen = split.image(index).ok().map(|image| Seen {
                 hash: thumbnail::hash(&image),
+                mirrored: thumbnail::hash(&thumbnail::mirrored(&image)),
                 fingerprint: Fingerprint::of(&image),
             });
             let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
@@ -130,11 +143,14 @@ impl Duplicates {
                 source.location
             )));
         }
-        let mut pairs = equal(&splits, self.within);
+        let mut listed = equal(&splits, self.within);
+        if self.mirrored {
+            listed.extend(equal_mirrored(&splits, self.within));
+        }
         for first in 0..splits.len() {
             for second in first..splits.len() {
                 if first != second || self.within {
-                    pairs.extend(self.near(source, &splits, first, second)?);
+                    listed.extend(self.near(source, &splits, first, second)?);
                 }
             }
         }
@@ -142,10 +158,10 @@ impl Duplicates {
             let (name, split) = &source.splits[split];
             Place { split: name.clone(), index, path: split.path(index), label: split.label(index) }
         };
-        let mut listed: Vec<(At, At, Option<Alike>)> = pairs;
-        let similarity = |alike: &Option<Alike>| alike.map_or(f64::INFINITY, |it| it.similarity);
+        let similarity = |it: &Match| it.alike.map_or(f64::INFINITY, |alike| alike.similarity);
+        let place_of = |it: &Match| (it.mirrored, it.first, it.second);
         listed.sort_by(|a, b| {
-            similarity(&b.2).total_cmp(&similarity(&a.2)).then((a.0, a.1).cmp(&(b.0, b.1)))
+            similarity(b).total_cmp(&similarity(a)).then(place_of(a).cmp(&place_of(b)))
         });
         Ok(Report {
             images,
@@ -154,10 +170,11 @@ impl Duplicates {
             counts: counts(source, &listed),
             pairs: listed
                 .into_iter()
-                .map(|(first, second, alike)| Pair {
+                .map(|Match { first, second, alike, mirrored }| Pair {
                     first: place(first),
                     second: place(second),
                     exact: alike.is_none(),
+                    mirrored,
                     similarity: alike.map_or(1.0, |alike| alike.similarity),
                     detail: alike.map_or(1.0, |alike| alike.detail),
                 })
@@ -172,54 +189,75 @@ impl Duplicates {
         splits: &[Vec<Option<Seen>>],
         first: usize,
         second: usize,
-    ) -> Result<Vec<(At, At, Option<Alike>)>> {
+    ) -> Result<Vec<Match>> {
         let readable = |split: usize| -> Vec<(usize, &Seen)> {
             let all = splits[split].iter().enumerate();
             all.filter_map(|(index, seen)| Some((index, seen.as_ref()?))).collect()
         };
         let (references, queries) = (readable(first), readable(second));
-        let rows = |seen: &[(usize, &Seen)]| {
-            let values: Vec<f32> =
-                seen.iter().flat_map(|(_, seen)| seen.fingerprint.unit()).collect();
+        let rows = |seen: &[(usize, &Seen)], mirrored: bool| {
+            let print = |seen: &Seen| {
+                if mirrored { seen.fingerprint.mirrored().unit() } else { seen.fingerprint.unit() }
+            };
+            let values: Vec<f32> = seen.iter().flat_map(|(_, seen)| print(seen)).collect();
             Tensor::from_slice(&values).view([seen.len() as i64, -1])
         };
         if references.len() <= usize::from(first == second) || queries.is_empty() {
             return Ok(Vec::new());
         }
         let mut found = BTreeMap::new();
-        for block in (0..queries.len()).step_by(BLOCK) {
+        // Mirrored last: a pair that is alike as it is stays so.
+        let ways = if self.mirrored { &[false, true][..] } else { &[false][..] };
+        let blocks = (0..queries.len()).step_by(BLOCK);
+        for (mirrored, block) in ways.iter().flat_map(|way| blocks.clone().map(|at| (*way, at))) {
             let some = &queries[block..queries.len().min(block + BLOCK)];
             let itself = (first == second).then_some(block);
             let mut search =
-                Search::new(&rows(some), self.neighbours, itself, &[Distance::Cosine])?;
+                Search::new(&rows(some, mirrored), self.neighbours, itself, &[Distance::Cosine])?;
             for part in references.chunks(BLOCK) {
-                search.add(&rows(part))?;
+                search.add(&rows(part, false))?;
             }
             let neighbours = search.finish()?.remove(0);
             let of_query = |(at, (index, query)): (usize, &(usize, &Seen))| {
                 let (rows, cosines) = neighbours.of(at);
                 let candidates =
                     rows.iter().zip(cosines).filter(|(_, cosine)| **cosine >= CANDIDATE);
+                // Equal ones are known, either way.
+                let equal = |seen: &Seen| {
+                    seen.hash == query.hash || (self.mirrored && seen.hash == query.mirrored)
+                };
                 let candidates: Vec<usize> = candidates
-                    .filter(|(row, _)| references[**row].1.hash != query.hash)
+                    .filter(|(row, _)| !equal(references[**row].1))
                     .map(|(row, _)| references[*row].0)
                     .collect();
-                self.verify(source, (second, *index), first, &candidates)
+                self.verify(source, (second, *index), first, &candidates, mirrored)
             };
             let pairs: Vec<(At, At, Alike)> =
                 some.par_iter().enumerate().flat_map_iter(of_query).collect();
-            found.extend(pairs.into_iter().map(|(first, second, alike)| ((first, second), alike)));
+            for (first, second, alike) in pairs {
+                let found = found.entry((first, second)).or_insert((alike, mirrored));
+                if found.1 == mirrored && found.0.similarity < alike.similarity {
+                    found.0 = alike;
+                }
+            }
         }
-        Ok(found.into_iter().map(|((first, second), alike)| (first, second, Some(alike))).collect())
+        let of = |((first, second), (alike, mirrored))| Match {
+            first,
+            second,
+            alike: Some(alike),
+            mirrored,
+        };
+        Ok(found.into_iter().map(of).collect())
     }
 
-    /// Which of some images of split `other` are near-duplicates of an image.
+    /// Which of some images of split `other` are near-duplicates of an image, or of it mirrored.
     fn verify(
         &self,
         source: &Source,
         at: At,
         other: usize,
         candidates: &[usize],
+        mirrored: bool,
     ) -> Vec<(At, At, Alike)> {
         // Both were decoded before; one that cannot be any more is no duplicate.
         let thumbnail = |(split, index): At| {
@@ -228,6 +266,7 @@ impl Duplicates {
         let Some(query) = (!candidates.is_empty()).then(|| thumbnail(at)).flatten() else {
             return Vec::new();
         };
+        let query = if mirrored { query.mirrored() } else { query };
         let judge = |index: &usize| {
             let candidate = (other, *index);
             // The lower first, whichever of the two was asked about, so that both ways are one pair.
@@ -243,19 +282,19 @@ impl Duplicates {
 }
 
 /// Pairs of images with the same pixels: of each group every later one with the first of each split.
-fn equal(splits: &[Vec<Option<Seen>>], within: bool) -> Vec<(At, At, Option<Alike>)> {
-    let mut hashes: Vec<([u8; 16], At)> = Vec::new();
-    for (split, all) in splits.iter().enumerate() {
-        let all = all.iter().enumerate();
-        hashes.extend(all.filter_map(|(index, seen)| Some((seen.as_ref()?.hash, (split, index)))));
-    }
-    hashes.par_sort_unstable();
+fn equal(splits: &[Vec<Option<Seen>>], within: bool) -> Vec<Match> {
+    let hashes = hashes(splits);
     let mut pairs = Vec::new();
     for group in hashes.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
         let mut firsts: Vec<At> = Vec::new();
         for (_, at) in group {
             let others = firsts.iter().filter(|first| within || first.0 != at.0);
-            pairs.extend(others.map(|first| (*first, *at, None)));
+            pairs.extend(others.map(|first| Match {
+                first: *first,
+                second: *at,
+                alike: None,
+                mirrored: false,
+            }));
             if firsts.last().is_none_or(|last| last.0 != at.0) {
                 firsts.push(*at);
             }
@@ -264,13 +303,51 @@ fn equal(splits: &[Vec<Option<Seen>>], within: bool) -> Vec<(At, At, Option<Alik
     pairs
 }
 
-fn counts(source: &Source, pairs: &[(At, At, Option<Alike>)]) -> Vec<Count> {
-    let mut found: BTreeMap<(usize, usize), [BTreeSet<usize>; 2]> = BTreeMap::new();
-    for (first, second, alike) in pairs {
-        let sets = found.entry((first.0, second.0)).or_default();
-        sets[usize::from(alike.is_some())].insert(second.1);
+/// Hashes of all images with where they lie, in order.
+fn hashes(splits: &[Vec<Option<Seen>>]) -> Vec<([u8; 16], At)> {
+    let mut hashes: Vec<([u8; 16], At)> = Vec::new();
+    for (split, all) in splits.iter().enumerate() {
+        let all = all.iter().enumerate();
+        hashes.extend(all.filter_map(|(index, seen)| Some((seen.as_ref()?.hash, (split, index)))));
     }
-    let count = |((first, second), [exact, near]): ((usize, usize), [BTreeSet<usize>; 2])| {
+    hashes.par_sort_unstable();
+    hashes
+}
+
+/// Pairs of images of which one has the pixels of the other mirrored: every image with the first such of each split before it.
+fn equal_mirrored(splits: &[Vec<Option<Seen>>], within: bool) -> Vec<Match> {
+    let hashes = hashes(splits);
+    let mut pairs = Vec::new();
+    for (split, all) in splits.iter().enumerate() {
+        for (index, seen) in all.iter().enumerate() {
+            // An image that is its own mirror image is found as it is.
+            let Some(seen) = seen.as_ref().filter(|seen| seen.mirrored != seen.hash) else {
+                continue;
+            };
+            let second = (split, index);
+            let from = hashes.partition_point(|(hash, _)| *hash < seen.mirrored);
+            let alike = hashes[from..].iter().take_while(|(hash, _)| *hash == seen.mirrored);
+            let mut last = None;
+            for (_, first) in alike.take_while(|(_, first)| *first < second) {
+                if last != Some(first.0) && (within || first.0 != split) {
+                    pairs.push(Match { first: *first, second, alike: None, mirrored: true });
+                }
+                last = Some(first.0);
+            }
+        }
+    }
+    pairs
+}
+
+fn counts(source: &Source, pairs: &[Match]) -> Vec<Count> {
+    let mut found: BTreeMap<(usize, usize), [BTreeSet<usize>; 3]> = BTreeMap::new();
+    for Match { first, second, alike, mirrored } in pairs {
+        let sets = found.entry((first.0, second.0)).or_default();
+        let kind = if *mirrored { 2 } else { usize::from(alike.is_some()) };
+        sets[kind].insert(second.1);
+    }
+    let count = |((first, second), [exact, near, mirrored]): (_, [BTreeSet<usize>; 3])| {
+        let (first, second): (usize, usize) = (first, second);
         let (name, split) = &source.splits[second];
         Count {
             split: name.clone(),
@@ -278,6 +355,10 @@ fn counts(source: &Source, pairs: &[(At, At, Option<Alike>)]) -> Vec<Count> {
             images: split.len(),
             exact: exact.len(),
             near: near.difference(&exact).count(),
+            mirrored: mirrored
+                .iter()
+                .filter(|it| !exact.contains(it) && !near.contains(it))
+                .count(),
         }
     };
     found.into_iter().map(count).collect()

@@ -261,12 +261,12 @@ impl Features {
     }
 
     /// The labels as plain numbers.
-    pub(super) fn labels(&self) -> Vec<i64> {
+    pub(crate) fn labels(&self) -> Vec<i64> {
         integers(&self.labels)
     }
 
     /// The indices as plain numbers.
-    pub(super) fn indices(&self) -> Vec<i64> {
+    pub(crate) fn indices(&self) -> Vec<i64> {
         integers(&self.index)
     }
 

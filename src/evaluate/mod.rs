@@ -13,6 +13,7 @@ pub mod features;
 pub mod few_shot;
 mod findings;
 pub mod finetune;
+pub mod frequency;
 pub mod interval;
 pub mod knn;
 pub mod linear;

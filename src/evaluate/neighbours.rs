@@ -46,21 +46,38 @@ pub fn gallery(
     k: usize,
     same: bool,
 ) -> Result<Vec<Example>> {
-    queries.check()?;
-    references.check()?;
     if queries.is_empty() {
         return Err(Error::Data("there are no query images to show".to_owned()));
     }
+    nearest(queries, references, &choose(&queries.labels(), examples), k, same)
+}
+
+/// The `k` nearest references (fewer if there are fewer) of the queries in these rows, in the order given. With `same` both
+/// sides are one split and no image finds itself.
+///
+/// # Errors
+/// Whatever [`neighbours`] fails with.
+///
+/// # Panics
+/// If there is no such row.
+pub fn nearest(
+    queries: &Features,
+    references: &Features,
+    rows: &[usize],
+    k: usize,
+    same: bool,
+) -> Result<Vec<Example>> {
+    queries.check()?;
+    references.check()?;
     let query_labels = queries.labels();
-    let chosen = choose(&query_labels, examples);
-    let rows: Vec<i64> = chosen.iter().map(|row| *row as i64).collect();
-    let h = queries.h.index_select(0, &Tensor::from_slice(&rows).to_device(queries.h.device()));
+    let at: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+    let h = queries.h.index_select(0, &Tensor::from_slice(&at).to_device(queries.h.device()));
     // One more than asked for: a query may have to leave itself out.
     let found = neighbours(&h, &references.h, k + usize::from(same), false)?;
     let (query_indices, reference_indices) = (queries.indices(), references.indices());
     let reference_labels = references.labels();
     let class = |label: i64| u32::try_from(label).ok();
-    Ok(chosen
+    Ok(rows
         .iter()
         .enumerate()
         .map(|(position, row)| {

@@ -51,6 +51,9 @@ pub struct Finding {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Details {
+    /// The seeds that the counts below are the sum over, and of whose first the sweeps are; empty where there was one seed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<u64>,
     /// Images of each class (row) by the class they were taken for (column).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confusion: Vec<Vec<u64>>,
@@ -85,6 +88,33 @@ pub struct Sweep {
 }
 
 impl Details {
+    /// Those of all seeds of a protocol: counts of classes are added up; of clusters, which have no names in common, those of
+    /// the first seed are kept, as of all else.
+    ///
+    /// # Panics
+    /// If there is no seed, or not as many findings.
+    pub fn of_all(findings: &[Finding], seeds: &[u64]) -> Self {
+        assert_eq!(findings.len(), seeds.len(), "a finding for each seed");
+        let mut sum = findings[0].details.clone();
+        if seeds.len() < 2 {
+            return sum;
+        }
+        let size =
+            |details: &Self| (details.confusion.len(), details.confusion.first().map(Vec::len));
+        let alike = |finding: &Finding| size(&finding.details) == size(&sum);
+        if !sum.columns.is_empty() || !findings.iter().all(alike) {
+            sum.seeds = vec![seeds[0]];
+            return sum;
+        }
+        for finding in &findings[1..] {
+            for (row, more) in sum.confusion.iter_mut().zip(&finding.details.confusion) {
+                row.iter_mut().zip(more).for_each(|(count, more)| *count += more);
+            }
+        }
+        sum.seeds = seeds.to_vec();
+        sum
+    }
+
     /// With the names of the classes that the rows of the table stand for.
     #[must_use]
     pub fn with_classes(mut self, classes: &[String]) -> Self {
@@ -115,5 +145,38 @@ impl Finding {
     pub fn and(mut self, name: &str, measure: Measure) -> Self {
         self.also.insert(name.to_owned(), measure);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(confusion: Vec<Vec<u64>>, columns: &[&str]) -> Finding {
+        let columns = columns.iter().map(|name| (*name).to_owned()).collect();
+        Finding {
+            details: Details { confusion, columns, ..Details::default() },
+            ..Finding::default()
+        }
+    }
+
+    #[test]
+    fn counts_of_classes_are_added_over_seeds_and_those_of_clusters_are_not() {
+        let two = [
+            finding(vec![vec![3, 1], vec![0, 2]], &[]),
+            finding(vec![vec![4, 0], vec![1, 1]], &[]),
+        ];
+        let sum = Details::of_all(&two, &[5, 6]);
+        assert_eq!(sum.confusion, [[7, 1], [1, 3]]);
+        assert_eq!(sum.seeds, [5, 6]);
+        let one = Details::of_all(&two[..1], &[5]);
+        assert_eq!((one.seeds.len(), one), (0, two[0].details.clone()));
+        let clusters =
+            [finding(vec![vec![3, 1]], &["0", "1"]), finding(vec![vec![0, 4]], &["0", "1"])];
+        let first = Details::of_all(&clusters, &[5, 6]);
+        assert_eq!((first.confusion, first.seeds), (vec![vec![3, 1]], vec![5]));
+        // Another number of classes was seen with the second seed.
+        let other = [two[0].clone(), finding(vec![vec![1]], &[])];
+        assert_eq!(Details::of_all(&other, &[5, 6]).seeds, [5]);
     }
 }

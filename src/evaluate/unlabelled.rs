@@ -1,10 +1,13 @@
 //! What features tell about a network without a single label: to choose a checkpoint, or to see a collapse.
 //!
-//! [`Unlabelled`] looks at stored features of images; [`Invariance`] runs the network over augmented images as well.
+//! [`Unlabelled`] looks at stored features of images; [`Invariance`] and [`Alignment`] run the network over augmented images as
+//! well.
 
+mod alignment;
 mod invariance;
 #[cfg(test)]
 mod tests;
+mod varied;
 
 use super::Features;
 use super::interval::bootstrap;
@@ -13,9 +16,11 @@ use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::rows::unit_rows;
 use crate::shape;
-pub use invariance::{Invariance, Steadiness, Variation, variations};
+pub use alignment::Alignment;
+pub use invariance::{Invariance, Steadiness, Variation, relative, variations};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
+pub use varied::{Change, Compared, Eye, Look, Seen, compare};
 
 /// Version of the protocol; numbers of different versions do not compare.
 pub const VERSION: u32 = 1;
@@ -219,7 +224,7 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
 }
 
 /// A mean over images with its bootstrap interval.
-fn mean(values: &[f64], seed: u64) -> Measure {
+pub fn mean(values: &[f64], seed: u64) -> Measure {
     let count = values.len() as f64;
     let of = |drawn: &[usize]| drawn.iter().map(|at| values[*at]).sum::<f64>() / count;
     let value = values.iter().sum::<f64>() / count;

@@ -316,6 +316,11 @@ impl Weights {
         serde_json::from_value(settings.get("projector")?.clone()).ok()
     }
 
+    /// Whether all of the projector is there, so that layers behind the backbone can be looked at.
+    pub fn has_projector(&self) -> bool {
+        self.projector.is_some()
+    }
+
     /// The projector with its weights, if all of it is among the tensors of the head.
     fn stored_projector(&self) -> Option<Projector> {
         let config = self.projector()?;

@@ -21,6 +21,8 @@ pub(super) struct Detail {
     /// The protocol, and the file of the record.
     pub(super) protocol: String,
     pub(super) file: String,
+    /// Of which seeds this is, where there were several.
+    pub(super) seeds: Option<String>,
     pub(super) matrix: Option<Matrix>,
     pub(super) classes: Vec<Class>,
     /// Whether `classes` are only those that fare worst.
@@ -110,6 +112,7 @@ impl Detail {
         Self {
             protocol: evaluation.protocol.clone(),
             file: evaluation.file.clone(),
+            seeds: told_seeds(&details.seeds),
             matrix: (small && !counts.is_empty()).then(|| Matrix {
                 columns,
                 rows: counts
@@ -127,6 +130,20 @@ impl Detail {
                 .filter_map(|sweep| draw(sweep, &evaluation.metric))
                 .collect(),
         }
+    }
+}
+
+/// `Counts are sums over the seeds 0, 1, 2.`
+fn told_seeds(seeds: &[u64]) -> Option<String> {
+    let all: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    match all.as_slice() {
+        [] => None,
+        [only] => Some(format!("Of seed {only} alone.")),
+        all => Some(format!(
+            "Counts are sums over the seeds {}; what was swept is of seed {}.",
+            all.join(", "),
+            all[0]
+        )),
     }
 }
 

@@ -3,6 +3,7 @@
 mod augmentations;
 mod gradients;
 mod map;
+mod models;
 mod neighbours;
 mod parts;
 mod scores;

@@ -2,7 +2,7 @@
 
 mod probe;
 mod quality;
-mod settings;
+pub(in crate::cli) mod settings;
 mod stored;
 mod subject;
 mod trained;
@@ -77,12 +77,13 @@ few_shot.episodes, few_shot.distance")]
 Settings (key=value): seed, seeds, threads, device, data.*; probe.questions, probe.hidden, probe.epochs, probe.batch_size, \
 probe.learning_rate, probe.weight_decay, probe.noise_std")]
     Probe(Arguments),
-    /// Without labels: effective rank, uniformity, how steady features are under each augmentation
+    /// Without labels: effective rank, uniformity, alignment, how steady features are under each augmentation
     #[command(after_help = "Examples:
   diptych evaluate quality runs/a
-  diptych evaluate quality runs/a/checkpoints/last.safetensors --data photos/
+  diptych evaluate quality runs/a/checkpoints/last.safetensors --data photos/ alignment.views=mocov2
 
-Settings (key=value): seed, seeds, threads, device, data.*; quality.images, quality.t, quality.alpha, invariance.images")]
+Settings (key=value): seed, seeds, threads, device, data.*; quality.images, quality.t, quality.alpha, invariance.images, \
+alignment.images, alignment.views")]
     Quality(Arguments),
     /// Training with labels on top of the model: all of it, or a linear layer, as a paper does it
     #[command(after_help = "Examples:

@@ -8,7 +8,7 @@ use crate::cli::monitor::image_bar;
 use anyhow::Result;
 use diptych::data::Dataset;
 use diptych::evaluate::run::{Part, batch, features};
-use diptych::evaluate::unlabelled::{Invariance, Unlabelled, VERSION, variations};
+use diptych::evaluate::unlabelled::{Alignment, Invariance, Unlabelled, VERSION, variations};
 use diptych::evaluate::{Features, Finding, Measure};
 use serde_json::json;
 use std::sync::Arc;
@@ -17,11 +17,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let subject = Subject::open(arguments, |settings: &mut Settings| {
         settings.quality = Some(Unlabelled::default());
         settings.invariance = Some(Invariance::default());
+        settings.alignment = Some(Alignment::default());
     })?;
     arguments.refuse("quality", &["--protocol", "--baselines"])?;
     let (mut findings, mut counts) = (Vec::new(), [0, 0, 0]);
     for seed in subject.settings.all_seeds()? {
-        let images = images(&subject, seed)?;
+        let images = subject.source.to_look_at(&subject.selection(seed))?;
         let found = extracted(&subject, &images, seed)?;
         counts = [0, found.len(), found.damaged.len()];
         findings.push(finding(&subject, &images, &found, seed)?);
@@ -29,6 +30,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let settings = json!({
         "quality": subject.settings.quality,
         "invariance": subject.settings.invariance,
+        "alignment": subject.settings.alignment,
     });
     subject.answer(&Judged {
         id: "quality".to_owned(),
@@ -40,16 +42,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     })
 }
 
-/// The images that a protocol with labels would ask about; without such a split, those that are trained on.
-fn images(subject: &Subject, seed: u64) -> Result<Arc<dyn Dataset>> {
-    let selection = subject.selection(seed);
-    let source = &subject.source;
-    if source.splits.len() > 1 || selection.holdout > 0.0 {
-        return Ok(source.for_evaluation(&selection)?.1);
-    }
-    Ok(source.for_training(&selection)?)
-}
-
 fn extracted(subject: &Subject, images: &Arc<dyn Dataset>, seed: u64) -> Result<Features> {
     let store = subject.weights.run.as_ref().map(|run| run.join("features"));
     let (source, selection) = (&subject.source, subject.selection(seed));
@@ -59,7 +51,8 @@ fn extracted(subject: &Subject, images: &Arc<dyn Dataset>, seed: u64) -> Result<
     Ok(features(weights, preprocess, *layer, &part, store.as_deref(), &mut image_bar(role))?)
 }
 
-/// The effective rank; beside it the other scores, and how steady features are under each augmentation of the run.
+/// The effective rank; beside it the other scores, how near two views of an image are, and how steady features are under each
+/// augmentation of the run.
 fn finding(
     subject: &Subject,
     images: &Arc<dyn Dataset>,
@@ -76,13 +69,23 @@ fn finding(
     .and("possible_rank", Measure::plain(scores.possible_rank as f64))
     .and("uniformity", Measure::plain(scores.uniformity))
     .and("mean_cosine", Measure::plain(scores.mean_cosine));
+    let alignment = subject.settings.alignment.clone().unwrap_or_default();
+    let own = subject.recipe.as_ref().map_or(&[][..], |recipe| &recipe.view);
+    let side = subject.preprocess.size_px();
+    if let Some(pair) = alignment.pair(own, side)? {
+        let Subject { weights, preprocess, layer, .. } = subject;
+        let mut forward = |pixels: &[u8], n: usize| weights.features(pixels, n, preprocess, *layer);
+        let bar = &mut image_bar("views");
+        let measure =
+            alignment.evaluate(&quality, &mut forward, images, &pair, batch(side), seed, bar)?;
+        finding = finding.and("alignment", measure);
+    }
     let Some(view) = subject.recipe.as_ref().and_then(|recipe| recipe.view.first()) else {
         return Ok(finding);
     };
     let invariance = subject.settings.invariance.clone().unwrap_or_default();
     let Subject { weights, preprocess, layer, .. } = subject;
     let mut forward = |pixels: &[u8], n: usize| weights.features(pixels, n, preprocess, *layer);
-    let side = preprocess.size_px();
     let steadiness = invariance.evaluate(
         &mut forward,
         images,

@@ -2,22 +2,24 @@
 
 use anyhow::Result;
 use diptych::error::Error;
+use diptych::evaluate::frequency::Groups;
 use diptych::evaluate::logistic::Solver;
 use diptych::evaluate::probe::Probe;
-use diptych::evaluate::unlabelled::{Invariance, Unlabelled};
+use diptych::evaluate::unlabelled::{Alignment, Invariance, Unlabelled};
 use diptych::evaluate::{Clusters, FewShot, Knn, Linear, Logistic, Protocol, Retrieval, knn};
 use diptych::machine;
 use diptych::recipe::Recipe;
 use serde::{Deserialize, Serialize};
 
 /// Settings that are left out while they have no value.
-pub(super) const OPTIONAL: [&str; 6] = [
+pub(in crate::cli) const OPTIONAL: [&str; 7] = [
     "data.limit",
     "data.subset",
     "data.label_fraction",
     "logistic.lambda",
     "logistic.max_iterations",
     "clusters.k",
+    "alignment.views",
 ];
 
 /// What users set, `key=value`.
@@ -30,6 +32,8 @@ pub(super) struct Settings {
     pub seeds: u64,
     pub threads: usize,
     pub device: String,
+    /// Whether results are told by how frequent a class is.
+    pub groups: Groups,
     pub data: Data,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub knn: Option<Knn>,
@@ -51,11 +55,13 @@ pub(super) struct Settings {
     pub quality: Option<Unlabelled>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invariance: Option<Invariance>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<Alignment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Data {
+pub(in crate::cli) struct Data {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +72,19 @@ pub(super) struct Data {
     pub classes: Vec<String>,
 }
 
+impl Data {
+    /// All images that a run may look at, before anything is changed.
+    pub(in crate::cli) fn new(recipe: Option<&Recipe>) -> Self {
+        Self {
+            limit: None,
+            subset: None,
+            label_fraction: None,
+            holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
+            classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
+        }
+    }
+}
+
 impl Settings {
     /// Those of a protocol that trains nothing with the backbone, before anything is changed.
     pub(super) fn new(recipe: Option<&Recipe>) -> Self {
@@ -74,13 +93,8 @@ impl Settings {
             seeds: 1,
             threads: machine::cores(),
             device: "auto".to_owned(),
-            data: Data {
-                limit: None,
-                subset: None,
-                label_fraction: None,
-                holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
-                classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
-            },
+            groups: Groups::default(),
+            data: Data::new(recipe),
             knn: None,
             sweep: None,
             linear: None,
@@ -91,6 +105,7 @@ impl Settings {
             probe: None,
             quality: None,
             invariance: None,
+            alignment: None,
         }
     }
 

@@ -107,7 +107,9 @@ impl Subject {
         let folder = self.out.clone().or(run.map(|run| run.join("evaluations")));
         let file = folder.as_ref().map(|folder| record.save(folder)).transpose()?;
         if let Some(folder) = &folder {
-            record.save_details(folder, &self.named(&judged.findings[0].details))?;
+            let seeds = self.settings.all_seeds()?;
+            let details = Details::of_all(&judged.findings, &seeds);
+            record.save_details(folder, &self.named(&details))?;
         }
         if let Some(run) = run {
             report::write(run)?;

@@ -13,7 +13,7 @@ use diptych::error::Error;
 use diptych::evaluate::finetune::Metric;
 use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::weights::Weights;
-use diptych::evaluate::{DataUsed, Finding, Measure, Record, Repeats};
+use diptych::evaluate::{DataUsed, Details, Finding, Measure, Record, Repeats};
 use diptych::experiment::Plan;
 use diptych::experiment::finetune::{Finetune, Outcome};
 use diptych::recipe::protocol::Protocol;
@@ -136,7 +136,8 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
     };
     let folder = model.run.as_ref().map_or(parent, |run| run.join("evaluations"));
     let saved = record.save(&folder)?;
-    record.save_details(&folder, &found[0].details.clone().with_classes(&source.classes))?;
+    let details = Details::of_all(&found, &seeds).with_classes(&source.classes);
+    record.save_details(&folder, &details)?;
     if let Some(run) = &model.run {
         report::write(run)?;
     }

@@ -13,7 +13,7 @@ pub enum Frequency {
 }
 
 /// Where [`Frequency`] changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Cuts {
     /// Fewest training images of a frequent class.
     pub many: usize,

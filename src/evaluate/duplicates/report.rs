@@ -28,6 +28,9 @@ pub struct Pair {
     pub second: Place,
     /// Whether all pixels are equal.
     pub exact: bool,
+    /// Whether one is the other with left and right exchanged.
+    #[serde(default)]
+    pub mirrored: bool,
     /// Correlation after laying one over the other; 1 where all pixels are equal.
     pub similarity: f64,
     /// The same of their details.
@@ -75,6 +78,9 @@ pub struct Count {
     pub exact: usize,
     /// Those that are near-duplicates and not equal.
     pub near: usize,
+    /// Those of which only a mirrored copy is there, equal or nearly.
+    #[serde(default)]
+    pub mirrored: usize,
 }
 
 impl fmt::Display for Report {
@@ -85,16 +91,16 @@ impl fmt::Display for Report {
             self.images, self.damaged, self.flat
         )?;
         for count in &self.counts {
-            let Count { split, found_in, images, exact, near } = count;
+            let Count { split, found_in, images, exact, near, mirrored } = count;
             let place = if split == found_in {
                 "occur earlier in it".to_owned()
             } else {
                 format!("occur in {found_in}")
             };
-            let share = 100.0 * (exact + near) as f64 / *images as f64;
+            let share = 100.0 * (exact + near + mirrored) as f64 / *images as f64;
             writeln!(
                 f,
-                "  {split}: {exact} equal and {near} nearly equal of {images} images ({share:.2} %) {place}"
+                "  {split}: {exact} equal, {near} nearly equal and {mirrored} mirrored of {images} images ({share:.2} %) {place}"
             )?;
         }
         let across = self.pairs.iter().filter(|pair| pair.across_splits()).count();
@@ -104,10 +110,11 @@ impl fmt::Display for Report {
         for pair in self.pairs.iter().take(SHOWN) {
             let Pair { first, second, similarity, .. } = pair;
             let how = if pair.exact { "equal".to_owned() } else { format!("{similarity:.3}") };
+            let mirrored = if pair.mirrored { " mirrored" } else { "" };
             let differ = if pair.labels_differ() { " (labels differ)" } else { "" };
             writeln!(
                 f,
-                "    {how}  {} of {}, {} of {}{differ}",
+                "    {how}{mirrored}  {} of {}, {} of {}{differ}",
                 first.path, first.split, second.path, second.split
             )?;
         }

@@ -185,7 +185,9 @@ fn equal_images_are_paired_with_the_first_of_each_split() {
     assert_eq!(counts, [("train", "train", 1), ("test", "train", 3), ("test", "test", 1)]);
     let text = report.to_string();
     assert!(
-        text.contains("test: 3 equal and 0 nearly equal of 5 images (60.00 %) occur in train"),
+        text.contains(
+            "test: 3 equal, 0 nearly equal and 0 mirrored of 5 images (60.00 %) occur in train"
+        ),
         "{text}"
     );
     let across = quiet(&Duplicates { within: false, ..Duplicates::default() }, &source).unwrap();
@@ -203,6 +205,51 @@ fn near_duplicates_within_a_split_are_one_pair() {
     let pairs: Vec<_> = report.pairs.iter().map(|it| (it.first.index, it.second.index)).collect();
     assert_eq!(pairs, [(4, 20)]);
     assert!(report.pairs[0].similarity > 0.97 && report.pairs[0].detail > 0.6, "{report:?}");
+}
+
+#[test]
+fn mirrored_copies_are_found_and_told_as_such() {
+    let images = scenes(30, 64);
+    let mirrored = thumbnail::mirrored;
+    assert_eq!(mirrored(&mirrored(&images[0])), images[0]);
+    assert_eq!(at(&mirrored(&images[0]), 0, 5, 1), at(&images[0], 63, 5, 1));
+    let train: Vec<Option<Image>> = images.iter().cloned().map(Some).collect();
+    // 0: equal but mirrored; 1: mirrored, cropped and compressed; 2: as it is; 3: symmetric, so found as it is.
+    let symmetric =
+        mapped(64, 64, |x, y, c| 4.0 * (x.abs_diff(63 - x) + y / 2 + 20 * c) as f32 % 255.0);
+    let cropped = compressed(&resized(&mirrored(&images[1]), [0.05, 0.05, 0.9], 64));
+    let test = vec![
+        Some(mirrored(&images[0])),
+        Some(cropped),
+        Some(images[2].clone()),
+        Some(symmetric.clone()),
+    ];
+    let train = [train, vec![Some(symmetric)]].concat();
+    let source = source(vec![("train", train), ("test", test)]);
+    let settings = Duplicates { within: false, ..Duplicates::default() };
+    let report = quiet(&settings, &source).unwrap();
+    let mut pairs: Vec<_> = report
+        .pairs
+        .iter()
+        .map(|it| (it.second.index, it.first.index, it.exact, it.mirrored))
+        .collect();
+    pairs.sort_unstable();
+    assert_eq!(
+        pairs,
+        [(0, 0, true, true), (1, 1, false, true), (2, 2, true, false), (3, 30, true, false)]
+    );
+    let count = &report.counts[0];
+    assert_eq!((count.exact, count.near, count.mirrored), (2, 0, 2));
+    let text = report.to_string();
+    assert!(text.contains("equal mirrored  0.png of train, 0.png of test"), "{text}");
+    let without = quiet(&Duplicates { mirrored: false, ..settings }, &source).unwrap();
+    assert_eq!(without.pairs.len(), 2);
+    // Within a split either of the two may be asked about: one pair.
+    let both = vec![Some(images[4].clone()), Some(images[5].clone()), Some(mirrored(&images[4]))];
+    let within = quiet(&Duplicates::default(), &self::source(vec![("all", both)])).unwrap();
+    let pairs: Vec<_> = within.pairs.iter().map(|it| (it.first.index, it.second.index)).collect();
+    assert_eq!(pairs, [(0, 2)]);
+    assert!(within.pairs[0].mirrored && within.pairs[0].exact);
 }
 
 #[test]

@@ -16,6 +16,14 @@ pub(super) fn hash(image: &Image) -> [u8; 16] {
     *hash.as_bytes().first_chunk().expect("a hash has 32 bytes")
 }
 
+/// An image with left and right exchanged.
+pub(super) fn mirrored(image: &Image) -> Image {
+    let Image { width, height, .. } = *image;
+    let mut pixels = image.pixels.clone();
+    pixels.chunks_exact_mut(3 * width).for_each(|row| row.as_chunks_mut::<3>().0.reverse());
+    Image { width, height, pixels }
+}
+
 /// An image as 8 × 8 means of three channels, rounded to bytes.
 pub(super) struct Fingerprint([u8; PRINT * PRINT * 3]);
 
@@ -26,6 +34,13 @@ impl Fingerprint {
         for (byte, mean) in bytes.iter_mut().zip(&means) {
             *byte = mean.round() as u8;
         }
+        Self(bytes)
+    }
+
+    /// That of the mirrored image.
+    pub(super) fn mirrored(&self) -> Self {
+        let mut bytes = self.0;
+        bytes.chunks_exact_mut(3 * PRINT).for_each(|row| row.as_chunks_mut::<3>().0.reverse());
         Self(bytes)
     }
 
@@ -59,6 +74,14 @@ impl Thumbnail {
 
     pub(super) fn of(image: &Image) -> Self {
         Self(means(image, Self::SIDE))
+    }
+
+    /// That of the mirrored image.
+    pub(super) fn mirrored(mut self) -> Self {
+        for row in self.0.chunks_exact_mut(3 * Self::SIDE) {
+            row.as_chunks_mut::<3>().0.reverse();
+        }
+        self
     }
 }
 

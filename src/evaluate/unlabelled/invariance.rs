@@ -1,15 +1,14 @@
 //! How much features keep of themselves under each augmentation.
 
-use super::{finite, mean, mean_cosine, numbers};
-use crate::augment::{Interpolation, Pipeline, Preprocess, Resize, Scratch, Step, ViewRecipe};
-use crate::data::{Dataset, Image, subset};
+use super::mean;
+use super::varied::{Change, Eye, Look, compare};
+use crate::augment::{Interpolation, Pipeline, Preprocess, Resize, Step, ViewRecipe};
+use crate::data::{Dataset, subset};
 use crate::error::{Error, Result};
-use crate::evaluate::features::{Features, extract};
 use crate::evaluate::record::Measure;
-use crate::rows::{row_dot, unit_rows};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Draws for evaluation are those of an epoch that no training reaches, so they are none of its.
 const EPOCH: u32 = u32::MAX;
@@ -109,8 +108,9 @@ impl Invariance {
     }
 
     /// Runs the network over images as `preprocess` prepares them, and over each variation of these. `forward` is what
-    /// [`extract`] takes; it is called with at most `batch` images. What is drawn for an image depends on the seed, the
-    /// image and the variation's steps only. `progress` gets passes over the images done and in all.
+    /// [`extract`](crate::evaluate::features::extract) takes; it is called with at most `batch` images. What is drawn for
+    /// an image depends on the seed, the image and the variation's steps only. `progress` gets images shown and images to
+    /// show, variations included.
     ///
     /// # Errors
     /// [`Error::Recipe`] for settings or steps out of range; [`Error::Data`] for fewer than two readable images;
@@ -131,29 +131,43 @@ impl Invariance {
     ) -> Result<Vec<Steadiness>> {
         self.check()?;
         let images = subset::limit(dataset.clone(), self.images, seed);
-        let pipelines: Vec<Pipeline> = variations
+        let side = preprocess.size_px();
+        let changes: Vec<Change> = variations
             .iter()
-            .map(|variation| variation.pipeline(preprocess.size_px()))
+            .map(|variation| {
+                let pipeline = variation.pipeline(side)?;
+                // What a batch shares is drawn for each image: there is no batch here.
+                let change = move |index: usize| {
+                    pipeline.sample(seed, EPOCH, index as u32, index as u64, 0, (side, side))
+                };
+                Ok(Box::new(change) as Change)
+            })
             .collect::<Result<_>>()?;
-        let passes = 1 + pipelines.len();
-        let mut run = |pipeline: Option<&Pipeline>| {
-            let varied = Varied { images: images.as_ref(), preprocess, pipeline, seed };
-            let side = preprocess.size_px();
-            let copy = |image: &Image, out: &mut [u8]| out.copy_from_slice(&image.pixels);
-            extract(forward, &varied, (side, side), &copy, batch, &mut |_, _| ())
-        };
-        let plain = run(None)?;
-        finite(&plain.h, 2)?;
-        let different = mean_cosine(&plain.h)?;
-        progress(1, passes);
-        let mut found = Vec::with_capacity(variations.len());
-        for (at, (variation, pipeline)) in variations.iter().zip(&pipelines).enumerate() {
-            let varied = run(Some(pipeline))?;
-            found.push(steadiness(&variation.name, &plain, &varied, different, seed)?);
-            progress(at + 2, passes);
-        }
-        Ok(found)
+        let look: Look = Box::new(|pixels, n| Ok(vec![forward(pixels, n)?]));
+        let mut eyes = [Eye { name: String::new(), layers: vec!["h".to_owned()], look }];
+        let found = compare(&mut eyes, images.as_ref(), preprocess, &changes, batch, progress)?;
+        let seen = &found.seen[0];
+        let steadiness = variations.iter().zip(&seen.cosines).map(|(variation, cosines)| {
+            let cosine = mean(cosines, seed);
+            Steadiness {
+                name: variation.name.clone(),
+                relative: relative(&cosine, seen.different),
+                cosine,
+                different: seen.different,
+            }
+        });
+        Ok(steadiness.collect())
     }
+}
+
+/// How steady features are relative to different images, of whose features the mean cosine similarity is `different`:
+/// [`Steadiness::relative`].
+pub fn relative(cosine: &Measure, different: f64) -> Option<Measure> {
+    let spread = 1.0 - different;
+    (spread > 1e-9).then(|| Measure {
+        value: (cosine.value - different) / spread,
+        interval_95: cosine.interval_95.map(|ends| ends.map(|end| (end - different) / spread)),
+    })
 }
 
 impl Variation {
@@ -179,69 +193,5 @@ impl Variation {
             )));
         }
         Ok(pipeline)
-    }
-}
-
-fn steadiness(
-    name: &str,
-    plain: &Features,
-    varied: &Features,
-    different: f64,
-    seed: u64,
-) -> Result<Steadiness> {
-    finite(&varied.h, 2)?;
-    assert_eq!(plain.indices(), varied.indices(), "the same images can be read each time");
-    let cosines = row_dot(
-        &unit_rows(&plain.h.to_kind(Kind::Double)),
-        &unit_rows(&varied.h.to_kind(Kind::Double)),
-    );
-    let cosine = mean(&numbers(&cosines), seed);
-    let spread = 1.0 - different;
-    let relative = (spread > 1e-9).then(|| Measure {
-        value: (cosine.value - different) / spread,
-        interval_95: cosine.interval_95.map(|ends| ends.map(|end| (end - different) / spread)),
-    });
-    Ok(Steadiness { name: name.to_owned(), cosine, relative, different })
-}
-
-/// A data set as a network sees it, varied or not.
-struct Varied<'a> {
-    images: &'a dyn Dataset,
-    preprocess: &'a Preprocess,
-    pipeline: Option<&'a Pipeline>,
-    seed: u64,
-}
-
-impl Dataset for Varied<'_> {
-    fn len(&self) -> usize {
-        self.images.len()
-    }
-
-    fn label(&self, _: usize) -> Option<u32> {
-        None
-    }
-
-    fn path(&self, index: usize) -> String {
-        self.images.path(index)
-    }
-
-    fn image(&self, index: usize) -> Result<Image> {
-        thread_local!(static SCRATCH: std::cell::RefCell<Scratch> = std::cell::RefCell::default());
-        let image = self.images.image(index)?;
-        let side = self.preprocess.size_px();
-        let mut pixels = vec![0; 3 * side * side];
-        SCRATCH.with_borrow_mut(|scratch| {
-            self.preprocess.apply(&image, scratch, &mut pixels);
-            let prepared = Image { width: side, height: side, pixels };
-            let Some(pipeline) = self.pipeline else {
-                return Ok(prepared);
-            };
-            // What a batch shares is drawn for each image: there is no batch here.
-            let drawn =
-                pipeline.sample(self.seed, EPOCH, index as u32, index as u64, 0, (side, side));
-            let mut pixels = vec![0; 3 * side * side];
-            drawn.apply(&prepared, scratch, &mut pixels);
-            Ok(Image { width: side, height: side, pixels })
-        })
     }
 }

@@ -132,7 +132,71 @@ fn what_a_network_does_not_see_leaves_its_features_alone() {
     }
     assert_eq!(run(1, 7), found, "the batch does not matter");
     assert_ne!(run(2, 16)[2], found[2]);
-    assert_eq!(passes[..6], [(1, 6), (2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]);
+    let expected: Vec<(usize, usize)> = (1..=6).map(|pass| (40 * pass, 240)).collect();
+    assert_eq!(passes[..6], expected);
+}
+
+#[test]
+fn alignment_is_the_distance_of_two_views_and_alpha_its_exponent() {
+    let source = open("synthetic:scenes?train=60&test=10&size=32").unwrap();
+    let images = source.split("train").unwrap();
+    let own = named("simclr_cifar").unwrap();
+    let settings = Alignment { images: 40, ..Alignment::default() };
+    let run = |settings: &Alignment, alpha: f64, own: &[ViewRecipe], seed, batch| {
+        let pair = settings.pair(own, 24).unwrap().unwrap();
+        let quality = Unlabelled { alpha, ..Unlabelled::default() };
+        let mut seen = Vec::new();
+        let found = settings.evaluate(
+            &quality,
+            &mut |pixels, n| {
+                assert_eq!(pixels.len(), n * 3 * 24 * 24);
+                let h = mean_colour(pixels, n)?;
+                seen.push(h.shallow_clone());
+                Ok(h)
+            },
+            images,
+            &pair,
+            batch,
+            seed,
+            &mut |_, _| (),
+        );
+        (found.unwrap(), Tensor::cat(&seen, 0))
+    };
+    let (square, h) = run(&settings, 2.0, &own, 1, 16);
+    // Both views of all images went by: the rest is arithmetic.
+    let unit = |rows: Tensor| {
+        let length = rows.square().sum_dim_intlist(1, true, Kind::Float).sqrt();
+        rows / length
+    };
+    let apart = unit(h.narrow(0, 0, 40)) - unit(h.narrow(0, 40, 40));
+    let squares = apart.square().sum_dim_intlist(1, false, Kind::Double);
+    assert!((square.value - squares.mean(Kind::Double).double_value(&[])).abs() < 1e-6);
+    let (plain, _) = run(&settings, 1.0, &own, 1, 16);
+    assert!((plain.value - squares.sqrt().mean(Kind::Double).double_value(&[])).abs() < 1e-6);
+    assert_eq!(run(&settings, 2.0, &own, 1, 7).0, square, "the batch does not matter");
+    assert_ne!(run(&settings, 2.0, &own, 2, 16).0, square);
+    // Views that differ in nothing are nowhere apart.
+    let whole: Vec<ViewRecipe> =
+        vec![toml::from_str("count = 1\nsteps = [{ name = \"resize\", size_px = 9 }]").unwrap()];
+    assert_eq!(run(&settings, 2.0, &whole, 1, 16).0.value, 0.0);
+}
+
+#[test]
+fn a_positive_pair_is_the_first_two_views_of_the_run_or_of_a_named_set() {
+    let own = named("infomin_jigsaw").unwrap();
+    let settings = Alignment::default();
+    let pair = settings.pair(&own, 96).unwrap().unwrap();
+    assert!(pair.iter().all(|view| view.count == 1 && view.size_px() == 96));
+    assert_eq!(pair[0].steps.len(), own[0].steps.len());
+    assert!(settings.pair(&[], 96).unwrap().is_none());
+    let byol = Alignment { views: Some("byol".to_owned()), ..settings.clone() };
+    let pair = byol.pair(&own, 96).unwrap().unwrap();
+    assert_ne!(pair[0], pair[1], "its two views differ");
+    let wrong = Alignment { views: Some("byoll".to_owned()), ..settings.clone() };
+    assert!(wrong.pair(&own, 96).unwrap_err().to_string().contains("`byol`"));
+    let patches: Vec<ViewRecipe> = own.into_iter().filter(|it| it.size_px() != 224).collect();
+    let error = settings.pair(&patches, 96).unwrap_err().to_string();
+    assert!(error.contains("alignment.views=mocov2"), "{error}");
 }
 
 #[test]
