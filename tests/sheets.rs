@@ -74,7 +74,7 @@ fn neighbours(folder: &Path, one: &str, two: &str) {
         "--name",
         "first",
         "--class",
-        "square disc",
+        "boat",
         "--index",
         "3",
         "threads=1",
@@ -93,7 +93,7 @@ fn neighbours(folder: &Path, one: &str, two: &str) {
     assert_eq!(names, ["first", "two", "untrained", "raw pixels"]);
     assert_eq!(sheet["queries"][0]["index"], 3);
     assert_eq!(sheet["queries"].as_array().unwrap().len(), 3);
-    assert_eq!(sheet["queries"][1]["class"], "square disc");
+    assert_eq!(sheet["queries"][1]["class"], "boat");
     assert_eq!(sheet["models"][0]["found"][2].as_array().unwrap().len(), 5);
     // The precision is that of `evaluate retrieval`.
     let retrieval = json(&["evaluate", "retrieval", one, "retrieval.k=[5]", "threads=1"]);
@@ -113,7 +113,7 @@ fn neighbours(folder: &Path, one: &str, two: &str) {
         "--name",
         "first",
         "--class",
-        "square disc",
+        "boat",
         "--index",
         "3",
         "threads=1",
@@ -140,7 +140,7 @@ fn refusals(folder: &Path, one: &str) {
         (&["neighbours.k=0"], 2, "`k` must be at least 1"),
         (&["neighbours.kk=3"], 2, "`neighbours.k`"),
         (&["neighbours.random=0"], 3, "there is no query to show"),
-        (&["--class", "square disc", "neighbours.per_class=0"], 2, "`neighbours.per_class`"),
+        (&["--class", "boat", "neighbours.per_class=0"], 2, "`neighbours.per_class`"),
         (&["--layer", "y"], 2, "`--layer` must be one of"),
         (&["--name", "a", "--name", "b"], 2, "there are 2 names for 1 models"),
     ] {

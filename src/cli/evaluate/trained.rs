@@ -67,10 +67,15 @@ impl Asked {
 pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
     let started = Instant::now();
     let recipe = recipe_of(&arguments.model)?;
-    let asked = Asked::new(arguments, id, &Settings::new(recipe.as_ref()))?;
+    let location = location(arguments.data.as_ref(), recipe.as_ref())?;
+    let mut defaults = Settings::new(recipe.as_ref());
+    if location.starts_with("transfer:") {
+        // How the run cut its own images is nothing to a set with published splits.
+        defaults.data = Data::new(None);
+    }
+    let asked = Asked::new(arguments, id, &defaults)?;
     let Asked { settings, protocol, .. } = &asked;
     let seeds = settings.all_seeds()?;
-    let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let images = Images::open(&location, &settings.data)?;
     let source = &images.source;
     if source.classes.is_empty() {
@@ -192,8 +197,8 @@ impl Images {
                 transfer: None,
             });
         };
-        let set = transfer::open(name, Path::new(root))?;
-        if set.metric == transfer::Metric::VocMap {
+        let metric = transfer::published().find(|(known, ..)| *known == name).map(|it| it.3);
+        if metric == Some(transfer::Metric::VocMap) {
             return Err(Error::Recipe(format!(
                 "`{name}` shows several classes an image and is told by their average precision; fine-tuning here learns one \
                  class an image (softmax), so it would have to ignore all others. `diptych evaluate transfer` judges a model \
@@ -201,6 +206,7 @@ impl Images {
             ))
             .into());
         }
+        let set = transfer::open(name, Path::new(root))?;
         for warning in &set.warnings {
             tell(&format!("warning: {name}: {warning}"));
         }
