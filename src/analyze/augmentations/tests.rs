@@ -308,9 +308,9 @@ fn the_chart_looks_like_the_stored_one() {
     let svg = chart(false).svg().unwrap();
     assert_eq!(svg.matches("<image ").count(), 6);
     assert_eq!(
-        svg.matches("<polygon").count() - 6,
+        svg.matches("<polygon").count() - 7,
         1,
-        "a band for the trained network's first layer, six diamonds"
+        "a band for the trained network's first layer; a diamond for each point and the legend"
     );
     assert!(svg.contains("<title>What augmentations do &amp; more</title>"));
     assert_eq!(chart(true).svg().unwrap().matches("<polygon").count(), 7);

@@ -193,7 +193,7 @@ fn a_query_that_is_none_says_why() {
         (path("broken.png"), "query `a/broken.png` cannot be read"),
         (path("a/yy.png"), "did you mean `a/y.png`?"),
         (path("qqqqqq"), "they are called `a/x.png`, `b/x.png`, `a/y.png`, ..."),
-        (class("cta"), "there is no class `cta`; did you mean `cat`?"),
+        (class("catt"), "there is no class `catt`; did you mean `cat`?"),
         (class("a, \"strange\" <class>"), "no image of class"),
     ] {
         let message = fails(wanted, &classes());
