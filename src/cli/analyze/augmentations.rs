@@ -145,7 +145,7 @@ fn write_all(
     );
     let relative = format!(
         "1: features do not see the augmentation; 0: an image is no more like its copy than like another image. Mean over \
-         {images} images."
+         {images} images; what lies below −0.5 is cut off."
     );
     let chart = |title, note, relative| Chart {
         title,
@@ -285,7 +285,10 @@ fn table(curves: &[Curve]) -> String {
         }
     }
     let mut cells = vec![vec!["steadiness".to_owned()]];
-    cells[0].extend(columns.iter().map(|(model, layer)| format!("{model}, {layer}")));
+    cells[0].extend(columns.iter().map(|(model, layer)| match *layer {
+        "pixels" => (*model).to_owned(),
+        layer => format!("{model}, {layer}"),
+    }));
     for row in rows {
         let mut line = vec![row.to_owned()];
         line.extend(columns.iter().map(|(model, layer)| {
