@@ -42,7 +42,7 @@ const CANDIDATE: f32 = 0.85;
 ///
 /// The bounds are ours, set by eye: on CIFAR-10 they find 286 of the 10,000 test images in the training split, of which about
 /// one in twenty is another image (ships on a horizon), and 26 more of which a mirrored copy is there, all of them right; a
-/// lower `detail` adds such, a lower `similarity` finds more of the near-duplicates (Barz and Denzler 2020, arXiv:1902.00423,
+/// lower `detail` adds other images, a lower `similarity` finds more of the near-duplicates (Barz and Denzler 2020, arXiv:1902.00423,
 /// count 3.25 % with a network's help) and more that are none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
