@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use assert_cmd::Command;
+use diptych::analyze::augmentations::{AUGMENTATIONS, Augmentations};
+use diptych::overrides::flatten;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -74,7 +76,7 @@ fn neighbours(folder: &Path, one: &str, two: &str) {
         "--name",
         "first",
         "--class",
-        "square disc",
+        "boat",
         "--index",
         "3",
         "threads=1",
@@ -93,7 +95,7 @@ fn neighbours(folder: &Path, one: &str, two: &str) {
     assert_eq!(names, ["first", "two", "untrained", "raw pixels"]);
     assert_eq!(sheet["queries"][0]["index"], 3);
     assert_eq!(sheet["queries"].as_array().unwrap().len(), 3);
-    assert_eq!(sheet["queries"][1]["class"], "square disc");
+    assert_eq!(sheet["queries"][1]["class"], "boat");
     assert_eq!(sheet["models"][0]["found"][2].as_array().unwrap().len(), 5);
     // The precision is that of `evaluate retrieval`.
     let retrieval = json(&["evaluate", "retrieval", one, "retrieval.k=[5]", "threads=1"]);
@@ -113,7 +115,7 @@ fn neighbours(folder: &Path, one: &str, two: &str) {
         "--name",
         "first",
         "--class",
-        "square disc",
+        "boat",
         "--index",
         "3",
         "threads=1",
@@ -140,7 +142,7 @@ fn refusals(folder: &Path, one: &str) {
         (&["neighbours.k=0"], 2, "`k` must be at least 1"),
         (&["neighbours.kk=3"], 2, "`neighbours.k`"),
         (&["neighbours.random=0"], 3, "there is no query to show"),
-        (&["--class", "square disc", "neighbours.per_class=0"], 2, "`neighbours.per_class`"),
+        (&["--class", "boat", "neighbours.per_class=0"], 2, "`neighbours.per_class`"),
         (&["--layer", "y"], 2, "`--layer` must be one of"),
         (&["--name", "a", "--name", "b"], 2, "there are 2 names for 1 models"),
     ] {
@@ -244,4 +246,28 @@ fn sheets_and_curves_are_made_of_runs_and_nonsense_is_refused() {
     assert_eq!(sheet["same"], true);
     let hits = sheet["models"][0]["found"][0].as_array().unwrap();
     assert!(hits.len() == 3 && hits.iter().all(|hit| hit["index"] != 2), "{hits:?}");
+}
+
+#[test]
+fn guide_and_help_name_every_augmentation_and_setting() {
+    let guide = include_str!("../docs/analyses.md");
+    let output = diptych(&["analyze", "augmentations", "--help"]).output().unwrap();
+    // Long lines are wrapped.
+    let help = String::from_utf8(output.stdout).unwrap().replace('\n', " ");
+    for augmentation in AUGMENTATIONS {
+        let name = augmentation.name;
+        assert!(guide.contains(&format!("`{name}`")), "the guide lacks {name}");
+        assert!(help.contains(name), "the help lacks {name}");
+    }
+    for (key, _) in flatten(&Augmentations::default()) {
+        let key = key.split('.').next().unwrap();
+        let named = format!("augmentations.{key}");
+        assert!(guide.contains(&named) && help.contains(&named), "{named}");
+    }
+    let output = diptych(&["analyze", "neighbours", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for key in ["k", "random", "per_class", "baselines"] {
+        let named = format!("neighbours.{key}");
+        assert!(guide.contains(&named) && help.contains(&named), "{named}");
+    }
 }

@@ -42,9 +42,9 @@ pub(super) enum Command {
         /// Least correlation of two images that count as one, 0.5 to 1
         #[arg(long, default_value_t = Duplicates::default().similarity)]
         similarity: f64,
-        /// Leave mirrored copies, left and right exchanged, out of account
-        #[arg(long)]
-        unmirrored: bool,
+        /// Whether mirrored copies, left and right exchanged, are looked for
+        #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+        mirrored: bool,
     },
     /// Writes every image of a source to disk, with its label: made data as well as any other
     ///
@@ -69,11 +69,11 @@ pub(super) fn run(command: &Command) -> Result<Answer> {
             let summary = data::summary(&data::open(source)?);
             Ok(Answer { text: summary.to_string(), json: serde_json::to_value(&summary)? })
         }
-        Command::Duplicates { source, across, similarity, unmirrored } => {
+        Command::Duplicates { source, across, similarity, mirrored } => {
             let scan = Duplicates {
                 similarity: *similarity,
                 within: !across,
-                mirrored: !unmirrored,
+                mirrored: *mirrored,
                 ..Duplicates::default()
             };
             let bar = Mutex::new(image_bar("look"));

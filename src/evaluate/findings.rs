@@ -133,15 +133,10 @@ impl Logistic {
                 .and("calibration_error", Measure::plain(found.error))
                 .and("calibration_error_scaled", Measure::plain(found.error_scaled));
         }
-        let (measure, name) = match self.metric {
-            Metric::Top1 => (None, "top1"),
-            Metric::MeanPerClass => (finding.also.remove("mean_per_class"), "mean_per_class"),
-        };
-        if let Some(measure) = measure {
-            let top1 = std::mem::replace(&mut finding.value, measure);
-            finding = finding.and("top1", top1);
-            name.clone_into(&mut finding.metric);
+        if self.metric == Metric::MeanPerClass {
+            finding = finding.by_mean_per_class();
         }
+        let name = finding.metric.clone();
         let choice = &outcome.choice;
         finding.chosen.insert("lambda".to_owned(), json!(choice.lambda));
         if !choice.fit.converged {

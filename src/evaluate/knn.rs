@@ -17,7 +17,14 @@ use serde::{Deserialize, Serialize};
 pub use sweep::{Chosen, Outcome, Point, Sweep};
 
 /// Version of the protocol; numbers of different versions do not compare.
-pub const VERSION: u32 = 1;
+///
+/// It rises when any value, tie or vote may come out otherwise for the same features and settings: another formula, another
+/// rule for ties, or values computed in another precision or order than f64 in the fixed order of the search. What only makes
+/// the search faster or smaller (tiles, parts, threads) leaves it alone.
+///
+/// 1: similarities of features rounded to f32 after they were brought to length 1. 2: of features as they are, divided by
+/// their lengths in f64, which may swap neighbours whose similarities differ by a few units of f32's last place.
+pub const VERSION: u32 = 2;
 
 /// Settings of the weighted k-NN classifier of Wu et al. 2018 (arXiv:1805.01978, section 3.4).
 ///

@@ -140,6 +140,17 @@ impl Finding {
         }
     }
 
+    /// The same told by the mean over classes, top-1 beside it.
+    #[must_use]
+    pub fn by_mean_per_class(mut self) -> Self {
+        if let Some(mean) = self.also.remove("mean_per_class") {
+            let top1 = std::mem::replace(&mut self.value, mean);
+            let top1_name = std::mem::replace(&mut self.metric, "mean_per_class".to_owned());
+            self.also.insert(top1_name, top1);
+        }
+        self
+    }
+
     /// With a further measure.
     #[must_use]
     pub fn and(mut self, name: &str, measure: Measure) -> Self {

@@ -96,7 +96,7 @@ impl Detail {
             counts
                 .iter()
                 .enumerate()
-                .filter_map(|(class, row)| of_class(name(class), class, row))
+                .filter_map(|(class, row)| of_class(name(class), class, row, details.seeds.len()))
                 .collect()
         } else {
             Vec::new()
@@ -157,12 +157,15 @@ fn matrix_row(name: String, class: usize, row: &[u64], square: bool) -> MatrixRo
     MatrixRow { name, cells: row.iter().enumerate().map(cell).collect() }
 }
 
-/// Share of the images of a class that were taken for it; none for a class without images.
-fn of_class(name: String, class: usize, row: &[u64]) -> Option<(f64, Class)> {
+/// Share of the images of a class that were taken for it; none for a class without images. Counts are sums over so many
+/// seeds, of which each judged the same images: the interval is that of the images of one.
+fn of_class(name: String, class: usize, row: &[u64], seeds: usize) -> Option<(f64, Class)> {
     let total = row.iter().sum::<u64>() as usize;
     let right = *row.get(class)? as usize;
     let value = right as f64 / (total > 0).then_some(total)? as f64;
-    let [low, high] = wilson(right, total);
+    let seeds = seeds.max(1);
+    let total = total.div_ceil(seeds);
+    let [low, high] = wilson(((value * total as f64).round() as usize).min(total), total);
     let class = Class {
         name,
         value: percent(value),

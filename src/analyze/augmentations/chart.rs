@@ -26,6 +26,9 @@ const GAP: i32 = 24 * UNITS;
 /// A line of the legend.
 const LEGEND: i32 = 24 * UNITS;
 
+/// Where the axis of relative similarities ends at the latest.
+const LEAST_RELATIVE: f64 = -0.5;
+
 const INK: RGBColor = RGBColor(29, 31, 35);
 const QUIET: RGBColor = RGBColor(98, 102, 110);
 const GRID: RGBColor = RGBColor(228, 226, 221);
@@ -71,6 +74,16 @@ struct Series<'a> {
     baseline: bool,
 }
 
+impl Series<'_> {
+    /// Network and layer; pixels are no layer.
+    fn name(&self) -> String {
+        match self.layer {
+            "pixels" => self.model.to_owned(),
+            layer => format!("{}, {layer}", self.model),
+        }
+    }
+}
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Failed<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
 
@@ -86,7 +99,7 @@ impl Chart<'_> {
         let series = self.series();
         let legend = legend(&series);
         let lines = legend.last().map_or(0, |(_, (_, line))| line + 1);
-        let head = MARGIN + 34 * UNITS + 22 * UNITS + lines * LEGEND + 10 * UNITS;
+        let head = MARGIN + 34 * UNITS + 30 * UNITS + lines * LEGEND + 10 * UNITS;
         let across = PER_ROW.min(self.wanted.len()) as i32;
         let down = self.wanted.len().div_ceil(PER_ROW) as i32;
         // Room for the title and the legend, however few the charts are.
@@ -145,7 +158,9 @@ impl Chart<'_> {
                 }
             }
         }
-        let low = ((least.min(0.9) * 10.0).floor() / 10.0).max(-1.0);
+        // Relative similarities have no lower end; what lies below is cut off.
+        let end = if self.relative { LEAST_RELATIVE } else { -1.0 };
+        let low = ((least.min(0.9) * 10.0).floor() / 10.0).max(end);
         (low, 1.0 + 0.03 * (1.0 - low))
     }
 
@@ -164,13 +179,12 @@ impl Chart<'_> {
         text(&root, self.title, (MARGIN, MARGIN), (20, INK), HPos::Left)?;
         text(&root, self.note, (MARGIN, MARGIN + 34 * UNITS), (12, QUIET), HPos::Left)?;
         for (it, (left, line)) in legend {
-            let top = MARGIN + 60 * UNITS + line * LEGEND;
+            let top = MARGIN + 68 * UNITS + line * LEGEND;
             let left = MARGIN + left;
             let points = [(left, top), (left + 34 * UNITS, top)];
             line_of(&root, &points, it)?;
             mark(&root, (left + 17 * UNITS, top), it)?;
-            let name = format!("{}, {}", it.model, it.layer);
-            text(&root, &name, (left + 42 * UNITS, top - 7 * UNITS), (13, INK), HPos::Left)?;
+            text(&root, &it.name(), (left + 42 * UNITS, top - 7 * UNITS), (13, INK), HPos::Left)?;
         }
         let range = self.range(series);
         let mut places = Vec::with_capacity(self.wanted.len());
@@ -224,11 +238,14 @@ impl Chart<'_> {
             let Some(curve) = self.curve(augmentation, it) else { continue };
             let values = curve.points.iter().enumerate();
             let values = values.filter_map(|(x, point)| Some((x as f64, self.value(point)?)));
-            let points: Vec<(i32, i32)> =
-                values.map(|point| inside.map_coordinate(&point)).collect();
-            line_of(root, &points, it)?;
-            for point in points {
-                mark(root, point, it)?;
+            let values: Vec<(f64, f64)> = values.collect();
+            for line in above(&values, low) {
+                let line: Vec<(i32, i32)> =
+                    line.iter().map(|point| inside.map_coordinate(point)).collect();
+                line_of(root, &line, it)?;
+            }
+            for point in values.iter().filter(|point| point.1 >= low) {
+                mark(root, inside.map_coordinate(point), it)?;
             }
         }
         let spacing = (PANEL.0 - LABELS) / strengths.len().max(1) as i32;
@@ -291,6 +308,28 @@ impl Chart<'_> {
     }
 }
 
+/// The parts of a line through points that lie at `low` or above.
+fn above(points: &[(f64, f64)], low: f64) -> Vec<Vec<(f64, f64)>> {
+    let mut parts: Vec<Vec<(f64, f64)>> = vec![Vec::new()];
+    for (at, point) in points.iter().enumerate() {
+        let before = at.checked_sub(1).map(|before| points[before]);
+        if let Some(before) = before.filter(|before| (before.1 < low) != (point.1 < low)) {
+            // Where the line crosses.
+            let share = (low - before.1) / (point.1 - before.1);
+            let crossing = (before.0 + share * (point.0 - before.0), low);
+            parts.last_mut().expect("there always is one").push(crossing);
+            if point.1 < low {
+                parts.push(Vec::new());
+            }
+        }
+        if point.1 >= low {
+            parts.last_mut().expect("there always is one").push(*point);
+        }
+    }
+    parts.retain(|part| part.len() > 1);
+    parts
+}
+
 /// Whether the band of a series is drawn: those of further layers and of what has learned nothing would cover it.
 fn has_band(series: &Series) -> bool {
     series.dashes == 0 && !series.baseline
@@ -305,7 +344,7 @@ fn legend<'s, 'a>(series: &'s [Series<'a>]) -> Vec<(&'s Series<'a>, (i32, i32))>
     let (mut left, mut line) = (0, 0);
     let mut places = Vec::with_capacity(series.len());
     for it in series {
-        let letters = (it.model.chars().count() + it.layer.chars().count() + 2) as i32;
+        let letters = it.name().chars().count() as i32;
         let wide = (42 + 8 * letters + 18) * UNITS;
         if left > 0 && left + wide > 2 * PANEL.0 + GAP {
             (left, line) = (0, line + 1);
@@ -358,5 +397,22 @@ fn mark<'d>(root: &Area<'d>, (x, y): (i32, i32), series: &Series) -> Result<(), 
         (false, 0) => root.draw(&Circle::new((x, y), r, style)),
         (false, 1) => root.draw(&around(&[(-r, -r), (r, -r), (r, r), (-r, r)])),
         (false, _) => root.draw(&around(&[(0, -r), (r, r), (-r, r)])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_where_it_leaves_the_chart() {
+        let line = [(0.0, 1.0), (1.0, 0.0), (2.0, -2.0), (3.0, -1.5), (4.0, 0.5)];
+        let parts = above(&line, -0.5);
+        assert_eq!(parts.len(), 2);
+        assert_eq!(parts[0], [(0.0, 1.0), (1.0, 0.0), (1.25, -0.5)]);
+        assert_eq!(parts[1], [(3.5, -0.5), (4.0, 0.5)]);
+        assert_eq!(above(&line, -3.0), [line.to_vec()]);
+        assert!(above(&line[2..4], -0.5).is_empty());
+        assert!(above(&[], 0.0).is_empty());
     }
 }

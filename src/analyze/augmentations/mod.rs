@@ -93,7 +93,7 @@ pub struct Point {
 pub struct Found {
     /// For each augmentation one of each layer of each network.
     pub curves: Vec<Curve>,
-    /// Indices of the images in the data set.
+    /// How many images were looked at.
     pub images: usize,
     /// Images that could not be read.
     pub damaged: Vec<Damaged>,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// Longer side of a picture in the page, in its own pixels.
 const LARGEST: usize = 192;
 /// Longer side of a picture as it is shown, in CSS pixels.
-const SHOWN: usize = 96;
+const SHOWN: usize = 92;
 
 #[derive(Template)]
 #[template(path = "neighbours.html")]

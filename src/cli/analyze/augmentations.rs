@@ -1,6 +1,6 @@
 //! `diptych analyze augmentations`: what each augmentation does to the embedding.
 
-use super::models::{Made, Model, PIXELS, UNTRAINED, divided, first_recipe, folder, open};
+use super::models::{Made, Model, PIXELS, UNTRAINED, divided, finish, first_recipe, folder, open};
 use crate::cli::Answer;
 use crate::cli::evaluate::settings::{Data, OPTIONAL};
 use crate::cli::monitor::{image_bar, location, open_subset};
@@ -10,12 +10,12 @@ use diptych::analyze::augmentations::{Augmentations, Chart, Curve, Found, VERSIO
 use diptych::analyze::figure::{svg_to_png, write};
 use diptych::analyze::{Form, Output};
 use diptych::augment::Preprocess;
-use diptych::data::{Dataset, Selection};
+use diptych::data::{Dataset, Image, Selection};
 use diptych::evaluate::run::batch;
 use diptych::evaluate::unlabelled::{Eye, Look};
 use diptych::evaluate::weights::{Layer, Weights};
 use diptych::files::replace_text;
-use diptych::{machine, overrides, report};
+use diptych::{machine, overrides};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         augmentations: Augmentations::default(),
     };
     let settings = overrides::apply(&settings, &changes, &OPTIONAL)?;
-    let wanted = settings.augmentations.wanted()?;
+    settings.augmentations.wanted()?;
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let Data { limit, holdout, label_fraction, subset, classes } = &settings.data;
     let source = open_subset(&location, subset.as_ref(), classes)?;
@@ -95,64 +95,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let images = source.to_look_at(&selection)?;
 
     let found = looked(&settings, &models, &layers, &images)?;
-    let first = &models[0].preprocess;
-    let examples = settings.augmentations.examples(&images, first, settings.seed)?;
-    let cosine = format!(
-        "Cosine similarity of the features of an image and of its augmented copy, mean over {} images; bands from the {} \
-         of the images.",
-        found.images,
-        quantiles(settings.augmentations.band)
-    );
-    let relative = format!(
-        "The same relative to different images: 1 where features do not see the augmentation, 0 where an image is no more \
-         like its copy than like another image; mean over {} images.",
-        found.images
-    );
-    let titles = [
-        ("augmentations", "What augmentations do to the features", cosine, false),
-        (
-            "augmentations-relative",
-            "What augmentations do, relative to different images",
-            relative,
-            true,
-        ),
-    ];
-    let mut files = Vec::new();
-    for (stem, title, note, relative) in &titles {
-        let chart = Chart {
-            title,
-            note,
-            wanted: &wanted,
-            curves: &found.curves,
-            baselines: &[UNTRAINED.to_owned(), PIXELS.to_owned()],
-            examples: &examples,
-            relative: *relative,
-        };
-        files.extend(save(&chart, &folder, stem)?);
-    }
-    replace_text(
-        &folder.join("augmentations.json"),
-        &serde_json::to_string_pretty(&found.curves)?,
-    )?;
-    replace_text(&folder.join("augmentations.csv"), &csv(&found.curves))?;
-    for file in ["augmentations.json", "augmentations.csv"] {
-        files.push(Output {
-            file: file.to_owned(),
-            form: Form::Data,
-            title: "Similarities by strength".to_owned(),
-            description: String::new(),
-        });
-    }
+    let preprocess = &models[0].preprocess;
+    let examples = settings.augmentations.examples(&images, preprocess, settings.seed)?;
+    let files = write_all(&settings, &found, &examples, &folder)?;
+    let prepared: Vec<&str> = models.iter().map(|model| model.preprocess.id.as_str()).collect();
     let analysis = Made {
         kind: "augmentations",
         version: VERSION,
-        title: titles[0].1.to_owned(),
+        title: TITLE.to_owned(),
         settings: json!({
             "augmentations": settings.augmentations,
             "data": settings.data,
             "baselines": settings.baselines,
             "layer": arguments.layer,
-            "preprocess": models.iter().map(|model| model.preprocess.id.as_str()).collect::<Vec<_>>(),
+            "preprocess": prepared,
         }),
         source: &source,
         counts: [0, found.images, found.damaged.len()],
@@ -164,14 +120,56 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         device,
     }
     .analysis()?;
-    analysis.write(&folder)?;
-    if let Some(run) = models[0].weights.run.as_ref().filter(|_| arguments.out.is_none()) {
-        report::write(run)?;
-    }
-    let text = format!("{}\n{}", table(&found.curves), folder.join("augmentations.png").display());
-    let mut json = serde_json::to_value(&analysis)?;
-    json["folder"] = json!(folder);
+    let picture = folder.join("augmentations.png");
+    let text = format!("{}\n{}", table(&found.curves), picture.display());
+    let json = finish(&analysis, &folder, &models, arguments.out.is_none())?;
     Ok(Answer { text, json })
+}
+
+const TITLE: &str = "What augmentations do to the features";
+
+/// Writes everything but `analysis.json`, and tells what it is.
+fn write_all(
+    settings: &Settings,
+    found: &Found,
+    examples: &[Vec<Image>],
+    folder: &Path,
+) -> Result<Vec<Output>> {
+    let wanted = settings.augmentations.wanted()?;
+    let (images, curves) = (found.images, &found.curves);
+    let baselines = [UNTRAINED.to_owned(), PIXELS.to_owned()];
+    let cosine = format!(
+        "Cosine similarity of the features of an image and of its augmented copy, mean over {images} images; bands from \
+         the {} of the images.",
+        quantiles(settings.augmentations.band)
+    );
+    let relative = format!(
+        "1: features do not see the augmentation; 0: an image is no more like its copy than like another image. Mean over \
+         {images} images; what lies below −0.5 is cut off."
+    );
+    let chart = |title, note, relative| Chart {
+        title,
+        note,
+        wanted: &wanted,
+        curves,
+        baselines: &baselines,
+        examples,
+        relative,
+    };
+    let mut files = save(&chart(TITLE, &cosine, false), folder, "augmentations")?;
+    let title = "What augmentations do, relative to different images";
+    files.extend(save(&chart(title, &relative, true), folder, "augmentations-relative")?);
+    replace_text(&folder.join("augmentations.json"), &serde_json::to_string_pretty(curves)?)?;
+    replace_text(&folder.join("augmentations.csv"), &csv(curves))?;
+    for file in ["augmentations.json", "augmentations.csv"] {
+        files.push(Output {
+            file: file.to_owned(),
+            form: Form::Data,
+            title: "Similarities by strength".to_owned(),
+            description: String::new(),
+        });
+    }
+    Ok(files)
 }
 
 fn quantiles(band: [f64; 2]) -> String {
@@ -287,7 +285,10 @@ fn table(curves: &[Curve]) -> String {
         }
     }
     let mut cells = vec![vec!["steadiness".to_owned()]];
-    cells[0].extend(columns.iter().map(|(model, layer)| format!("{model}, {layer}")));
+    cells[0].extend(columns.iter().map(|(model, layer)| match *layer {
+        "pixels" => (*model).to_owned(),
+        layer => format!("{model}, {layer}"),
+    }));
     for row in rows {
         let mut line = vec![row.to_owned()];
         line.extend(columns.iter().map(|(model, layer)| {

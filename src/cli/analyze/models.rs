@@ -9,9 +9,9 @@ use diptych::error::Error;
 use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::weights::Weights;
 use diptych::evaluate::{DataUsed, WeightsUsed};
-use diptych::machine;
 use diptych::recipe::Recipe;
-use serde_json::Value;
+use diptych::{machine, report};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -120,6 +120,22 @@ pub(super) fn folder(out: Option<&PathBuf>, models: &[Model], kind: &str) -> Res
         ))
         .into()
     })
+}
+
+/// Writes `analysis.json` and, for an analysis that lies in a run, its report; what programs are told.
+pub(super) fn finish(
+    analysis: &Analysis,
+    folder: &Path,
+    models: &[Model],
+    in_run: bool,
+) -> Result<Value> {
+    analysis.write(folder)?;
+    if let Some(run) = models[0].weights.run.as_ref().filter(|_| in_run) {
+        report::write(run)?;
+    }
+    let mut json = serde_json::to_value(analysis)?;
+    json["folder"] = json!(folder);
+    Ok(json)
 }
 
 /// What was made, and of what.

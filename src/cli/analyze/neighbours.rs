@@ -1,6 +1,6 @@
 //! `diptych analyze neighbours`: the nearest images of some, right and wrong ones.
 
-use super::models::{Made, Model, PIXELS, UNTRAINED, divided, first_recipe, folder, open};
+use super::models::{Made, Model, PIXELS, UNTRAINED, divided, finish, first_recipe, folder, open};
 use crate::cli::Answer;
 use crate::cli::evaluate::settings::{Data, OPTIONAL};
 use crate::cli::monitor::{image_bar, location, open_subset};
@@ -14,10 +14,11 @@ use diptych::evaluate::Features;
 use diptych::evaluate::run::{Part, features, parts, pixel_features};
 use diptych::evaluate::weights::{Layer, Weights};
 use diptych::files::replace_text;
-use diptych::{machine, overrides, report};
+use diptych::recipe::Recipe;
+use diptych::{machine, overrides};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -85,26 +86,34 @@ struct Neighbours {
     baselines: bool,
 }
 
+impl Settings {
+    /// Before anything is changed.
+    fn new(arguments: &Arguments, recipe: Option<&Recipe>) -> Self {
+        let chosen = !(arguments.index.is_empty()
+            && arguments.path.is_empty()
+            && arguments.class.is_empty());
+        Self {
+            seed: recipe.map_or(0, |recipe| recipe.seed),
+            threads: machine::cores(),
+            device: "auto".to_owned(),
+            data: Data::new(recipe),
+            neighbours: Neighbours {
+                k: 8,
+                random: if chosen { 0 } else { 8 },
+                per_class: 2,
+                baselines: false,
+            },
+        }
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let started = Instant::now();
     let layer = Layer::named(&arguments.layer)?;
     let (paths, changes) = divided(&arguments.models)?;
     let recipe = first_recipe(&paths)?;
-    let chosen =
-        !(arguments.index.is_empty() && arguments.path.is_empty() && arguments.class.is_empty());
-    let settings = Settings {
-        seed: recipe.as_ref().map_or(0, |recipe| recipe.seed),
-        threads: machine::cores(),
-        device: "auto".to_owned(),
-        data: Data::new(recipe.as_ref()),
-        neighbours: Neighbours {
-            k: 8,
-            random: if chosen { 0 } else { 8 },
-            per_class: 2,
-            baselines: false,
-        },
-    };
-    let settings = overrides::apply(&settings, &changes, &OPTIONAL)?;
+    let settings =
+        overrides::apply(&Settings::new(arguments, recipe.as_ref()), &changes, &OPTIONAL)?;
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let source = open_subset(&location, settings.data.subset.as_ref(), &settings.data.classes)?;
     tch::set_num_threads(settings.threads.max(1) as i32);
@@ -113,39 +122,24 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let folder = folder(arguments.out.as_ref(), &models, "neighbours")?;
 
     let shown = Shown::new(&source, &settings)?;
-    let sheet = asked(arguments, &settings, &shown, &models, layer)?;
+    let asked = asked(arguments, &settings, &shown, &models, layer)?;
     let title = format!("Nearest neighbours by {}", layer.name());
-    let (queries, references) = (&shown.queries().dataset, &shown.references.dataset);
-    let figure = neighbours::figure(&sheet.sheet, &title, queries.as_ref(), references.as_ref())?;
-    let mut files = neighbours::save(&figure, &folder)?;
-    let facts = facts(&settings, &shown, layer, &sheet.counts);
-    let page =
-        neighbours::page(&sheet.sheet, &title, &facts, queries.as_ref(), references.as_ref())?;
-    replace_text(&folder.join("neighbours.html"), &page)?;
-    replace_text(&folder.join("neighbours.json"), &serde_json::to_string_pretty(&sheet.sheet)?)?;
-    replace_text(&folder.join("neighbours.csv"), &sheet.sheet.csv())?;
-    let output = |file: &str, form, title: &str| Output {
-        file: file.to_owned(),
-        form,
-        title: title.to_owned(),
-        description: figure.description.clone(),
-    };
-    files.push(output("neighbours.html", Form::Page, &title));
-    files.push(output("neighbours.json", Form::Data, "Queries and what was found for them"));
-    files.push(output("neighbours.csv", Form::Data, "The same as a table"));
-    let looked = &sheet.sheet.models;
+    let facts = facts(&settings, &shown, layer, &asked.counts);
+    let files = write(&asked.sheet, &title, &facts, &shown, &folder)?;
+    let looked = &asked.sheet.models;
     let numbers = looked.iter().map(|model| {
         let number = json!({
             "precision": model.precision,
             "queries": model.queries,
             "shown_precision": model.shown_precision,
         });
-        (format!("{} precision_at_{}", model.name, sheet.sheet.k), number)
+        (format!("{} precision_at_{}", model.name, asked.sheet.k), number)
     });
+    let prepared: Vec<&str> = models.iter().map(|model| model.preprocess.id.as_str()).collect();
     let analysis = Made {
         kind: "neighbours",
         version: VERSION,
-        title: title.clone(),
+        title,
         settings: json!({
             "neighbours": settings.neighbours,
             "data": settings.data,
@@ -153,10 +147,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
             "path": arguments.path,
             "class": arguments.class,
             "layer": layer.name(),
-            "preprocess": models.iter().map(|model| model.preprocess.id.as_str()).collect::<Vec<_>>(),
+            "preprocess": prepared,
         }),
         source: &source,
-        counts: sheet.counts,
+        counts: asked.counts,
         models: &models,
         seed: settings.seed,
         numbers: numbers.collect(),
@@ -165,16 +159,39 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         device,
     }
     .analysis()?;
-    analysis.write(&folder)?;
-    if let Some(run) = models[0].weights.run.as_ref().filter(|_| arguments.out.is_none()) {
-        report::write(run)?;
-    }
     let mut lines: Vec<String> =
-        looked.iter().map(|model| describe(model, sheet.sheet.k)).collect();
+        looked.iter().map(|model| describe(model, asked.sheet.k)).collect();
     lines.push(folder.join("neighbours.html").display().to_string());
-    let mut json = serde_json::to_value(&analysis)?;
-    json["folder"] = json!(folder);
+    let json = finish(&analysis, &folder, &models, arguments.out.is_none())?;
     Ok(Answer { text: lines.join("\n"), json })
+}
+
+/// Writes everything but `analysis.json`, and tells what it is.
+fn write(
+    sheet: &Sheet,
+    title: &str,
+    facts: &[(String, String)],
+    shown: &Shown<'_>,
+    folder: &Path,
+) -> Result<Vec<Output>> {
+    let (queries, references) =
+        (shown.queries().dataset.as_ref(), shown.references.dataset.as_ref());
+    let figure = neighbours::figure(sheet, title, queries, references)?;
+    let page = neighbours::page(sheet, title, facts, queries, references)?;
+    let mut files = neighbours::save(&figure, folder)?;
+    replace_text(&folder.join("neighbours.html"), &page)?;
+    replace_text(&folder.join("neighbours.json"), &serde_json::to_string_pretty(sheet)?)?;
+    replace_text(&folder.join("neighbours.csv"), &sheet.csv())?;
+    let output = |file: &str, form, title: &str| Output {
+        file: file.to_owned(),
+        form,
+        title: title.to_owned(),
+        description: figure.description.clone(),
+    };
+    files.push(output("neighbours.html", Form::Page, title));
+    files.push(output("neighbours.json", Form::Data, "Queries and what was found for them"));
+    files.push(output("neighbours.csv", Form::Data, "The same as a table"));
+    Ok(files)
 }
 
 fn describe(model: &neighbours::Looked, k: usize) -> String {

@@ -30,7 +30,8 @@ pub(super) enum Command {
 
 Variants (--protocol): knn (200 neighbours, temperature 0.1), knn-1 (the nearest), knn-npid (temperature 0.07), knn-sweep (a grid \
 of k, temperature and distance in one search; one is chosen on held-out references)
-Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes, data.subset, data.label_fraction; knn.k, knn.temperature, \
+Settings (key=value): seed, seeds, threads, device, groups (auto, off, liu, cld: top-1 of frequent, medium and rare classes), \
+data.limit, data.holdout, data.classes, data.subset, data.label_fraction; knn.k, knn.temperature, \
 knn.distance; sweep.k, sweep.temperature, sweep.distance, sweep.holdout")]
     Knn(Arguments),
     /// A linear classifier on stored features
@@ -38,7 +39,8 @@ knn.distance; sweep.k, sweep.temperature, sweep.distance, sweep.holdout")]
   diptych evaluate linear runs/a --data cifar10/ data.limit=5000
 
 Variants (--protocol): linear-features (SGD, 100 epochs), adam-features (Adam, 800 epochs)
-Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes, data.subset, data.label_fraction; linear.epochs, linear.batch_size, \
+Settings (key=value): seed, seeds, threads, device, groups, data.limit, data.holdout, data.classes, data.subset, \
+data.label_fraction; linear.epochs, linear.batch_size, \
 linear.optimizer, ...")]
     Linear(Arguments),
     /// Logistic regression to its minimum, its penalty chosen on held-out references
@@ -48,7 +50,7 @@ linear.optimizer, ...")]
 
 Variants (--protocol): logistic (45 penalties, each to its minimum), logistic-reference (as published: 100 iterations, each \
 from the one before)
-Settings (key=value): seed, seeds, threads, device, data.*; logistic.lambda, logistic.max_iterations, logistic.metric, \
+Settings (key=value): seed, seeds, threads, device, groups, data.*; logistic.lambda, logistic.max_iterations, logistic.metric, \
 logistic.validation_share")]
     Logistic(Arguments),
     /// Whether the nearest images are of the same class: R@K, P@K, mAP@R
@@ -94,8 +96,8 @@ alignment.images, alignment.views")]
 Protocols (--protocol): simclr, simclr-code, simclr-code-cifar, simclr-lars, moco, cld, ft-in100-r18, ft-in100-r50, ft-in1k, \
 simsiam, lightly, solo-in100, course (a linear layer on the frozen backbone); semi-simclr, semi-simclrv2, semi-cld, \
 finetune-lightly, transfer-simclr, transfer-simclr-random, transfer-ssl, ft-fine-grained (all weights)
-Settings (key=value): seed, seeds, threads, device, data.limit, data.holdout, data.classes, data.subset, data.label_fraction; \
-the protocol's own: epochs.all, batch_size, optimizer.*, schedule.*, grid.*; the run's: data.micro_batch_size, train.*
+Settings (key=value): seed, seeds, threads, device, groups, data.limit, data.holdout, data.classes, data.subset, \
+data.label_fraction; the protocol's own: epochs.all, batch_size, optimizer.*, schedule.*, grid.*; the run's: data.micro_batch_size, train.*
 
 The same command again goes on where it stopped.")]
     Finetune(Trained),

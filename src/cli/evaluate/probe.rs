@@ -20,6 +20,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         settings.probe = Some(Probe::default());
     })?;
     arguments.refuse("probe", &["--protocol", "--baselines", "--layer"])?;
+    subject.settings.no_groups("probe")?;
     let probe = subject.settings.probe.clone().expect("it was just put there");
     let view = training_view(&subject)?;
     let mut findings = Vec::new();

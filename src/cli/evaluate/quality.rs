@@ -7,7 +7,7 @@ use crate::cli::Answer;
 use crate::cli::monitor::image_bar;
 use anyhow::Result;
 use diptych::data::Dataset;
-use diptych::evaluate::run::{Part, batch, features};
+use diptych::evaluate::run::{Part, batch};
 use diptych::evaluate::unlabelled::{Alignment, Invariance, Unlabelled, VERSION, variations};
 use diptych::evaluate::{Features, Finding, Measure};
 use serde_json::json;
@@ -20,6 +20,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         settings.alignment = Some(Alignment::default());
     })?;
     arguments.refuse("quality", &["--protocol", "--baselines"])?;
+    subject.settings.no_groups("quality")?;
     let (mut findings, mut counts) = (Vec::new(), [0, 0, 0]);
     for seed in subject.settings.all_seeds()? {
         let images = subject.source.to_look_at(&subject.selection(seed))?;
@@ -42,13 +43,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     })
 }
 
-fn extracted(subject: &Subject, images: &Arc<dyn Dataset>, seed: u64) -> Result<Features> {
-    let store = subject.weights.run.as_ref().map(|run| run.join("features"));
+fn extracted(subject: &Subject, images: &Arc<dyn Dataset>, seed: u64) -> Result<Arc<Features>> {
     let (source, selection) = (&subject.source, subject.selection(seed));
     let role = if source.splits.len() > 1 { "queries" } else { "images" };
-    let part = Part { dataset: Arc::clone(images), role, source, selection };
-    let Subject { weights, preprocess, layer, .. } = subject;
-    Ok(features(weights, preprocess, *layer, &part, store.as_deref(), &mut image_bar(role))?)
+    subject.features(&Part { dataset: Arc::clone(images), role, source, selection })
 }
 
 /// The effective rank; beside it the other scores, how near two views of an image are, and how steady features are under each

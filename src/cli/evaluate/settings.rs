@@ -142,6 +142,16 @@ impl Settings {
         }
     }
 
+    /// Refuses groups of classes, for protocols that do not say which class was taken for which.
+    pub(super) fn no_groups(&self, protocol: &str) -> Result<()> {
+        if matches!(self.groups, Groups::Auto | Groups::Off) {
+            return Ok(());
+        }
+        let text =
+            format!("`groups` does not go with `evaluate {protocol}`, which ranks no classes");
+        Err(Error::Recipe(text).into())
+    }
+
     /// The seeds.
     pub(super) fn all_seeds(&self) -> Result<Vec<u64>> {
         if self.seeds == 0 {

@@ -7,10 +7,13 @@ use crate::cli::monitor::{image_bar, round_bar};
 use crate::cli::{Answer, tell};
 use anyhow::Result;
 use diptych::error::Error;
+use diptych::evaluate::frequency::{Groups, grouped, per_class};
 use diptych::evaluate::neighbours::gallery;
-use diptych::evaluate::run::{Part, features, neighbours_gallery, pixel_features};
+use diptych::evaluate::run::{Part, features, neighbours_gallery};
 use diptych::evaluate::{Features, Finding, Measure, Protocol};
+use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result<Answer> {
     let variant = variant(variants, arguments.protocol.as_deref())?;
@@ -19,10 +22,21 @@ pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result
     let seeds = subject.settings.all_seeds()?;
     let protocol = subject.settings.protocol().expect("the variant has put its table in place");
     let [references, queries] = stored(&subject, seeds[0])?;
-    let mut findings = vec![measure(protocol, [&references, &queries], seeds[0])?];
-    for seed in &seeds[1..] {
+    let groups = subject.settings.groups;
+    let mut findings = Vec::with_capacity(seeds.len());
+    let mut settings = protocol.settings();
+    for seed in &seeds {
         let [references, queries] = stored(&subject, *seed)?;
-        findings.push(measure(protocol, [&references, &queries], *seed)?);
+        let finding = measure(protocol, [&references, &queries], *seed)?;
+        let labels = per_class(references.classes());
+        let has_table = !finding.details.confusion.is_empty() && finding.details.columns.is_empty();
+        match groups.cuts(&labels).filter(|_| has_table || groups != Groups::Auto) {
+            Some(cuts) => {
+                settings["groups"] = json!(cuts);
+                findings.push(grouped(finding, cuts, &labels)?);
+            }
+            None => findings.push(finding),
+        }
     }
     let mut baselines = Vec::new();
     for seed in if arguments.baselines { &seeds[..] } else { &[] } {
@@ -39,23 +53,17 @@ pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result
     subject.answer(&Judged {
         id: variant.id.to_owned(),
         version: protocol.version(),
-        settings: protocol.settings(),
+        settings,
         findings,
         baselines,
         counts: [references.len(), queries.len(), damaged],
     })
 }
 
-/// Features of references and queries, stored in the run folder if there is one.
-fn stored(subject: &Subject, seed: u64) -> Result<[Features; 2]> {
-    let store = subject.weights.run.as_ref().map(|run| run.join("features"));
+/// Features of references and queries.
+fn stored(subject: &Subject, seed: u64) -> Result<[Arc<Features>; 2]> {
     let [references, queries] = subject.parts(seed)?;
-    let of = |part: &Part<'_>| {
-        let bar = &mut image_bar(part.role);
-        let Subject { weights, preprocess, layer, .. } = subject;
-        features(weights, preprocess, *layer, part, store.as_deref(), bar)
-    };
-    Ok([of(&references)?, of(&queries)?])
+    Ok([subject.features(&references)?, subject.features(&queries)?])
 }
 
 fn measure(
@@ -78,11 +86,12 @@ fn untaught(
     let of = |part: &Part<'_>| {
         features(&untrained, preprocess, *layer, part, None, &mut image_bar("untrained"))
     };
-    let untrained = [of(&parts[0])?, of(&parts[1])?];
-    let pixels = [pixel_features(preprocess, &parts[0])?, pixel_features(preprocess, &parts[1])?];
+    let untrained = [Arc::new(of(&parts[0])?), Arc::new(of(&parts[1])?)];
+    let pixels = [subject.pixels(&parts[0])?, subject.pixels(&parts[1])?];
     let mut found = BTreeMap::new();
-    for (name, features) in [("untrained", untrained), ("pixels", pixels)] {
-        found.insert(name.to_owned(), measure(protocol, features.each_ref(), seed)?.value);
+    for (name, [references, queries]) in [("untrained", untrained), ("pixels", pixels)] {
+        let finding = measure(protocol, [&references, &queries], seed)?;
+        found.insert(name.to_owned(), finding.value);
     }
     Ok(found)
 }

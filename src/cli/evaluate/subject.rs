@@ -3,19 +3,24 @@
 use super::settings::{Data, OPTIONAL, Settings};
 use super::{Arguments, choose_preprocess, recipe_of};
 use crate::cli::Answer;
-use crate::cli::monitor::{location, open_subset};
+use crate::cli::monitor::{image_bar, location, open_subset};
 use anyhow::Result;
 use diptych::augment::Preprocess;
 use diptych::data::{Selection, Source};
+use diptych::evaluate::features::Description;
 use diptych::evaluate::record::hash_classes;
-use diptych::evaluate::run::{Part, parts};
+use diptych::evaluate::run::{Part, describe, features, parts, pixel_features};
 use diptych::evaluate::weights::{Layer, Weights};
-use diptych::evaluate::{DataUsed, Details, Finding, Measure, Record, Repeats, WeightsUsed};
+use diptych::evaluate::{
+    DataUsed, Details, Features, Finding, Measure, Record, Repeats, WeightsUsed,
+};
 use diptych::recipe::Recipe;
 use diptych::{machine, overrides, report};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use tch::Device;
 
@@ -31,6 +36,8 @@ pub(super) struct Subject {
     hash: String,
     out: Option<PathBuf>,
     started: Instant,
+    /// The features made last, of references and of queries.
+    kept: RefCell<Vec<(Description, Arc<Features>)>>,
 }
 
 /// What was measured, and on how many images.
@@ -86,7 +93,48 @@ impl Subject {
             hash,
             out,
             started,
+            kept: RefCell::default(),
         })
+    }
+
+    /// Features of a part, stored in the run folder if there is one. What was made for one seed serves the next where that
+    /// takes the same images.
+    pub(super) fn features(&self, part: &Part<'_>) -> Result<Arc<Features>> {
+        let store = self.weights.run.as_ref().map(|run| run.join("features"));
+        let Self { weights, preprocess, layer, .. } = self;
+        self.once(describe(weights, preprocess, *layer, part), || {
+            let bar = &mut image_bar(part.role);
+            Ok(features(weights, preprocess, *layer, part, store.as_deref(), bar)?)
+        })
+    }
+
+    /// The prepared pixels themselves as features, in the same way.
+    pub(super) fn pixels(&self, part: &Part<'_>) -> Result<Arc<Features>> {
+        let description = describe(&self.weights, &self.preprocess, self.layer, part);
+        let description =
+            Description { layer: "pixels".to_owned(), weights: String::new(), ..description };
+        self.once(description, || Ok(pixel_features(&self.preprocess, part)?))
+    }
+
+    fn once(
+        &self,
+        description: Description,
+        make: impl FnOnce() -> Result<Features>,
+    ) -> Result<Arc<Features>> {
+        let known = |(it, _): &&(Description, Arc<Features>)| *it == description;
+        if let Some((_, found)) = self.kept.borrow().iter().find(known) {
+            return Ok(Arc::clone(found));
+        }
+        let made = Arc::new(make()?);
+        let mut kept = self.kept.borrow_mut();
+        // What it stands in for is of another seed.
+        let same = |it: &Description| {
+            let role = |it: &Description| it.split.split(',').next().map(str::to_owned);
+            role(it) == role(&description) && it.layer == description.layer
+        };
+        kept.retain(|(it, _)| !same(it));
+        kept.push((description, Arc::clone(&made)));
+        Ok(made)
     }
 
     /// Which images of each split are taken.

@@ -8,9 +8,12 @@ use super::{Trained, choose_preprocess, describe, recipe_of};
 use crate::cli::monitor::{ProgressBar, location, open_subset};
 use crate::cli::{Answer, tell};
 use anyhow::Result;
-use diptych::data::{Selection, Source};
+use diptych::data::joined::Joined;
+use diptych::data::transfer::{self, TransferSet, splits};
+use diptych::data::{Dataset, Selection, Source, labels, subset};
 use diptych::error::Error;
 use diptych::evaluate::finetune::Metric;
+use diptych::evaluate::frequency::{grouped, per_class};
 use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::weights::Weights;
 use diptych::evaluate::{DataUsed, Details, Finding, Measure, Record, Repeats};
@@ -20,8 +23,10 @@ use diptych::recipe::protocol::Protocol;
 use diptych::train::Observer;
 use diptych::train::stop::Stop;
 use diptych::{machine, method, overrides, report};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Version of what is done beside the protocol's own settings.
@@ -62,12 +67,17 @@ impl Asked {
 pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
     let started = Instant::now();
     let recipe = recipe_of(&arguments.model)?;
-    let asked = Asked::new(arguments, id, &Settings::new(recipe.as_ref()))?;
+    let location = location(arguments.data.as_ref(), recipe.as_ref())?;
+    let mut defaults = Settings::new(recipe.as_ref());
+    if location.starts_with("transfer:") {
+        // How the run cut its own images is nothing to a set with published splits.
+        defaults.data = Data::new(None);
+    }
+    let asked = Asked::new(arguments, id, &defaults)?;
     let Asked { settings, protocol, .. } = &asked;
     let seeds = settings.all_seeds()?;
-    let Data { subset, classes, .. } = &settings.data;
-    let location = location(arguments.data.as_ref(), recipe.as_ref())?;
-    let source = open_subset(&location, subset.as_ref(), classes)?;
+    let images = Images::open(&location, &settings.data)?;
+    let source = &images.source;
     if source.classes.is_empty() {
         return Err(Error::Data(format!(
             "`{}` has no labels to train with; `diptych evaluate quality` judges a representation without",
@@ -86,16 +96,24 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
     })?;
     let stop = Stop::on_signals()?;
     let train =
-        Train { asked: &asked, model: &model, file: &file, source: &source, parent: &parent };
+        Train { asked: &asked, model: &model, file: &file, images: &images, parent: &parent };
     let mut outcomes = Vec::with_capacity(seeds.len());
+    let mut found: Vec<Finding> = Vec::with_capacity(seeds.len());
     let mut counts = (0, 0);
+    let mut told = images.settings();
     for seed in &seeds {
-        let (outcome, found) = train.once(id, *seed, &stop)?;
+        let (outcome, cut) = train.once(id, *seed, &stop)?;
+        let mut finding = finding(&outcome, images.metric(), *seed);
+        let trained_on =
+            per_class(labels(cut.references.as_ref()).unwrap_or_default().into_iter().map(Some));
+        if let Some(cuts) = settings.groups.cuts(&trained_on) {
+            finding = grouped(finding, cuts, &trained_on)?;
+            told.insert("groups".to_owned(), json!(cuts));
+        }
+        counts = (cut.references.len(), cut.queries.len());
         outcomes.push(outcome);
-        counts = found;
+        found.push(finding);
     }
-    let found: Vec<Finding> =
-        outcomes.iter().zip(&seeds).map(|(outcome, seed)| finding(outcome, *seed)).collect();
     let value = of_all(found.iter().map(|finding| &finding.value));
     let first = &outcomes[0];
     let record = Record {
@@ -108,7 +126,7 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
             .then(|| Repeats::of(&seeds, found.iter().map(|it| it.value.value).collect())),
         also: by_name(found.iter().map(|finding| &finding.also)),
         baselines: BTreeMap::new(),
-        settings: first.settings(),
+        settings: first.settings().into_iter().chain(told).collect(),
         chosen: found[0].chosen.clone(),
         data: DataUsed {
             location: source.location.clone(),
@@ -149,28 +167,136 @@ struct Train<'a> {
     asked: &'a Asked,
     model: &'a Weights,
     file: &'a str,
-    source: &'a Source,
+    images: &'a Images,
     parent: &'a Path,
+}
+
+/// Labelled images.
+struct Images {
+    source: Source,
+    /// The set they are, if it is one with splits and a metric of its own.
+    transfer: Option<TransferSet>,
+}
+
+/// What a seed trains on and is judged by.
+struct Cut {
+    /// With the validation images, where these were trained on in the end.
+    references: Arc<dyn Dataset>,
+    queries: Arc<dyn Dataset>,
+    /// Images to learn from while settings are chosen, and to choose them on, where the set says which.
+    choosing: Option<[Arc<dyn Dataset>; 2]>,
+}
+
+impl Images {
+    fn open(location: &str, data: &Data) -> Result<Self> {
+        let Data { subset, classes, .. } = data;
+        let named = location.strip_prefix("transfer:").and_then(|named| named.split_once(':'));
+        let Some((name, root)) = named else {
+            return Ok(Self {
+                source: open_subset(location, subset.as_ref(), classes)?,
+                transfer: None,
+            });
+        };
+        let metric = transfer::published().find(|(known, ..)| *known == name).map(|it| it.3);
+        if metric == Some(transfer::Metric::VocMap) {
+            return Err(Error::Recipe(format!(
+                "`{name}` shows several classes an image and is told by their average precision; fine-tuning here learns one \
+                 class an image (softmax), so it would have to ignore all others. `diptych evaluate transfer` judges a model \
+                 on it, a logistic regression for each class"
+            ))
+            .into());
+        }
+        let set = transfer::open(name, Path::new(root))?;
+        for warning in &set.warnings {
+            tell(&format!("warning: {name}: {warning}"));
+        }
+        let given = [
+            ("data.subset", subset.is_some()),
+            ("data.classes", !classes.is_empty()),
+            ("data.holdout", data.holdout != 0.0),
+        ];
+        if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Error::Recipe(format!(
+                "`{key}` does not go with `{location}`, whose splits are published; `data.limit` and `data.label_fraction` \
+                 take a part of them, a copy opened by its path (`--data {root}`) can be cut in any way"
+            ))
+            .into());
+        }
+        let source = Source { location: location.to_owned(), ..set.source() };
+        Ok(Self { source, transfer: Some(set) })
+    }
+
+    /// What is told first, and settings are chosen by.
+    fn metric(&self) -> Metric {
+        match self.transfer.as_ref().map(|set| set.metric) {
+            Some(transfer::Metric::MeanPerClass) => Metric::MeanPerClass,
+            _ => Metric::Top1,
+        }
+    }
+
+    /// What of it made the number.
+    fn settings(&self) -> BTreeMap<String, Value> {
+        let Some(set) = &self.transfer else { return BTreeMap::new() };
+        let validation = if set.validation.is_some() { "official" } else { "a fifth of train" };
+        BTreeMap::from([
+            ("set".to_owned(), json!(set.name)),
+            ("validation".to_owned(), json!(validation)),
+            ("notes".to_owned(), json!(set.notes)),
+        ])
+    }
+
+    /// The images of a seed. Of a set with published splits all training images are learned from in the end, those of an
+    /// official validation split too.
+    fn cut(&self, data: &Data, seed: u64) -> Result<Cut> {
+        let Data { limit, holdout, label_fraction, .. } = *data;
+        let Some(set) = &self.transfer else {
+            let selection = Selection { limit, holdout, label_fraction, seed };
+            let (references, queries) = self.source.for_evaluation(&selection)?;
+            return Ok(Cut { references, queries, choosing: None });
+        };
+        let set = match limit {
+            Some(limit) => set.clone().limited(limit, seed)?,
+            None => set.clone(),
+        };
+        let cut = splits(&set, 0)?;
+        let mut train = Arc::clone(&cut.train.images);
+        let mut all = cut.train.with(&cut.validation).images;
+        if let Some(fraction) = label_fraction {
+            train = subset::label_fraction(&train, fraction, seed)?;
+            // What is chosen on has labels too: it is as small a part.
+            let validation = subset::label_fraction(&cut.validation.images, fraction, seed)?;
+            all = Arc::new(Joined::new(vec![Arc::clone(&train), Arc::clone(&validation)]));
+            let choosing = Some([train, validation]);
+            return Ok(Cut { references: all, queries: cut.test.images, choosing });
+        }
+        let choosing = Some([train, cut.validation.images]);
+        Ok(Cut { references: all, queries: cut.test.images, choosing })
+    }
 }
 
 impl Train<'_> {
     /// Trains and judges with one seed; how many images were trained on and judged.
-    fn once(&self, id: &str, seed: u64, stop: &Stop) -> Result<(Outcome, (usize, usize))> {
+    fn once(&self, id: &str, seed: u64, stop: &Stop) -> Result<(Outcome, Cut)> {
         let Asked { settings, protocol, changes } = self.asked;
-        let Data { limit, holdout, label_fraction, .. } = settings.data;
-        let selection = Selection { limit, holdout, label_fraction, seed };
-        let (references, queries) = self.source.for_evaluation(&selection)?;
+        let label_fraction = settings.data.label_fraction;
+        let cut = self.images.cut(&settings.data, seed)?;
+        // Without a grid there is nothing to choose.
+        let choosing = cut.choosing.as_ref().filter(|_| protocol.points().len() > 1);
+        let (references, validation) = match choosing {
+            Some([train, validation]) => (train, Some(validation)),
+            None => (&cut.references, None),
+        };
         let folder = self.parent.join(name(id, label_fraction, seed));
         let finetune = Finetune {
             protocol,
             model: self.model,
             file: self.file,
-            source: self.source,
-            references: &references,
-            queries: &queries,
-            validation: None,
+            source: &self.images.source,
+            references,
+            queries: &cut.queries,
+            validation,
             fraction: label_fraction.unwrap_or(1.0),
-            metric: Metric::Top1,
+            metric: self.images.metric(),
             changes,
             seed,
             folder: &folder,
@@ -181,7 +307,7 @@ impl Train<'_> {
         };
         let outcome = finetune.run(stop, &mut |text| tell(text), &mut watch)?;
         tell(&format!("trained in {}", folder.display()));
-        Ok((outcome, (references.len(), queries.len())))
+        Ok((outcome, cut))
     }
 }
 
@@ -199,8 +325,11 @@ fn name(id: &str, fraction: Option<f64>, seed: u64) -> PathBuf {
     PathBuf::from(format!("{id}{part}-seed-{seed}"))
 }
 
-fn finding(outcome: &Outcome, seed: u64) -> Finding {
+fn finding(outcome: &Outcome, metric: Metric, seed: u64) -> Finding {
     let mut finding = Finding::of_ranks(&outcome.judged.ranks, seed);
+    if metric == Metric::MeanPerClass {
+        finding = finding.by_mean_per_class();
+    }
     if let Some(loss) = outcome.train_loss {
         finding = finding.and("train_loss", Measure::plain(loss));
     }

@@ -114,6 +114,7 @@ fn one(arguments: &Transfer, set: &TransferSet, variant: &'static Variant) -> Re
     };
     let subject = Subject::on(&asked, variant.set, |_, settings| {
         settings.only_one_cut()?;
+        settings.no_groups("transfer")?;
         Ok(set.source())
     })?;
     let logistic = subject.settings.logistic.clone().expect("the variant has put it in place");

@@ -4,7 +4,7 @@
 
 use super::super::features::tests::made;
 use super::*;
-use crate::augment::{Preprocess, named};
+use crate::augment::{Preprocess, ViewRecipe, named};
 use crate::data::open;
 use std::sync::Arc;
 

@@ -165,9 +165,13 @@ impl Sum {
         Self { rows: Tensor::zeros([dimensions], (Kind::Double, Device::Cpu)), squares: 0.0 }
     }
 
+    /// Row by row, so that no sum depends on the batch.
     fn add(&mut self, unit: &Tensor) {
-        self.rows += unit.sum_dim_intlist(0, false, Kind::Double);
-        self.squares += unit.square().sum(Kind::Double).double_value(&[]);
+        for row in 0..unit.size()[0] {
+            let row = unit.get(row);
+            self.squares += row.square().sum(Kind::Double).double_value(&[]);
+            self.rows += row;
+        }
     }
 
     fn different(&self, count: usize) -> f64 {

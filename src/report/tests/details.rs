@@ -27,6 +27,20 @@ fn which_class_was_taken_for_which_is_a_table() {
 }
 
 #[test]
+fn counts_of_several_seeds_say_so_and_their_intervals_are_those_of_one() {
+    let one = page(r#"{"confusion":[[3,1],[0,4]],"classes":["cat","dog"]}"#);
+    assert!(!one.contains("Counts are sums"));
+    let two = page(r#"{"confusion":[[6,2],[0,8]],"classes":["cat","dog"],"seeds":[4,5]}"#);
+    assert!(
+        two.contains("Counts are sums over the seeds 4, 5; what was swept is of seed 4."),
+        "{two}"
+    );
+    assert!(two.contains("30.1 to 95.4") && two.contains(">6</td>"), "{two}");
+    let first = page(r#"{"confusion":[[6,2]],"columns":["0","1"],"seeds":[4]}"#);
+    assert!(first.contains("Of seed 4 alone."), "{first}");
+}
+
+#[test]
 fn of_many_classes_the_worst_are_listed() {
     let row = |class: usize| {
         let mut counts = vec![0; 40];
