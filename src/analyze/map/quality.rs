@@ -1,12 +1,13 @@
 //! What a map keeps of the neighbourhoods of the features, in numbers: maps are never compared by eye alone.
 
 use super::Point;
+use super::pca::Centred;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::shape;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// Settings of the numbers beside a map.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,8 +45,11 @@ pub struct Quality {
     pub images: usize,
 }
 
-/// Memory for distances.
-const TILE_BYTES: usize = 64 << 20;
+/// Memory for products of some rows with all.
+const TILE_BYTES: usize = 128 << 20;
+
+/// Rows that take no more than this in f64 are held so.
+const HELD_BYTES: usize = 512 << 20;
 
 impl Judge {
     /// Whether every setting is in its range.
@@ -53,13 +57,10 @@ impl Judge {
     /// # Errors
     /// [`Error::Recipe`] naming the setting, its range and what was found.
     pub fn check(&self) -> Result<()> {
-        let settings =
-            [("trust_k", self.trust_k), ("knn_k", self.knn_k), ("images", self.images)];
+        let settings = [("trust_k", self.trust_k), ("knn_k", self.knn_k), ("images", self.images)];
         match settings.iter().find(|(_, value)| *value == 0) {
             None => Ok(()),
-            Some((key, _)) => {
-                Err(Error::Recipe(format!("`{key}` must be at least 1, found `0`")))
-            }
+            Some((key, _)) => Err(Error::Recipe(format!("`{key}` must be at least 1, found `0`"))),
         }
     }
 
@@ -91,25 +92,31 @@ impl Judge {
         let mut asked = Stream::open(seed, Purpose::Evaluation, Scope::Item(1)).permutation(count);
         asked.truncate(self.images);
         asked.sort_unstable();
-        let [features, map] = [Squares::of(rows), Squares::of(&plane(points))];
-        let tile = (TILE_BYTES / (16 * count)).clamp(1, 1_024);
+        let features = Products::of(rows);
+        let tile = (TILE_BYTES / (8 * count)).clamp(1, 1_024);
         let mut sums = [0u64; 4];
         let mut labelled = 0u64;
         for asked in asked.chunks(tile) {
-            let [near, on_map] = [features.from(asked), map.from(asked)];
-            let of_rows = near.par_chunks(count).zip(on_map.par_chunks(count)).zip(asked);
+            let products = features.with(asked);
+            let lengths = &features.lengths;
+            let of_rows = products.par_chunks(count).zip(asked);
             let found: Vec<[u64; 5]> = of_rows
-                .map(|((features, map), row)| {
+                .map(|(products, row)| {
+                    let own = lengths[*row];
+                    let squares = products.iter().zip(lengths);
+                    let features: Vec<f64> =
+                        squares.map(|(product, length)| own + length - 2.0 * product).collect();
+                    let map = squares_on_map(points, points[*row]);
                     let wanted = k.max(votes);
-                    let [near, on_map] = [features, map].map(|it| nearest(it, *row, wanted));
+                    let [near, on_map] = [&features, &map].map(|it| nearest(it, *row, wanted));
                     let right = |nearest: &[u32]| {
                         let label = labels[*row];
                         let vote = majority(nearest[..votes].iter().map(|it| labels[*it as usize]));
                         u64::from(label >= 0 && vote == Some(label))
                     };
                     [
-                        excess(features, *row, &on_map[..k]),
-                        excess(map, *row, &near[..k]),
+                        excess(&features, *row, &on_map[..k]),
+                        excess(&map, *row, &near[..k]),
                         right(&on_map),
                         right(&near),
                         u64::from(labels[*row] >= 0),
@@ -124,7 +131,8 @@ impl Judge {
             }
         }
         let (n, asked, k) = (count as f64, asked.len() as f64, k as f64);
-        let kept = |excess: u64| 1.0 - 2.0 * excess as f64 / (asked * k * (2.0 * n - 3.0 * k - 1.0));
+        let kept =
+            |excess: u64| 1.0 - 2.0 * excess as f64 / (asked * k * (2.0 * n - 3.0 * k - 1.0));
         let share = |right: u64| (labelled > 0).then(|| right as f64 / labelled as f64);
         Ok(Quality {
             trustworthiness: kept(sums[0]),
@@ -136,61 +144,79 @@ impl Judge {
     }
 }
 
-fn plane(points: &[Point]) -> Tensor {
-    Tensor::from_slice(points.as_flattened()).view([-1, 2])
+/// Squared distances of a place to all points of a map.
+fn squares_on_map(points: &[Point], from: Point) -> Vec<f64> {
+    let apart = |point: &Point, axis: usize| f64::from(point[axis]) - f64::from(from[axis]);
+    points.iter().map(|point| apart(point, 0).powi(2) + apart(point, 1).powi(2)).collect()
 }
 
-/// Rows to compare: centred, in f64, with their squared lengths.
-struct Squares {
-    rows: Tensor,
-    lengths: Tensor,
+/// Products of rows less their mean, in f64.
+struct Products {
+    rows: Centred,
+    /// All rows, where there is room for them.
+    whole: Option<Tensor>,
+    /// Product of each row with itself.
+    lengths: Vec<f64>,
 }
 
-impl Squares {
+impl Products {
     fn of(rows: &Tensor) -> Self {
-        let rows = rows.detach().to_device(Device::Cpu).to_kind(Kind::Double);
-        let rows = &rows - rows.mean_dim(0, true, Kind::Double);
-        let lengths = rows.square().sum_dim_intlist(1, false, Kind::Double);
-        Self { rows, lengths }
+        let fits = 8 * rows.numel() <= HELD_BYTES;
+        let rows = Centred::new(rows);
+        let mut lengths = Vec::new();
+        rows.tiles(|tile| {
+            lengths.extend(numbers(&tile.square().sum_dim_intlist(1, false, Kind::Double)));
+        });
+        let whole = fits.then(|| rows.tile(0, lengths.len() as i64));
+        Self { rows, whole, lengths }
     }
 
-    /// Squared distances of some rows to all, row by row.
-    fn from(&self, asked: &[usize]) -> Vec<f64> {
+    /// Products of some rows with all, row by row.
+    fn with(&self, asked: &[usize]) -> Vec<f64> {
         let at = Tensor::from_slice(&asked.iter().map(|row| *row as i64).collect::<Vec<_>>());
-        let (some, lengths) = (self.rows.index_select(0, &at), self.lengths.index_select(0, &at));
-        let products: Tensor = some.matmul(&self.rows.tr()) * 2.0;
-        let squares = lengths.unsqueeze(1) + self.lengths.unsqueeze(0) - products;
-        let mut values = vec![0.0; squares.numel()];
-        squares.contiguous().copy_data(&mut values, squares.numel());
-        values
+        let some = self.rows.at(&at);
+        if let Some(whole) = &self.whole {
+            return numbers(&some.matmul(&whole.tr()));
+        }
+        let mut parts = Vec::new();
+        self.rows.tiles(|tile| parts.push(some.matmul(&tile.tr())));
+        numbers(&Tensor::cat(&parts, 1))
     }
 }
 
-/// The `k` rows of least distance beside `row` itself, nearest first.
+fn numbers(tensor: &Tensor) -> Vec<f64> {
+    let mut values = vec![0.0; tensor.numel()];
+    tensor.contiguous().copy_data(&mut values, tensor.numel());
+    values
+}
+
+/// The `k` rows of least distance beside `row` itself, nearest first; of equally far ones the lower first.
 fn nearest(squares: &[f64], row: usize, k: usize) -> Vec<u32> {
-    let by = |a: &u32, b: &u32| {
-        squares[*a as usize].total_cmp(&squares[*b as usize]).then_with(|| a.cmp(b))
-    };
-    let mut others: Vec<u32> =
-        (0..squares.len() as u32).filter(|other| *other as usize != row).collect();
-    if k < others.len() {
-        others.select_nth_unstable_by(k - 1, by);
-        others.truncate(k);
+    let mut found: Vec<(f64, u32)> = Vec::with_capacity(k + 1);
+    let mut reach = f64::INFINITY;
+    for (other, square) in squares.iter().enumerate() {
+        if (*square < reach || found.len() < k) && other != row {
+            let place = found.partition_point(|(nearer, _)| nearer <= square);
+            found.insert(place, (*square, other as u32));
+            found.truncate(k);
+            if found.len() == k {
+                reach = found[k - 1].0;
+            }
+        }
     }
-    others.sort_unstable_by(by);
-    others
+    found.into_iter().map(|(_, other)| other).collect()
 }
 
-/// Sum of by how much the ranks of some rows, counted from 1, exceed their number.
+/// Sum of by how much the ranks of some rows, counted from 1, exceed their number; of equally far rows the lower comes first.
 fn excess(squares: &[f64], row: usize, chosen: &[u32]) -> u64 {
     let mut sum = 0;
     for other in chosen {
         let (at, own) = (*other as usize, squares[*other as usize]);
-        let closer = squares.iter().filter(|square| **square < own).count();
-        let tied = squares[..at].iter().filter(|square| **square == own).count();
+        let before = squares[..at].iter().filter(|square| **square <= own).count();
+        let behind = squares[at + 1..].iter().filter(|square| **square < own).count();
         // The row itself is not counted.
-        let itself = squares[row] < own || (squares[row] == own && row < at);
-        let rank = 1 + closer + tied - usize::from(itself);
+        let itself = if row < at { squares[row] <= own } else { squares[row] < own };
+        let rank = 1 + before + behind - usize::from(itself);
         sum += rank.saturating_sub(chosen.len()) as u64;
     }
     sum
@@ -211,6 +237,11 @@ fn majority(labels: impl Iterator<Item = i64>) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn plane(points: &[Point]) -> Tensor {
+        Tensor::from_slice(points.as_flattened()).view([-1, 2])
+    }
+
     use serde_json::Value;
 
     fn golden() -> (Tensor, Vec<Point>, Vec<i64>, Value) {

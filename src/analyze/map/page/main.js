@@ -139,7 +139,7 @@ maps.forEach((map, index) => {
   button.addEventListener("change", () => {
     goTo(index);
     tell();
-    say(`${map.name}: ${map.numbers.join(", ")}`);
+    say(`Now ${map.name}.`);
   });
   element("maps").append(make("label", {}, button, make("span", { textContent: map.name })));
 });
@@ -175,6 +175,10 @@ resize();
 recolor();
 fillLegend();
 tell();
+if (!colourings[0].searched) {
+  element("query").placeholder = "Path";
+  element("query").setAttribute("aria-label", "Path");
+}
 element("pictures").disabled = !about.pictures.sheets;
 element("wait").remove();
 

@@ -16,6 +16,10 @@ function say(line) {
 const about_point = (point) =>
   colourings.map((colouring) => `${colouring.name}: ${nameOf(colouring, point)}`).join("\n");
 
+// What an image is called: its class, or its file where there are no classes.
+const titleOf = (point) =>
+  colourings[0].searched ? nameOf(colourings[0], point) : paths[point].slice(paths[point].lastIndexOf("/") + 1);
+
 function fillLegend() {
   const colouring = colourings[state.colouring];
   element("legend-title").textContent = colouring.name;
@@ -50,7 +54,7 @@ function list(points, heading, hint) {
     picture.setAttribute("aria-hidden", "true");
     if (about.pictures.sheets) fillPicture(picture, point);
     const button = make("button", { type: "button" }, picture,
-      make("span", {}, nameOf(colourings[0], point), make("small", { textContent: paths[point] })));
+      make("span", {}, titleOf(point), make("small", { textContent: paths[point] })));
     button.dataset.point = point;
     button.addEventListener("click", () => choose(point, true));
     return make("li", {}, button);
@@ -92,6 +96,7 @@ function search(query) {
 function release() {
   state.chosen = -1;
   state.neighbours = [];
+  state.hovered = -1;
   element("chosen").hidden = true;
 }
 
@@ -104,15 +109,15 @@ function choose(point, travel) {
   if (about.pictures.sheets) fillPicture(element("large"), point);
   else element("large").hidden = true;
   element("large").className = side < 128 ? "pixels" : "";
-  element("name").textContent = nameOf(colourings[0], point);
+  element("name").textContent = titleOf(point);
   element("path").textContent = `${about_point(point)}\n${paths[point]}`;
   if (k) {
-    const own = colourings[0].of[point];
-    const same = state.neighbours.filter((other) => own !== NONE && colourings[0].of[other] === own).length;
-    const share = own === NONE ? "" : `, ${same} of them ${colourings[0].groups[own]}`;
+    const [{ of, groups, searched }, own] = [colourings[0], colourings[0].of[point]];
+    const same = state.neighbours.filter((other) => of[other] === own).length;
+    const share = own === NONE || !searched ? "" : `, ${same} of them ${groups[own]}`;
     const line = `${k} nearest images${share}`;
     list(state.neighbours, line, about.neighbours.by);
-    say(`Chosen: ${nameOf(colourings[0], point)}, ${paths[point]}. ${line}.`);
+    say(`Chosen: ${titleOf(point)}, ${paths[point]}. ${line}.`);
   }
   const [x, y] = toScreen(places.x[point], places.y[point]);
   const outside = x < 0 || y < 0 || x > width || y > height;
@@ -145,7 +150,10 @@ function hover(point, x, y) {
   }
   if (point < 0) return;
   const room = canvas.getBoundingClientRect();
-  const left = x + 16 + tip.offsetWidth > room.width ? x - 16 - tip.offsetWidth : x + 16;
+  // Beside the picture on the map, not over it.
+  const under = pictured.find(([other]) => other === point);
+  const [first, last] = under ? [under[1] / density, (under[1] + under[3]) / density] : [x - 8, x + 8];
+  const left = last + 8 + tip.offsetWidth > room.width ? first - 8 - tip.offsetWidth : last + 8;
   const top = Math.min(Math.max(4, y - tip.offsetHeight / 2), room.height - tip.offsetHeight - 4);
   tip.style.left = `${Math.max(4, left)}px`;
   tip.style.top = `${Math.max(4, top)}px`;

@@ -5,6 +5,7 @@ const context = canvas.getContext("2d", { alpha: false });
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const MARGIN = 16;
 const CLOSEST = 4000;
+const FEW = 400;
 
 const state = {
   map: 0, colouring: 0, palette: 0, pictures: "auto",
@@ -124,7 +125,7 @@ function eachInView(margin, visit) {
 
 const pointRadius = () => {
   const room = Math.sqrt(width * height / count) * Math.sqrt(Math.min(state.zoom, 30));
-  return Math.min(5 * density, Math.max(1.15 * density, 0.32 * room));
+  return Math.min(5 * density, Math.max(1.15 * density, 0.27 * room));
 };
 
 function drawPoints() {
@@ -136,7 +137,6 @@ function drawPoints() {
   const shiftX = Math.round(width / 2 - state.x * size) + MARGIN;
   const shiftY = Math.round(height / 2 - state.y * size) + MARGIN;
   const { x, y } = places;
-  const { of, groups } = colourings[state.colouring];
   const { matches } = state;
   const put = (point, form, ink) => {
     const column = Math.round(x[point] * size) + shiftX;
@@ -145,30 +145,53 @@ function drawPoints() {
       stamp(form, row * stride + column, ink);
     }
   };
-  const ink = (point) => colors.groups[of[point] === NONE ? groups.length : of[point]];
   const form = disc(Math.min(radius, 6), stride);
   eachInView(MARGIN, (point) => {
-    if (visible(point)) put(point, form, matches && !matches[point] ? colors.dim : ink(point));
+    if (visible(point)) put(point, form, matches && !matches[point] ? colors.dim : groupColor(point));
   });
   if (matches) {
     const larger = disc(Math.min(radius + 0.6 * density, 7), stride);
     eachInView(MARGIN, (point) => {
-      if (matches[point] && visible(point)) put(point, larger, ink(point));
+      if (matches[point] && visible(point)) put(point, larger, groupColor(point));
     });
   }
   context.putImageData(image, -MARGIN, -MARGIN);
 }
 
+// Side of a picture in device pixels and of the cell it lies in, in units of the map. Cells halve as the map comes closer,
+// and in between pictures grow; what was seen stays seen, for the first in rank of a cell is the first of its quarter too.
+function pictureSize() {
+  const least = Math.max(24, 0.6 * side) * density;
+  const step = 2 ** Math.ceil(Math.log2((least + 4 * density) / scale()));
+  return { step, size: Math.round(Math.min(step * scale() - 4 * density, 2 * least)) };
+}
+
+// A picture in a frame of some colour.
+function putPicture(point, size, frame, ink) {
+  const at = toScreen(places.x[point], places.y[point]).map((value) => Math.round(value - size / 2));
+  context.fillStyle = css(ink);
+  context.fillRect(at[0] - frame, at[1] - frame, size + 2 * frame, size + 2 * frame);
+  drawPicture(context, point, at[0], at[1], size);
+  pictured.push([point, at[0], at[1], size]);
+}
+
+const groupColor = (point) => {
+  const { of, groups } = colourings[state.colouring];
+  return colors.groups[of[point] === NONE ? groups.length : of[point]];
+};
+
 // The pictures that have room: one for each cell of a grid that is fixed to the map, so that they stay while it moves.
 function drawPictures() {
   pictured = [];
   if (state.pictures === "never" || journey || !about.pictures.sheets) return;
-  const size = Math.round(Math.max(side, 26) * density * Math.min(2, Math.max(1, state.zoom / 60)));
-  const step = 2 ** Math.ceil(Math.log2((size + 5 * density) / scale()));
+  const { step, size } = pictureSize();
   const [left, top, right, bottom] = inView(0);
   const [first, upper] = [Math.floor(left / step), Math.floor(top / step)];
   const across = Math.floor(right / step) - first + 1;
   const down = Math.floor(bottom / step) - upper + 1;
+  const rare = (winners, of) => state.pictures === "auto" && of > FEW && winners < 0.08 * of;
+  const everything = state.zoom <= 1 && !state.matches && colourings[state.colouring].shown.every(Boolean);
+  if (everything && rare(across * down, count)) return;
   const best = new Int32Array(across * down).fill(-1);
   let candidates = 0;
   const { x, y } = places;
@@ -181,57 +204,72 @@ function drawPictures() {
     if (best[at] < 0 || rank[point] < rank[best[at]]) best[at] = point;
   });
   const winners = best.filter((point) => point >= 0);
-  if (state.pictures === "auto" && winners.length < 0.12 * candidates) return;
-  const { of, groups } = colourings[state.colouring];
+  if (rare(winners.length, candidates)) return;
   const frame = Math.max(1, Math.round(1.5 * density));
   context.imageSmoothingEnabled = size < 2 * side;
-  for (const point of winners) {
-    const at = toScreen(x[point], y[point]).map((value) => Math.round(value - size / 2));
-    context.fillStyle = css(colors.groups[of[point] === NONE ? groups.length : of[point]]);
-    context.fillRect(at[0] - frame, at[1] - frame, size + 2 * frame, size + 2 * frame);
-    drawPicture(context, point, at[0], at[1], size);
-    pictured.push([point, at[0], at[1], size]);
-  }
+  for (const point of winners) putPicture(point, size, frame, groupColor(point));
 }
 
 function ring(point, radius, width, ink) {
   const [x, y] = toScreen(places.x[point], places.y[point]);
+  for (const [line, color] of [[width + 2 * density, colors.back], [width, ink]]) {
+    context.beginPath();
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.lineWidth = line;
+    context.strokeStyle = css(color);
+    context.stroke();
+  }
+}
+
+// The chosen image and its neighbours lie above all others, as pictures where there are any.
+function drawChosen() {
+  const from = toScreen(places.x[state.chosen], places.y[state.chosen]);
+  context.lineWidth = density;
+  context.strokeStyle = css(colors.ink);
+  context.globalAlpha = 0.45;
   context.beginPath();
-  context.arc(x, y, radius, 0, 2 * Math.PI);
-  context.lineWidth = width + 2 * density;
-  context.strokeStyle = css(colors.back);
+  for (const point of state.neighbours) {
+    context.moveTo(...from);
+    context.lineTo(...toScreen(places.x[point], places.y[point]));
+  }
   context.stroke();
-  context.lineWidth = width;
-  context.strokeStyle = css(ink);
-  context.stroke();
+  context.globalAlpha = 1;
+  const base = pointRadius();
+  const asPictures = about.pictures.sheets && state.pictures !== "never" && !journey;
+  const { size } = pictureSize();
+  context.imageSmoothingEnabled = size < 2 * side;
+  // The nearest uppermost.
+  for (const point of [...state.neighbours].reverse()) {
+    if (asPictures) putPicture(point, size, Math.round(2 * density), groupColor(point));
+    else ring(point, base + 3 * density, 1.5 * density, colors.ink);
+  }
+  if (asPictures) putPicture(state.chosen, Math.round(size * 1.3), Math.round(3 * density), colors.ink);
+  else ring(state.chosen, base + 6 * density, 3 * density, colors.ink);
+  // What lies above is found first.
+  pictured.reverse();
 }
 
 function drawMarks() {
-  const base = pointRadius();
-  if (state.chosen >= 0) {
-    const from = toScreen(places.x[state.chosen], places.y[state.chosen]);
-    context.lineWidth = density;
-    context.strokeStyle = css(colors.ink);
-    context.globalAlpha = 0.45;
-    context.beginPath();
-    for (const point of state.neighbours) {
-      context.moveTo(...from);
-      context.lineTo(...toScreen(places.x[point], places.y[point]));
+  if (state.chosen >= 0) drawChosen();
+  if (state.hovered >= 0) {
+    const under = pictured.find(([point]) => point === state.hovered);
+    if (under) {
+      context.lineWidth = 3 * density;
+      context.strokeStyle = css(colors.ink);
+      context.strokeRect(under[1] - density, under[2] - density, under[3] + 2 * density, under[3] + 2 * density);
+    } else {
+      ring(state.hovered, pointRadius() + 4 * density, 2 * density, colors.ink);
     }
-    context.stroke();
-    context.globalAlpha = 1;
-    for (const point of state.neighbours) ring(point, base + 3 * density, 1.5 * density, colors.ink);
-    ring(state.chosen, base + 6 * density, 3 * density, colors.ink);
   }
-  if (state.hovered >= 0) ring(state.hovered, base + 4 * density, 2 * density, colors.ink);
   if (canvas.matches(":focus-visible")) {
+    const reach = 8 * density;
     context.lineWidth = density;
     context.strokeStyle = css(colors.ink);
     context.beginPath();
-    context.moveTo(width / 2 - 8 * density, height / 2);
-    context.lineTo(width / 2 + 8 * density, height / 2);
-    context.moveTo(width / 2, height / 2 - 8 * density);
-    context.lineTo(width / 2, height / 2 + 8 * density);
+    context.moveTo(width / 2 - reach, height / 2);
+    context.lineTo(width / 2 + reach, height / 2);
+    context.moveTo(width / 2, height / 2 - reach);
+    context.lineTo(width / 2, height / 2 + reach);
     context.stroke();
   }
 }

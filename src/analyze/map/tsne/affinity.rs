@@ -144,9 +144,9 @@ mod tests {
         let found = neighbours_by(&[Distance::Euclidean], &rows, &rows, 10, true).unwrap();
         let p = Affinities::new(&found[0], 20, 3.0);
         let mut dense = [[0.0f64; 20]; 20];
-        for row in 0..20 {
+        for (row, dense) in dense.iter_mut().enumerate() {
             for at in p.starts[row]..p.starts[row + 1] {
-                dense[row][p.columns[at] as usize] = f64::from(p.values[at]);
+                dense[p.columns[at] as usize] = f64::from(p.values[at]);
             }
         }
         let sum: f64 = dense.iter().flatten().sum();

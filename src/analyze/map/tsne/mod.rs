@@ -6,6 +6,7 @@
 //! ```
 
 mod affinity;
+mod attraction;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -15,9 +16,10 @@ use crate::error::{Error, Result};
 use crate::evaluate::knn::{Distance, neighbours_by};
 use crate::random::{Purpose, Scope, Stream};
 use affinity::Affinities;
-use rayon::prelude::*;
+use attraction::{attraction, cross};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
+pub(super) use tree::along_curve;
 use tree::{MOST, repulsion};
 
 /// Settings of t-SNE; the defaults are scikit-learn's.
@@ -115,7 +117,9 @@ impl Tsne {
         } else if !(0.0..=1.0).contains(&theta) {
             format!("`theta` must lie within 0 and 1, found `{theta}`")
         } else if rounds < early.max(1) {
-            format!("`iterations` must be at least `exaggeration_iterations` and 1, found `{rounds}` and `{early}`")
+            format!(
+                "`iterations` must be at least `exaggeration_iterations` and 1, found `{rounds}` and `{early}`"
+            )
         } else {
             return Ok(());
         };
@@ -149,7 +153,7 @@ impl Tsne {
         if count < self.neighbours() || count < 3 {
             return Err(Error::Data(format!(
                 "t-SNE with perplexity {} looks at {} neighbours, so it needs at least as many images, found {count}; take \
-                 more images, a perplexity of at most {:.0}, or maps=[\"pca\"]",
+                 more images, a perplexity of at most {:.0}, or map.algorithms=[\"pca\"]",
                 self.perplexity,
                 self.neighbours(),
                 ((count as f64 - 1.0) / 3.0).floor().max(1.0)
@@ -175,7 +179,8 @@ impl Tsne {
         }
         let first = || pca.iter().map(|point| f64::from(point[0]));
         let mean = first().sum::<f64>() / pca.len() as f64;
-        let deviation = (first().map(|x| (x - mean).powi(2)).sum::<f64>() / pca.len() as f64).sqrt();
+        let deviation =
+            (first().map(|x| (x - mean).powi(2)).sum::<f64>() / pca.len() as f64).sqrt();
         if deviation <= 0.0 {
             return Err(super::collapsed());
         }
@@ -254,35 +259,13 @@ fn gradient(
     look: bool,
 ) -> (Vec<Point>, Option<f64>) {
     let pushed = repulsion(points, theta);
+    let pulls = attraction(affinities, points);
     let scale = (1.0 / pushed.sum) as f32;
-    // Attraction, and Σ p ln(1 + d²), of which the divergence is made.
-    let rows: Vec<(Point, f64)> = points
-        .par_iter()
-        .enumerate()
-        .with_min_len(256)
-        .map(|(row, from)| {
-            let range = affinities.starts[row]..affinities.starts[row + 1];
-            let (mut pull, mut cross) = ([0.0f32; 2], 0.0f64);
-            let entries = affinities.columns[range.clone()].iter().zip(&affinities.values[range]);
-            for (column, p) in entries {
-                let to = points[*column as usize];
-                let apart = [from[0] - to[0], from[1] - to[1]];
-                let square = apart[0] * apart[0] + apart[1] * apart[1];
-                let strength = p / (1.0 + square);
-                pull[0] += strength * apart[0];
-                pull[1] += strength * apart[1];
-                if look {
-                    cross += f64::from(*p) * f64::from(square).ln_1p();
-                }
-            }
-            let push = pushed.forces[row];
-            let slope = [0, 1].map(|axis: usize| 4.0 * (factor * pull[axis] - push[axis] * scale));
-            (slope, cross)
-        })
-        .collect();
-    let divergence = look.then(|| {
-        let cross: f64 = rows.iter().map(|(_, cross)| cross).sum();
-        affinities.information + cross + pushed.sum.ln()
-    });
-    (rows.into_iter().map(|(slope, _)| slope).collect(), divergence)
+    let slope = |(pull, push): (&Point, &Point)| {
+        [0, 1].map(|axis: usize| 4.0 * (factor * pull[axis] - push[axis] * scale))
+    };
+    let slopes = pulls.iter().zip(&pushed.forces).map(slope).collect();
+    let divergence =
+        look.then(|| affinities.information + cross(affinities, points) + pushed.sum.ln());
+    (slopes, divergence)
 }

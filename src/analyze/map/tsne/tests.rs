@@ -72,7 +72,8 @@ fn it_is_as_good_as_scikit_learn_on_the_same_rows() {
 #[test]
 fn threads_change_no_bit_and_the_seed_only_a_random_start() {
     let (rows, _) = blobs(400, 4, 8.0);
-    let short = Tsne { iterations: 60, exaggeration_iterations: 30, exact_up_to: 0, ..Tsne::default() };
+    let short =
+        Tsne { iterations: 60, exaggeration_iterations: 30, exact_up_to: 0, ..Tsne::default() };
     let components = pca(&rows).unwrap().points;
     let found = neighbours_by(&[Distance::Euclidean], &rows, &rows, 91, true).unwrap();
     let affinities = Affinities::new(&found[0], 400, 30.0);
@@ -91,7 +92,8 @@ fn threads_change_no_bit_and_the_seed_only_a_random_start() {
 fn equal_rows_among_others_do_not_break_it() {
     let (rows, _) = blobs(200, 2, 20.0);
     let same = rows.narrow(0, 0, 1).expand([120, 10], false);
-    let found = mapped(&Tsne { iterations: 300, ..Tsne::default() }, &Tensor::cat(&[rows, same], 0));
+    let found =
+        mapped(&Tsne { iterations: 300, ..Tsne::default() }, &Tensor::cat(&[rows, same], 0));
     assert!(found.points.as_flattened().iter().all(|at| at.is_finite()) && found.kl.is_finite());
 }
 

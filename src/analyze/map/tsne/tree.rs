@@ -84,23 +84,35 @@ struct Tree {
     places: Vec<u64>,
 }
 
+/// Places on the curve and numbers of points, sorted.
+fn keys(points: &[[f32; 2]]) -> Vec<u64> {
+    assert!(!points.is_empty() && points.len() <= MOST, "{} points", points.len());
+    let bounds = Bounds::of(points.iter().copied());
+    let side = f64::from(bounds.side()).max(f64::from(f32::MIN_POSITIVE));
+    let scale = f64::from((1u32 << BITS) - 1) / side;
+    let cell = |value: f32, low: f32| ((f64::from(value) - f64::from(low)) * scale) as u32;
+    let key = |(number, [x, y]): (usize, &[f32; 2])| {
+        let place = hilbert(cell(*x, bounds.low[0]), cell(*y, bounds.low[1]));
+        place << NUMBER_BITS | number as u64
+    };
+    let mut keys: Vec<u64> = points.par_iter().enumerate().map(key).collect();
+    keys.par_sort_unstable();
+    keys
+}
+
+/// Points in an order in which neighbours in the plane mostly follow one another.
+pub(in super::super) fn along_curve(points: &[[f32; 2]]) -> Vec<u32> {
+    keys(points).into_iter().map(number_of).collect()
+}
+
+fn number_of(key: u64) -> u32 {
+    (key & (MOST as u64 - 1)) as u32
+}
+
 impl Tree {
     fn new(points: &[[f32; 2]]) -> Self {
-        assert!(!points.is_empty() && points.len() <= MOST, "{} points", points.len());
-        let bounds = Bounds::of(points.iter().copied());
-        let side = f64::from(bounds.side()).max(f64::from(f32::MIN_POSITIVE));
-        let scale = f64::from((1u32 << BITS) - 1) / side;
-        let cell = |value: f32, low: f32| ((f64::from(value) - f64::from(low)) * scale) as u32;
-        let mut keys: Vec<u64> = points
-            .par_iter()
-            .enumerate()
-            .map(|(number, [x, y])| {
-                let place = hilbert(cell(*x, bounds.low[0]), cell(*y, bounds.low[1]));
-                place << NUMBER_BITS | number as u64
-            })
-            .collect();
-        keys.par_sort_unstable();
-        let order: Vec<u32> = keys.iter().map(|key| (key & (MOST as u64 - 1)) as u32).collect();
+        let keys = keys(points);
+        let order: Vec<u32> = keys.iter().copied().map(number_of).collect();
         let padded = points.len().next_multiple_of(LANES);
         let along = |axis: usize| -> Vec<f32> {
             let mut values: Vec<f32> =
