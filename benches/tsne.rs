@@ -44,7 +44,8 @@ fn features(rows: usize, dimensions: usize) -> (Tensor, Vec<i64>) {
     (Tensor::from_slice(&values).view([rows as i64, -1]), labels)
 }
 
-fn peer(python: &str, file: &str, out: &str, seed: u64) -> Option<(f64, f64)> {
+/// Seconds, seconds of processor time and divergence.
+fn peer(python: &str, file: &str, out: &str, seed: u64) -> Option<[f64; 3]> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/tsne.py");
     let threads = THREADS.to_string();
     let output = Command::new(python)
@@ -53,7 +54,15 @@ fn peer(python: &str, file: &str, out: &str, seed: u64) -> Option<(f64, f64)> {
         .output()
         .ok()?;
     let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
-    Some((answer["seconds"].as_f64()?, answer["kl"].as_f64()?))
+    let number = |key: &str| answer[key].as_f64();
+    Some([number("seconds")?, number("processor_seconds")?, number("kl")?])
+}
+
+/// Processor time of this process so far, in seconds (proc(5): ticks of 10 ms).
+fn processor() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn main() {
@@ -66,34 +75,37 @@ fn main() {
     std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
     let [file, out] = ["rows", "map"]
         .map(|name| folder.join(format!("{name}.safetensors")).display().to_string());
-    println!("rows    ours s  peer s  ratio   KL ours, peer   trust ours, peer   k-NN ours, peer");
+    println!(
+        "rows    ours s  peer s  ratio   then ours, peer: processor s, KL, trustworthiness, k-NN"
+    );
     for (rows, seed) in if quick { vec![(1_500, 0)] } else { vec![(10_000, 0), (10_000, 1)] } {
         let (values, labels) = features(rows, 512);
         Tensor::write_safetensors(&[("rows", &values)], &file).expect("the folder has room");
-        let started = Instant::now();
+        let (started, used) = (Instant::now(), processor());
         let start = pca(&values).expect("rows are numbers");
         let found = Tsne::default().fit(&values, &start.points, seed, &mut |_, _| ());
         let found = found.expect("rows are many");
-        let ours = started.elapsed().as_secs_f64();
+        let (ours, used) = (started.elapsed().as_secs_f64(), processor() - used);
         let judged = |points: &[[f32; 2]]| {
             let judge = Judge { images: 5_000, ..Judge::default() };
             let quality = judge.compare(&values, points, &labels, 0).expect("as many as rows");
             (quality.trustworthiness, quality.knn_map.unwrap_or_default())
         };
         let (trust, knn) = judged(&found.points);
-        let line = python.as_ref().and_then(|it| peer(it, &file, &out, seed)).map(|(seconds, kl)| {
+        print!("{rows:<7} {ours:>6.2}");
+        let kl = found.kl;
+        if let Some(python) = &python
+            && let Some([seconds, theirs, their_kl]) = peer(python, &file, &out, seed)
+        {
             let map = Tensor::read_safetensors(&out).expect("the peer wrote a map").remove(0).1;
             let mut points = vec![[0.0f32; 2]; rows];
             map.copy_data(points.as_flattened_mut(), 2 * rows);
-            (seconds, kl, judged(&points))
-        });
-        match line {
-            Some((seconds, kl, (their_trust, their_knn))) => println!(
-                "{rows:<7} {ours:>6.2} {seconds:>7.2} {:>6.1}   {:.3}, {kl:.3}    {trust:.4}, {their_trust:.4}     {knn:.4}, {their_knn:.4}",
-                seconds / ours,
-                found.kl
-            ),
-            None => println!("{rows:<7} {ours:>6.2}       –      –   {:.3}   {trust:.4}   {knn:.4}", found.kl),
+            let (their_trust, their_knn) = judged(&points);
+            print!(" {seconds:>7.2} {:>6.1}   {used:.1}, {theirs:.1}", seconds / ours);
+            print!("   {kl:.3}, {their_kl:.3}   {trust:.4}, {their_trust:.4}");
+            println!("   {knn:.4}, {their_knn:.4}");
+        } else {
+            println!("       –      –   {used:.1}   {kl:.3}   {trust:.4}   {knn:.4}");
         }
     }
     std::fs::remove_dir_all(&folder).expect("the folder is ours");
