@@ -48,7 +48,7 @@ fn a_run_gets_a_map_and_the_same_command_the_same_map() {
     let run = folder.path().join("a run");
     let out = run.to_str().unwrap();
     trained(out);
-    let quick = ["tsne.perplexity=10", "tsne.iterations=260", "threads=1"];
+    let quick = ["tsne.perplexity=10", "tsne.iterations=500", "threads=1"];
     let map = |more: &[&str]| json(&[&["analyze", "map", out], &quick[..], more].concat());
     let told = map(&[]);
     let place = run.join("analyses/map");
@@ -58,7 +58,7 @@ fn a_run_gets_a_map_and_the_same_command_the_same_map() {
     let tsne = &told["numbers"]["tsne"];
     for key in ["kl", "trustworthiness", "continuity", "knn_map", "knn_features"] {
         let value = tsne[key].as_f64().unwrap();
-        assert!(value > 0.0 && value < 10.0, "{key}: {told}");
+        assert!((0.0..10.0).contains(&value), "{key}: {told}");
     }
     assert_eq!(told["settings"]["tsne.perplexity"], 10.0);
     assert_eq!(told["models"]["a run"]["frozen"], true);
@@ -112,6 +112,8 @@ fn what_is_wrong_is_said_with_a_way_out_and_nothing_is_written() {
     let weights = Path::new(out).join("checkpoints/last.safetensors");
     let (code, text) = failure(&["analyze", "map", weights.to_str().unwrap(), "--data", DATA]);
     assert!(code == 2 && text.contains("--out"), "{text}");
+    let help = diptych(&["analyze", "map", "--help"]).output().unwrap().stdout;
+    assert!(String::from_utf8(help).unwrap().contains("Example"), "--help has no example");
     assert!(!run.join("analyses").exists(), "a failure leaves a folder");
 }
 
