@@ -4,12 +4,11 @@
 # only.
 #
 # scripts/bench.sh [--quick] [PART...]   parts: speed loader memory limit accuracy, augment loss tiled optim cost
-#                                          cluster knn logistic loss_memory
+#                                          cluster knn logistic tsne loss_memory
 #
 # Without a part: all but accuracy. --quick: small runs to see that everything works; nothing is written.
 # CIFAR10, PHOTOGRAPHS: folders of pictures; without them, pictures are made. PEER_PYTHON: a Python that has lightly
-# (and scikit-learn, for cluster and
-# logistic).
+# (and scikit-learn, for cluster, logistic and tsne).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export DIPTYCH_BENCH_CIFAR10=${CIFAR10:-${DIPTYCH_BENCH_CIFAR10:-}}
@@ -33,12 +32,12 @@ for word; do
     case $word in
         --quick) quick=(--quick) ;;
         speed | loader | memory | limit | accuracy) proof+=("$word") ;;
-        augment | loss | tiled | optim | cost | cluster | knn | logistic | loss_memory) pieces+=("$word") ;;
+        augment | loss | tiled | optim | cost | cluster | knn | logistic | tsne | loss_memory) pieces+=("$word") ;;
         *) echo "there is no part \`$word\`, see the head of scripts/bench.sh" >&2 && exit 2 ;;
     esac
 done
 if ((${#proof[@]} + ${#pieces[@]} == 0)); then
-    proof=(speed loader memory limit) pieces=(augment loss tiled optim cost cluster knn logistic loss_memory)
+    proof=(speed loader memory limit) pieces=(augment loss tiled optim cost cluster knn logistic tsne loss_memory)
 fi
 
 failed=()

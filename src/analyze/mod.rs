@@ -3,6 +3,7 @@
 
 pub mod augmentations;
 pub mod figure;
+pub mod map;
 pub mod neighbours;
 pub mod palette;
 pub mod parts;

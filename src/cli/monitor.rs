@@ -47,7 +47,7 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 /// A bar for work over images; use as `&mut |done, all| …`.
-pub(super) fn image_bar(what: &str) -> impl FnMut(usize, usize) {
+pub(super) fn image_bar(what: &str) -> impl FnMut(usize, usize) + use<> {
     let bar = Bar::new(0)
         .with_style(style("{msg} {wide_bar} {pos}/{len} images, {eta} left"))
         .with_message(what.to_owned());
@@ -61,7 +61,7 @@ pub(super) fn image_bar(what: &str) -> impl FnMut(usize, usize) {
 }
 
 /// A bar for rounds of work; use as `&mut |done, all| …`.
-pub(super) fn round_bar(what: &str) -> impl FnMut(u64, u64) {
+pub(super) fn round_bar(what: &str) -> impl FnMut(u64, u64) + use<> {
     let bar = Bar::new(0)
         .with_style(style("{msg} {wide_bar} {pos}/{len}, {eta} left"))
         .with_message(what.to_owned());
