@@ -1,6 +1,9 @@
 //! What a representation learned, to be looked at: every analysis leaves a folder with pictures, pages and arrays, and an
 //! `analysis.json` that tells what they are and what made them.
 
+pub mod figure;
+pub mod palette;
+
 use crate::error::{Error, Result};
 use crate::evaluate::{DataUsed, WeightsUsed};
 use crate::files::replace_text;

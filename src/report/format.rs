@@ -107,22 +107,6 @@ pub(super) fn flattened(object: &Map<String, Value>) -> Vec<(String, String)> {
     pairs
 }
 
-/// Bytes in base64 (RFC 4648, section 4), for data URIs.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let mut bits = [0; 3];
-        bits[..chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes([0, bits[0], bits[1], bits[2]]);
-        for place in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,22 +125,6 @@ mod tests {
         assert_eq!(duration(512.0), "8 min 32 s");
         assert_eq!(duration(3.21), "3.2 s");
         assert_eq!(duration(90_000.0), "1 d 1 h");
-    }
-
-    #[test]
-    fn base64_equals_the_test_vectors_of_rfc_4648() {
-        let vectors = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ];
-        for (bytes, text) in vectors {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
-use super::format::base64;
 use super::run::read_json;
+use crate::analyze::figure::base64;
 
 /// Pictures narrower than this are enlarged to it, in CSS pixels.
 const SMALL: u32 = 96;
