@@ -2,7 +2,11 @@
 //! `analysis.json` that tells what they are and what made them.
 
 pub mod figure;
+pub mod gradients;
+pub mod history;
 pub mod palette;
+mod plot;
+pub mod scores;
 
 use crate::error::{Error, Result};
 use crate::evaluate::{DataUsed, WeightsUsed};

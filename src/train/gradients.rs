@@ -179,7 +179,9 @@ mod tests {
     use tch::{Device, Kind, Tensor};
 
     fn method() -> Box<dyn Method> {
-        let config: Config = toml::from_str("name = 'simsiam'").unwrap();
+        let text = "name = 'simsiam'\nprojector = { layers = 2, hidden = 8, output = 8 }\n\
+                    predictor = { layers = 2, hidden = 4, output = 8 }";
+        let config: Config = toml::from_str(text).unwrap();
         let backbone = toml::from_str("name = 'resnet18'\nwidth = 0.0625\nstem = 'cifar'").unwrap();
         let setup = Setup {
             backbone: &backbone,

@@ -5,6 +5,7 @@ mod gradients;
 mod map;
 mod neighbours;
 mod parts;
+mod runs;
 mod scores;
 
 use super::Answer;

@@ -159,12 +159,13 @@ impl Part {
             None => (nothing(), nothing(), nothing(), nothing(), positive.zeros_like()),
             Some(found) => {
                 // NaN for a query without a negative.
-                let some = &found.count / &found.count;
+                let none = found.count.lt(1.0);
+                let known = |tensor: Tensor| tensor.masked_fill(&none, f64::NAN);
                 (
-                    &found.mean * &some,
-                    &found.squares / (&found.count - 1.0) * &some,
-                    &found.exp / &found.count * (&found.highest / t).exp(),
-                    &found.highest * &some,
+                    known(found.mean.shallow_clone()),
+                    known(&found.squares / (&found.count - 1.0)),
+                    known(&found.exp / &found.count * (&found.highest / t).exp()),
+                    known(found.highest.shallow_clone()),
                     found.count.shallow_clone(),
                 )
             }
@@ -230,7 +231,7 @@ impl Columns {
         }
     }
 
-    /// Of both together (Chan, Golub, LeVeque 1979).
+    /// Of both together (Chan et al. 1979).
     fn joined(a: &Self, b: &Self, temperature: f64) -> Self {
         let count = &a.count + &b.count;
         let share = &b.count / count.clamp_min(1.0);

@@ -22,8 +22,14 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// What one query comes to, in plain loops: the five numbers, the hardest, and all its negatives.
-fn naive(q: &[f64], k: &[f64], negatives: &[&Vec<f64>], t: f64) -> ([f64; 5], f64, Vec<f64>) {
+/// The five numbers of a query, the hardest of its negatives, and all of them.
+type Plain = ([f64; 5], f64, Vec<f64>);
+
+/// A query, its key, and its negatives.
+type Query<'a> = (Vec<f64>, Vec<f64>, Vec<&'a Vec<f64>>);
+
+/// What one query comes to, in plain loops.
+fn naive(q: &[f64], k: &[f64], negatives: &[&Vec<f64>], t: f64) -> Plain {
     let scores: Vec<f64> = negatives.iter().map(|n| dot(q, n)).collect();
     let count = scores.len() as f64;
     let mean = scores.iter().sum::<f64>() / count;
@@ -40,15 +46,13 @@ fn close(found: f64, expected: f64) {
 }
 
 /// Holds statistics to the loops of these queries, keys, and negatives of each query.
-fn hold(found: &Statistics, queries: &[(Vec<f64>, Vec<f64>, Vec<&Vec<f64>>)], t: f64) {
+fn hold(found: &Statistics, queries: &[Query<'_>], t: f64) {
     assert_eq!(found.queries, queries.len());
     let each: Vec<_> = queries.iter().map(|(q, k, n)| naive(q, k, n, t)).collect();
     for (found, (expected, ..)) in found.each.iter().zip(&each) {
         found.iter().zip(expected).for_each(|(found, expected)| close(*found, *expected));
     }
-    let mean = |of: &dyn Fn(&([f64; 5], f64, Vec<f64>)) -> f64| {
-        each.iter().map(of).sum::<f64>() / each.len() as f64
-    };
+    let mean = |of: &dyn Fn(&Plain) -> f64| each.iter().map(of).sum::<f64>() / each.len() as f64;
     close(found.neg_mean, mean(&|row| row.0[0]));
     close(found.neg_var, mean(&|row| row.0[1]));
     close(found.pos_mean, mean(&|row| row.0[2]));
