@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use diptych::analyze::{gradients, scores};
 use diptych::augment::{NAMED, Step};
 use diptych::data::transfer::suite::Suite;
 use diptych::data::transfer::{self, Metric, published};
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const RECIPES: &str = include_str!("../docs/recipes.md");
 const METHODS: &str = include_str!("../docs/methods.md");
 const VIEWS: &str = include_str!("../docs/views.md");
+const ANALYSES: &str = include_str!("../docs/analyses.md");
 const DATA: &str = include_str!("../docs/data.md");
 const FINETUNING: &str = include_str!("../docs/finetuning.md");
 const RUNNING: &str = include_str!("../docs/running.md");
@@ -116,6 +118,20 @@ fn add_without_value(
         if set.err().unwrap().to_string().contains("found `[]`") {
             to.insert((*key).to_owned(), "none".to_owned());
         }
+    }
+}
+
+#[test]
+fn every_setting_of_an_analysis_of_runs_is_told_with_its_default() {
+    for (start, expected) in [
+        ("## Scores", defaults(&scores::Settings::default(), &[])),
+        ("## Gradients", defaults(&gradients::Settings::default(), &[])),
+    ] {
+        let part = &ANALYSES[ANALYSES.find(start).unwrap()..];
+        let rows = table(part, "| setting | default |").into_iter();
+        let found: BTreeMap<String, String> =
+            rows.map(|row| (row[0].clone(), row[1].clone())).collect();
+        assert_eq!(found, expected, "{start}");
     }
 }
 

@@ -3,10 +3,14 @@
 
 pub mod augmentations;
 pub mod figure;
+pub mod gradients;
+pub mod history;
 pub mod map;
 pub mod neighbours;
 pub mod palette;
 pub mod parts;
+mod plot;
+pub mod scores;
 
 use crate::error::{Error, Result};
 use crate::evaluate::{DataUsed, WeightsUsed};

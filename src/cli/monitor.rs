@@ -21,6 +21,7 @@ use diptych::train::{Observer, Progress};
 use indicatif::{ProgressBar as Bar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A bar on a terminal, a line per epoch elsewhere.
 pub(super) struct ProgressBar {
@@ -246,20 +247,38 @@ impl Observer for KnnMonitor {
     }
 }
 
-/// Rewrites the report after each epoch.
+/// Rewrites the report after each epoch, and every minute of a long one.
 pub(super) struct Pages {
     run: PathBuf,
+    written: Instant,
+    pause: Duration,
 }
+
+/// At least so long between two pages of one epoch.
+const PAUSE: Duration = Duration::from_secs(60);
 
 impl Pages {
     pub(super) fn new(run: &Path) -> Self {
-        Self { run: run.to_owned() }
+        Self { run: run.to_owned(), written: Instant::now(), pause: PAUSE }
+    }
+
+    fn write(&mut self) -> DiptychResult<()> {
+        let started = Instant::now();
+        report::write(&self.run)?;
+        self.written = Instant::now();
+        // A page of a long run takes a while; half a percent of the time is enough for them.
+        self.pause = PAUSE.max(200 * (self.written - started));
+        Ok(())
     }
 }
 
 impl Observer for Pages {
+    fn step(&mut self, _: &Progress) -> DiptychResult<()> {
+        if self.written.elapsed() < self.pause { Ok(()) } else { self.write() }
+    }
+
     fn saved(&mut self, _: &Progress) -> DiptychResult<()> {
-        report::write(&self.run).map(drop)
+        self.write()
     }
 }
 

@@ -15,6 +15,7 @@
 
 use crate::error::Result;
 use crate::loss::redundancy::BarlowTwins;
+use crate::method::compared::Scores;
 use crate::method::group_branch::GroupBranch;
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes,
@@ -133,7 +134,9 @@ impl Method for Barlow {
             loss += more;
             scalars.extend(told);
         }
-        Ok(Objective::backward(&loss, &h, &Tensor::cat(&z, 0)).with(scalars))
+        let scores = Scores::pairs(&z[0], &z[1], None);
+        let objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0));
+        Ok(objective.with(scalars).comparing(scores))
     }
 
     /// Dimensions that do not vary: C = 0.

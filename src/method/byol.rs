@@ -203,7 +203,8 @@ impl Method for Byol {
         }
         let m = self.config.momentum_schedule.at(self.config.momentum, step.progress());
         scalars.push(("momentum", m));
-        Ok(Objective::backward(&loss, &h, &Tensor::cat(&z, 0)).with(scalars))
+        let objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0));
+        Ok(objective.with(scalars).comparing(found.scores))
     }
 
     fn after_step(&self, _carried: &[Tensor], step: &Step<'_>) {

@@ -15,7 +15,7 @@
 
 use crate::augment::{Step as ViewStep, ViewRecipe};
 use crate::error::{Error, Result};
-use crate::method::moco::{self, MoCo};
+use crate::method::moco::{self, Contrasted, MoCo};
 use crate::method::momentum::MomentumSchedule;
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
@@ -269,11 +269,14 @@ impl Method for InfoMin {
         let contrast = |z: &Tensor, stream: u8| {
             self.moco.contrast(&self.moco.length(z), key, queue, step, [stream, shared])
         };
-        let (found, [accuracy, ..]) = contrast(&z_jigsaw, queries as u8)?;
+        let Contrasted { loss: found, scalars: [accuracy, ..], .. } =
+            contrast(&z_jigsaw, queries as u8)?;
         let mut loss = found * jigsaw.weight;
         let mut told = [0.0; 3];
+        let mut compared = None; // of the first whole image
         for (index, z) in (0..).zip(&z) {
-            let (part, scalars) = contrast(z, index)?;
+            let Contrasted { loss: part, scalars, scores } = contrast(z, index)?;
+            compared.get_or_insert(scores);
             loss += part * ((1.0 - jigsaw.weight) / queries as f64);
             told.iter_mut().zip(scalars).for_each(|(sum, value)| *sum += value / queries as f64);
         }
@@ -290,6 +293,7 @@ impl Method for InfoMin {
         }
         let mut objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0)).with(scalars);
         objective.carried = k;
+        objective.scores = compared;
         Ok(objective)
     }
 

@@ -21,6 +21,7 @@
 
 use crate::error::{Error, Result};
 use crate::loss::info_nce::InfoNce;
+use crate::method::compared::{Compared, Excluded, Negatives, Scores};
 use crate::method::group_branch::GroupBranch;
 use crate::method::momentum::{self, Momentum, MomentumSchedule};
 use crate::method::queue::Queue;
@@ -167,6 +168,14 @@ pub struct MoCo {
     config: Config,
 }
 
+/// What a direction comes to.
+pub(super) struct Contrasted {
+    pub(super) loss: Tensor,
+    /// Accuracy, positive and negative similarity.
+    pub(super) scalars: [f64; 3],
+    pub(super) scores: Scores,
+}
+
 /// A query view against a key view, and the queue its negatives are in.
 struct Direction {
     query: usize,
@@ -235,8 +244,7 @@ impl MoCo {
         }
     }
 
-    /// The loss of one direction, with its part of the scalars: accuracy, positive and negative similarity. Under feature
-    /// transformation `streams` tells apart the draws for the positives and for the negatives.
+    /// One direction. Under feature transformation `streams` tells apart the draws for the positives and for the negatives.
     pub(super) fn contrast(
         &self,
         q: &Tensor,
@@ -244,7 +252,7 @@ impl MoCo {
         queue: &Queue,
         step: &Step<'_>,
         streams: [u8; 2],
-    ) -> Result<(Tensor, [f64; 3])> {
+    ) -> Result<Contrasted> {
         let mixing = self.plugins.feature_transformation.as_ref();
         let mixing = mixing.filter(|mixing| mixing.active(step.epoch() as u32));
         let loss = InfoNce { temperature: self.config.temperature };
@@ -252,17 +260,27 @@ impl MoCo {
         let share = q.size()[0] / parts;
         let mut sum = Tensor::from(0.0).to_device(q.device());
         let mut scalars = [0.0; 3];
+        let temperature = Some(self.config.temperature);
+        let mut scores = Scores { temperature, ..Scores::default() };
+        let compared = |queries: &Tensor, positives: &Tensor, queue: &Tensor| Compared {
+            queries: queries.detach(),
+            positives: positives.detach(),
+            negatives: Negatives::Shared(queue.detach(), Excluded::Nothing),
+            to_unit: false,
+        };
         // One stream for all parts, so that each virtual rank has draws of its own.
         let [mut pairs, mut others] = streams.map(|part| step.stream(Purpose::Mix, part));
         for part in 0..parts {
             let [q, k] = [q, k].map(|rows| rows.narrow(0, part * share, share));
             let queue = queue.part(part);
+            scores.plain.push(compared(&q, &k, &queue));
             let found = match mixing {
                 None => loss.loss(&q, &k, &queue, step.tile_rows)?,
                 Some(mixing) => {
                     let (mixed_q, mixed_k) = mixing.positives(&q, &k, &mut pairs)?;
                     let negatives = mixing.negatives(&queue, &mut others)?;
                     let (rows, keys) = negatives.align(&mixed_q, &mixed_k, &q);
+                    scores.transformed.push(compared(&rows, &keys, &negatives.columns));
                     loss.loss(&rows, &keys, &negatives.columns, step.tile_rows)?
                 }
             };
@@ -270,7 +288,7 @@ impl MoCo {
             let told = [found.accuracy, found.positive_similarity, found.negative_similarity];
             scalars.iter_mut().zip(told).for_each(|(sum, value)| *sum += value / parts as f64);
         }
-        Ok((sum, scalars))
+        Ok(Contrasted { loss: sum, scalars, scores })
     }
 
     /// Keys `[N, d]` of every target view, from target rows `[V, N, F]`.
@@ -326,11 +344,13 @@ impl Method for MoCo {
         };
         let mut loss = Tensor::from(0.0).to_device(h.device());
         let mut told = [0.0; 3];
+        let mut compared = None; // of the first direction
         for (index, Direction { query, key, queue }) in (0..).zip(&directions) {
             let queue = &self.queues[*queue];
-            let (part, scalars) =
+            let Contrasted { loss: part, scalars, scores } =
                 self.contrast(&q[*query], &k[*key], queue, step, [2 * index, 2 * index + 1])?;
             loss += part * weight;
+            compared.get_or_insert(scores);
             let share = directions.len() as f64;
             told.iter_mut().zip(scalars).for_each(|(sum, value)| *sum += value / share);
         }
@@ -346,6 +366,7 @@ impl Method for MoCo {
         }
         let mut objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0)).with(scalars);
         objective.carried = k;
+        objective.scores = compared;
         Ok(objective)
     }
 

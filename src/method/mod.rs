@@ -2,12 +2,13 @@
 //!
 //! What several of them have in common is in `passes` (how views go through networks), [`momentum`] (networks that follow
 //! others), [`queue`] and [`bank`] (rows remembered from earlier steps), `prediction` and `group_branch` (where plug-ins
-//! attach).
+//! attach), and [`compared`] (what a loss compared, for who watches it).
 
 pub mod bank;
 pub mod barlow;
 pub mod byol;
 pub mod classifier;
+pub mod compared;
 pub mod distill;
 pub mod infomin;
 pub mod moco;
@@ -32,6 +33,7 @@ use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
 use crate::plugin::Plugins;
 use crate::random::{Purpose, Scope, Stream};
+use compared::Scores;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -148,6 +150,8 @@ pub struct Objective {
     pub scalars: Vec<(String, f64)>,
     /// What [`Method::after_step`] is to remember: keys for a queue, features for a bank.
     pub carried: Vec<Tensor>,
+    /// What the loss compared, where it compares rows; for those who record scores.
+    pub scores: Option<Scores>,
 }
 
 impl Objective {
@@ -164,6 +168,7 @@ impl Objective {
             projections: projections.detach(),
             scalars: Vec::new(),
             carried: Vec::new(),
+            scores: None,
         }
     }
 
@@ -172,6 +177,12 @@ impl Objective {
     pub fn with<'a>(mut self, scalars: impl IntoIterator<Item = (&'a str, f64)>) -> Self {
         self.scalars.extend(scalars.into_iter().map(|(name, value)| (name.to_owned(), value)));
         self
+    }
+
+    /// With what the loss compared.
+    #[must_use]
+    pub fn comparing(self, scores: Scores) -> Self {
+        Self { scores: Some(scores), ..self }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::loss::instance::{Instance, sample};
 use crate::loss::tiled::default_tile;
 use crate::method::bank::{Bank, BankStart};
+use crate::method::compared::{Compared, Excluded, Negatives, Scores};
 use crate::method::group_branch::GroupBranch;
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
@@ -183,6 +184,8 @@ impl Method for Npid {
         let mut normalizer = self.normalizer.double_value(&[0]);
         let mut loss = Tensor::from(0.0).to_device(device);
         let mut told = [0.0; 3];
+        let own = step.images(device);
+        let mut negatives = None; // of the first view
         for (view, v) in (0..).zip(&v) {
             let drawn = || {
                 let mut stream = step.stream(Purpose::Negatives, view);
@@ -191,16 +194,28 @@ impl Method for Npid {
             let found = match self.config.objective {
                 InstanceLoss::Softmax => {
                     let tile = step.tile_rows.min(default_tile(n));
-                    loss_of.softmax(v, bank, &step.images(device), tile)?
+                    negatives.get_or_insert_with(|| {
+                        Negatives::Shared(bank.detach(), Excluded::Columns(own.unsqueeze(1)))
+                    });
+                    loss_of.softmax(v, bank, &own, tile)?
                 }
                 InstanceLoss::Nce => {
                     let indices = drawn();
+                    negatives.get_or_insert_with(|| {
+                        Negatives::Drawn(bank.detach(), indices.shallow_clone())
+                    });
                     if normalizer == 0.0 {
                         normalizer = loss_of.normalizer(v, bank, &indices)?;
                     }
                     loss_of.noise_contrastive(v, bank, &indices, normalizer)?
                 }
-                InstanceLoss::SampledSoftmax => loss_of.sampled_softmax(v, bank, &drawn())?,
+                InstanceLoss::SampledSoftmax => {
+                    let indices = drawn();
+                    negatives.get_or_insert_with(|| {
+                        Negatives::Drawn(bank.detach(), indices.shallow_clone())
+                    });
+                    loss_of.sampled_softmax(v, bank, &indices)?
+                }
             };
             loss += found.loss / views as f64;
             let scalars = [found.accuracy, found.positive_similarity, found.negative_similarity];
@@ -216,7 +231,19 @@ impl Method for Npid {
             loss += more;
             scalars.extend(told);
         }
-        let mut objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0)).with(scalars);
+        let compared = Compared {
+            queries: v[0].detach(),
+            positives: bank.detach().index_select(0, &own),
+            negatives: negatives.unwrap_or(Negatives::None),
+            to_unit: false,
+        };
+        let scores = Scores {
+            temperature: Some(self.config.temperature),
+            plain: vec![compared],
+            transformed: Vec::new(),
+        };
+        let objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0));
+        let mut objective = objective.with(scalars).comparing(scores);
         objective.carried = v.iter().map(Tensor::detach).collect();
         objective.carried.push(Tensor::from(normalizer));
         Ok(objective)

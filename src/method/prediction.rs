@@ -3,6 +3,7 @@
 
 use crate::error::Result;
 use crate::loss::cosine::negative_cosine;
+use crate::method::compared::Scores;
 use crate::method::{Step, require};
 use crate::model::heads::HeadConfig;
 use crate::plugin::Plugins;
@@ -15,6 +16,8 @@ use tch::{Kind, Tensor};
 pub(super) struct Predicted {
     pub(super) loss: Tensor,
     pub(super) scalars: Vec<(&'static str, f64)>,
+    /// Of the first prediction and its target.
+    pub(super) scores: Scores,
 }
 
 /// `-½ (cos(p₁, z₂) + cos(p₂, z₁))`, mean over the images, from predictions and targets of each view, `[N, d]`; with a
@@ -32,12 +35,15 @@ pub(super) fn loss(
     let mixing = plugins.feature_transformation.as_ref();
     let mixing = mixing.filter(|mixing| mixing.active(step.epoch() as u32));
     let mut direction = 0;
+    let mut transformed = None; // of the first direction, which is p₁ and z₂
     let mut cosine = |p: &Tensor, z: &Tensor| match mixing {
         None => negative_cosine(p, z, stop_gradient).map(|negative| -negative),
         Some(mixing) => {
             let mut stream = step.stream(Purpose::Mix, direction);
             direction += 1;
-            mixing.similarity(&unit_rows(p), &unit_rows(z), &mut stream)
+            let found = mixing.similarity(&unit_rows(p), &unit_rows(z), &mut stream)?;
+            transformed.get_or_insert_with(|| found.detach());
+            Ok(found)
         }
     };
     let (loss, mut scalars) = match &plugins.guided_stop_gradient {
@@ -57,7 +63,8 @@ pub(super) fn loss(
         }
     };
     scalars.extend(similarities(&predictions[0], &targets[1]));
-    Ok(Predicted { loss, scalars })
+    let scores = Scores::pairs(&predictions[0], &targets[1], transformed.as_ref());
+    Ok(Predicted { loss, scalars, scores })
 }
 
 /// Mean cosine of two views `[N, d]` of the same image, and of different images (0 if there is one image).

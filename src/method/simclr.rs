@@ -21,6 +21,7 @@
 use crate::error::{Error, Result};
 use crate::loss::nt_xent::NtXent;
 use crate::loss::two_views::{Loss, Said};
+use crate::method::compared::{Compared, Excluded, Negatives, Scores};
 use crate::method::group_branch::GroupBranch;
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes, require,
@@ -125,14 +126,21 @@ impl SimClr {
     }
 
     /// The loss of projections `[2N, d]`.
-    fn loss(&self, z: &Tensor, step: &Step<'_>) -> Result<Said> {
+    fn loss(&self, z: &Tensor, step: &Step<'_>) -> Result<(Said, Scores)> {
         let (temperature, tile) = (self.config.temperature, step.tile_rows);
         let mixing = self.mixing.as_ref();
+        let mut scores = Scores::in_batch(z, temperature, Excluded::OwnPair);
         match (mixing.filter(|mixing| mixing.active(step.epoch() as u32)), &self.config.loss) {
             (Some(mixing), Loss::NtXent(settings)) => {
-                mixed(&NtXent { temperature, reduction: settings.reduction }, mixing, z, step)
+                let loss = NtXent { temperature, reduction: settings.reduction };
+                let (said, compared) = mixed(&loss, mixing, z, step)?;
+                scores.transformed.push(compared);
+                Ok((said, scores))
             }
-            (_, loss) => loss.evaluate(z, temperature, tile, &mut step.stream(Purpose::Slices, 0)),
+            (_, loss) => {
+                let mut slices = step.stream(Purpose::Slices, 0);
+                Ok((loss.evaluate(z, temperature, tile, &mut slices)?, scores))
+            }
         }
     }
 }
@@ -143,7 +151,7 @@ fn mixed(
     mixing: &FeatureTransformation,
     z: &Tensor,
     step: &Step<'_>,
-) -> Result<Said> {
+) -> Result<(Said, Compared)> {
     let batch = mixing.in_batch(&unit_rows(z), &mut step.stream(Purpose::Mix, 0))?;
     let found = loss.transformed(
         [&batch.rows, &batch.positives],
@@ -157,7 +165,18 @@ fn mixed(
         ("positive_similarity", found.positive_similarity),
         ("negative_similarity", found.negative_similarity),
     ];
-    Ok(Said { loss: found.loss, scalars })
+    let images = z.size()[0] / 2;
+    let first = |rows: &Tensor| rows.detach().narrow(0, 0, images);
+    let compared = Compared {
+        queries: first(&batch.rows),
+        positives: first(&batch.positives),
+        negatives: Negatives::Shared(
+            batch.negatives.detach(),
+            Excluded::Columns(batch.excluded.narrow(0, 0, images)),
+        ),
+        to_unit: false,
+    };
+    Ok((Said { loss: found.loss, scalars }, compared))
 }
 
 impl Method for SimClr {
@@ -177,13 +196,13 @@ impl Method for SimClr {
             .projector
             .forward_taps(&h.flatten(0, 1), Phase::Training { groups: 1, statistics });
         let z = &taps[taps.len() - 1]; // [2N, d]
-        let Said { mut loss, mut scalars } = self.loss(z, step)?;
+        let (Said { mut loss, mut scalars }, scores) = self.loss(z, step)?;
         if let Some(group) = &self.group {
             let (more, told) = group.loss(&taps, step)?;
             loss += more;
             scalars.extend(told);
         }
-        Ok(Objective::backward(&loss, &h, z).with(scalars))
+        Ok(Objective::backward(&loss, &h, z).with(scalars).comparing(scores))
     }
 
     fn stuck_at(&self, batch_size: usize) -> Option<Constant> {

@@ -162,7 +162,8 @@ impl Method for SimSiam {
             loss += more;
             scalars.extend(told);
         }
-        Ok(Objective::backward(&loss, &h, &Tensor::cat(&z, 0)).with(scalars))
+        let objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0));
+        Ok(objective.with(scalars).comparing(found.scores))
     }
 
     fn stuck_at(&self, _batch_size: usize) -> Option<Constant> {

@@ -12,6 +12,7 @@
 
 use crate::error::Result;
 use crate::loss::sup_con::SupCon as Loss;
+use crate::method::compared::{Excluded, Scores};
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes,
     prediction::similarities, require,
@@ -123,7 +124,9 @@ impl Method for SupCon {
         let z = self.projector.forward(&h.flatten(0, 1), Phase::Training { groups: 1, statistics });
         let loss = self.loss.loss(&z, &labels, step.tile_rows)?;
         let views = z.chunk(VIEWS as i64, 0);
-        Ok(Objective::backward(&loss, &h, &z).with(similarities(&views[0], &views[1])))
+        let scores = Scores::in_batch(&z, self.loss.temperature, Excluded::SameLabel(labels));
+        let objective = Objective::backward(&loss, &h, &z).comparing(scores);
+        Ok(objective.with(similarities(&views[0], &views[1])))
     }
 
     fn stuck_at(&self, batch_size: usize) -> Option<Constant> {

@@ -26,6 +26,7 @@
 
 use crate::error::Result;
 use crate::loss::swapped::{prototype_usage, sinkhorn, swapped_prediction};
+use crate::method::compared::Scores;
 use crate::method::group_branch::GroupBranch;
 use crate::method::queue::Queue;
 use crate::method::{
@@ -37,7 +38,7 @@ use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Phase, Role, Statistics};
 use crate::plugin::Plugins;
 use crate::random::Purpose;
-use crate::rows::unit_rows;
+use crate::rows::{row_dot, unit_rows};
 use crate::shape;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
@@ -246,8 +247,8 @@ impl Method for SwAv {
         let taps = self.projector.forward_taps(&h.flatten(0, 1), phase);
         let projections = &taps[taps.len() - 1]; // [V·N, d]
         let z = unit_rows(projections).chunk(views, 0);
-        let scores: Vec<Tensor> =
-            self.transformed(&z, step)?.iter().map(|z| z.matmul(&prototypes.tr())).collect();
+        let transformed = self.transformed(&z, step)?;
+        let scores: Vec<Tensor> = transformed.iter().map(|z| z.matmul(&prototypes.tr())).collect();
         let codes: Result<Vec<Tensor>> = (0..self.config.assigned_crops)
             .map(|crop| self.codes(&scores[crop], crop, &prototypes))
             .collect();
@@ -264,7 +265,13 @@ impl Method for SwAv {
             loss += more;
             scalars.extend(told);
         }
-        let mut objective = Objective::backward(&loss, &h, projections).with(scalars);
+        let mixing = self.plugins.feature_transformation.as_ref();
+        let cosines = mixing
+            .filter(|mixing| mixing.active(step.epoch() as u32))
+            .map(|_| row_dot(&transformed[0].detach(), &transformed[1].detach()));
+        let compared = Scores::pairs(&z[0], &z[1], cosines.as_ref());
+        let objective = Objective::backward(&loss, &h, projections);
+        let mut objective = objective.with(scalars).comparing(compared);
         objective.carried = z[..self.queues.len()].iter().map(Tensor::detach).collect();
         Ok(objective)
     }

@@ -15,6 +15,7 @@
 
 use crate::error::Result;
 use crate::loss::redundancy::VicReg as Regularizer;
+use crate::method::compared::Scores;
 use crate::method::group_branch::GroupBranch;
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes,
@@ -138,7 +139,9 @@ impl Method for VicReg {
             loss += more;
             scalars.extend(told);
         }
-        Ok(Objective::backward(&loss, &h, &Tensor::cat(&z, 0)).with(scalars))
+        let scores = Scores::pairs(&z[0], &z[1], None);
+        let objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0));
+        Ok(objective.with(scalars).comparing(scores))
     }
 
     /// Dimensions that do not vary.

@@ -23,6 +23,20 @@ pub enum Role {
     State,
 }
 
+impl Role {
+    /// In a word, as files have it: `weight`, `bias`, `norm_scale`, `norm_shift`, `buffer`, `state`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+            Self::NormScale => "norm_scale",
+            Self::NormShift => "norm_shift",
+            Self::Buffer => "buffer",
+            Self::State => "state",
+        }
+    }
+}
+
 /// One named tensor. The tensor is shared with the layer that uses it: change it in place.
 #[derive(Debug)]
 pub struct Parameter {

@@ -12,9 +12,11 @@ use crate::method::{self, require};
 use crate::model::{BackboneConfig, HeadConfig};
 use crate::overrides::{self, nearest};
 use crate::plugin::Plugins;
+use crate::train::gradients::GradientConfig;
 use crate::train::optim::OptimizerConfig;
 use crate::train::probe::ProbeConfig;
 use crate::train::schedule::ScheduleConfig;
+use crate::train::scores::ScoreConfig;
 use crate::train::sentinel::SentinelConfig;
 use crate::train::{self, MonitorConfig, Precision};
 use serde::{Deserialize, Serialize};
@@ -414,6 +416,8 @@ impl Protocol {
                 keep_every_epochs: 0,
                 knn: MonitorConfig { every_epochs: 0, ..MonitorConfig::default() },
                 probe: ProbeConfig { enabled: false, ..ProbeConfig::default() },
+                scores: ScoreConfig::default(),
+                gradients: GradientConfig::default(),
                 device: "auto".to_owned(),
                 precision: Precision::Float32,
                 threads: 0,

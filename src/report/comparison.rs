@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 use askama::Template;
 use serde_json::{Map, Value};
 
+use super::analyses;
 use super::chart::{COLUMNS, SIZE};
+use super::data::Data;
 use super::format::{
     counted, duration, flattened, grouped, is_fraction, measured, plain, significant,
 };
-use super::html::{Bar, bar, interval, progress, value};
-use super::metrics::{Curve, Point};
+use super::html::{Bar, bar, every, interval, judged as table_of, progress, stamp, value};
+use super::metrics::{Curve, Metrics, Point};
 use super::overlay::{self, Line, MOST, Over, Overlay};
 use super::ranking::{conditions, differing};
 use super::run::{Evaluation, Run, State, name_of, number};
 use super::runs::{MONITOR, Monitor, monitored, older_than_checkpoint};
+use super::watching::{Gradients, curve, gradients, read_scores};
 use crate::error::{Error, Result};
 use crate::overrides;
 
@@ -28,6 +31,9 @@ struct Page {
     css: &'static str,
     js: &'static str,
     name: String,
+    /// Seconds after which the page reads itself anew, while one of the runs goes on.
+    every: Option<u64>,
+    stamp: String,
     notes: Vec<String>,
     runs: Vec<Row>,
     /// Key and, for each run, its value.
@@ -38,12 +44,18 @@ struct Page {
     environment: Vec<(String, Vec<Option<String>>)>,
     figures: Vec<Figure>,
     over: &'static str,
+    /// Name of the run, and what it recorded.
+    gradients: Vec<(String, Gradients)>,
+    analyses: Vec<(String, Vec<analyses::Shown>)>,
     protocols: Vec<Protocol>,
     size: (u32, u32),
 }
 
 /// A run in the first table.
 struct Row {
+    /// The data behind its curves, and behind its evaluations.
+    data: Data,
+    judged: Data,
     name: String,
     short: String,
     state: String,
@@ -61,6 +73,10 @@ struct Row {
 
 /// The picture of one quantity.
 struct Figure {
+    /// As logged.
+    name: String,
+    /// Place of a run, its points, first, lowest, highest and last value.
+    rows: Vec<(usize, [String; 5])>,
     /// The part of the name before the slash.
     group: String,
     /// The rest of it, in words.
@@ -100,6 +116,7 @@ struct Compared {
     run: Run,
     monitor: Option<Monitor>,
     curves: Vec<Thin>,
+    data: Data,
 }
 
 struct Thin {
@@ -107,16 +124,21 @@ struct Thin {
     points: Vec<Point>,
     condensed: bool,
     gaps: usize,
+    /// Finite values.
+    count: usize,
+    first: Option<Point>,
+    lowest: f64,
+    highest: f64,
     last: Option<Point>,
 }
 
 /// The page about the given runs, and what of them cannot be read.
-pub(super) fn page(paths: &[PathBuf]) -> Result<(String, Vec<String>)> {
+pub(super) fn page(paths: &[PathBuf], page: &Path) -> Result<(String, Vec<String>)> {
     let mut notes = Vec::new();
     let mut runs = Vec::new();
     for path in paths {
         match Run::read(path) {
-            Ok(run) => runs.push(Compared::new(path.clone(), run)),
+            Ok(run) => runs.push(Compared::new(path.clone(), run, paths.len())),
             Err(error) => notes.push(error.to_string()),
         }
     }
@@ -134,6 +156,18 @@ pub(super) fn page(paths: &[PathBuf]) -> Result<(String, Vec<String>)> {
     for (compared, name) in runs.iter().zip(&names) {
         notes.extend(compared.run.notes.iter().map(|note| format!("{name}: {note}")));
     }
+    let mut recorded = Vec::new();
+    let mut analysed = Vec::new();
+    for (compared, name) in runs.iter().zip(&names) {
+        let mut more = Vec::new();
+        recorded
+            .extend(gradients(&compared.path, name, &mut more).map(|found| (name.clone(), found)));
+        let found = analyses::read(&compared.path, page, &mut more);
+        if !found.is_empty() {
+            analysed.push((name.clone(), found));
+        }
+        notes.extend(more.iter().map(|note| format!("{name}: {note}")));
+    }
     let settings: Vec<_> = runs.iter().map(|run| settings(&run.run)).collect();
     let environments: Vec<_> = runs.iter().map(|run| environment(&run.run)).collect();
     let over = over(&runs);
@@ -145,14 +179,18 @@ pub(super) fn page(paths: &[PathBuf]) -> Result<(String, Vec<String>)> {
         ),
         js: concat!(include_str!("page.js"), include_str!("comparison.js")),
         name: counted(runs.len(), "run"),
+        every: runs.iter().filter_map(|run| every(&run.run)).min(),
+        stamp: runs.iter().map(|run| stamp(&run.run)).collect::<Vec<_>>().join(" "),
         notes: notes.clone(),
         settings: side_by_side(&settings),
         shared: shared(&settings),
         environment: side_by_side(&environments),
         figures: figures(&runs, &names, over),
         over: over.word(),
+        gradients: recorded,
+        analyses: analysed,
         protocols: protocols(&runs, &names),
-        runs: rows(&runs, names),
+        runs: rows(runs, names),
         size: SIZE,
     };
     let page = page.render();
@@ -162,16 +200,34 @@ pub(super) fn page(paths: &[PathBuf]) -> Result<(String, Vec<String>)> {
 }
 
 impl Compared {
-    fn new(path: PathBuf, mut run: Run) -> Self {
+    fn new(path: PathBuf, mut run: Run, runs: usize) -> Self {
         let monitor = monitored(&run.metrics, None);
+        if let Some(table) = read_scores(&path, &mut run.notes) {
+            let scores = ["pos_mean", "neg_mean", "neg_var", "neg_hardest"].into_iter();
+            run.metrics.curves.extend(scores.filter_map(|name| {
+                Some(Curve { name: format!("scores/{name}"), ..curve(&table, name)? })
+            }));
+        }
+        let data = Data::metrics(&run.metrics, runs);
+        // What it has logged is asked for once more, for the stamp of the page.
+        let steps = run.metrics.steps();
         let thin = |curve: Curve| {
             let (points, condensed) = curve.condensed(COLUMNS / 2);
             let gaps = curve.points.len() - curve.finite().count();
-            let last = curve.last();
-            Thin { name: curve.name, points, condensed, gaps, last }
+            let (first, last) = (curve.finite().next(), curve.last());
+            let values = || curve.finite().map(|point| point.value);
+            let (lowest, highest) =
+                (values().fold(f64::NAN, f64::min), values().fold(f64::NAN, f64::max));
+            let count = curve.finite().count();
+            Thin { name: curve.name, points, condensed, gaps, count, first, lowest, highest, last }
         };
         let curves = std::mem::take(&mut run.metrics).curves.into_iter().map(thin).collect();
-        Self { path, run, monitor, curves }
+        if let Some((_, step)) = steps {
+            let point = Point { step, epoch: f64::NAN, value: f64::NAN };
+            let last = Curve { name: String::new(), points: vec![point] };
+            run.metrics = Metrics { curves: vec![last] };
+        }
+        Self { path, run, monitor, curves, data }
     }
 }
 
@@ -249,14 +305,14 @@ fn over(runs: &[Compared]) -> Over {
     if points().all(|point| point.epoch.is_finite()) { Over::Epochs } else { Over::Steps }
 }
 
-fn rows(runs: &[Compared], names: Vec<String>) -> Vec<Row> {
+fn rows(runs: Vec<Compared>, names: Vec<String>) -> Vec<Row> {
     let rate = |run: &Compared| run.run.status.views_per_second;
     let fastest = runs.iter().filter_map(rate).fold(f64::MIN_POSITIVE, f64::max);
     let names = short(&names).into_iter().zip(names);
-    runs.iter().zip(names).map(|(compared, names)| row(compared, names, fastest)).collect()
+    runs.into_iter().zip(names).map(|(compared, names)| row(compared, names, fastest)).collect()
 }
 
-fn row(compared: &Compared, (short, name): (String, String), fastest: f64) -> Row {
+fn row(compared: Compared, (short, name): (String, String), fastest: f64) -> Row {
     let (run, status) = (&compared.run, &compared.run.status);
     let logged = compared.curves.iter().find(|curve| curve.name == "train/loss");
     let loss = status.final_loss.or_else(|| Some(logged?.last?.value));
@@ -271,6 +327,7 @@ fn row(compared: &Compared, (short, name): (String, String), fastest: f64) -> Ro
         environment("compute_threads").map(|threads| format!("{threads} compute threads"));
     let machine = [environment("processor"), cores, environment("device"), threads];
     Row {
+        judged: table_of(&run.evaluations),
         name,
         short,
         state: run.state.as_ref().map_or("never started".to_owned(), State::to_string),
@@ -283,6 +340,7 @@ fn row(compared: &Compared, (short, name): (String, String), fastest: f64) -> Ro
         wall: status.wall_seconds.map(duration),
         memory: status.peak_memory_mb.map(|megabytes| format!("{} MB", grouped(megabytes))),
         machine: machine.into_iter().flatten().collect::<Vec<_>>().join(", "),
+        data: compared.data,
     }
 }
 
@@ -325,7 +383,17 @@ fn figure(quantity: &str, runs: &[Compared], names: &[String], over: Over) -> Fi
         (gaps > 0).then(|| format!("{} not finite", counted(gaps, "value"))),
     ];
     let (group, title) = quantity.split_once('/').unwrap_or(("", quantity));
+    let shown =
+        |value: f64| if value.is_finite() { measured(quantity, value) } else { "–".to_owned() };
+    let rows = found.iter().map(|(run, curve)| {
+        let of = |point: Option<Point>| shown(point.map_or(f64::NAN, |point| point.value));
+        let ends = [of(curve.first), shown(curve.lowest), shown(curve.highest), of(curve.last)];
+        let [first, lowest, highest, last] = ends;
+        (*run, [grouped(curve.count as f64), first, lowest, highest, last])
+    });
     Figure {
+        name: quantity.to_owned(),
+        rows: rows.collect(),
         group: group.to_owned(),
         title: title.replace('_', " "),
         overlay: overlay::draw(&lines, over, is_fraction(quantity)),

@@ -5,6 +5,7 @@ use plotters::prelude::*;
 use std::path::Path;
 
 use super::chart::{AXIS, Drawn, SIZE, frame, padded, styled};
+use super::data::Data;
 use super::format::{grouped, is_fraction, measured, percent, significant};
 use super::overlay::{MOST, name as line_name, named_lines};
 use super::run::{Evaluation, read_json};
@@ -69,6 +70,8 @@ pub(super) struct SweepFigure {
     /// Names of the curves, where there are several.
     pub(super) keys: Vec<String>,
     pub(super) table: Vec<(String, Vec<String>)>,
+    /// The same as numbers, to be saved.
+    pub(super) data: String,
 }
 
 /// The details of the evaluations that have some.
@@ -235,7 +238,19 @@ fn draw(sweep: &Sweep, metric: &str) -> Option<SweepFigure> {
         chosen: sweep.chosen.map(significant),
         keys: sweep.curves.iter().map(|(name, _)| name.clone()).collect(),
         table: table.collect(),
+        data: saved(sweep),
     })
+}
+
+/// A sweep as a table of numbers.
+fn saved(sweep: &Sweep) -> String {
+    let mut columns = vec![sweep.setting.as_str()];
+    columns.extend(sweep.curves.iter().map(|(name, _)| name.as_str()));
+    let row = |(place, at): (usize, &f64)| {
+        let values = sweep.curves.iter().map(|(_, values)| values.get(place).copied());
+        std::iter::once(Some(*at)).chain(values).collect::<Vec<_>>()
+    };
+    Data::of(&columns, &sweep.at.iter().enumerate().map(row).collect::<Vec<_>>()).table
 }
 
 /// A number in a few characters: two digits, or a power of ten.

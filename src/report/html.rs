@@ -3,7 +3,9 @@
 use askama::Template;
 use toml::Value as Toml;
 
+use super::analyses;
 use super::chart::{self, Chart};
+use super::data::{Data, chosen};
 use super::details::Detail;
 use super::format::{
     counted, duration, flattened, grouped, is_fraction, measured, percent, plain, significant,
@@ -11,6 +13,7 @@ use super::format::{
 use super::gallery::{Gallery, Mark};
 use super::metrics::Curve;
 use super::run::{Evaluation, Event, Run, State, Status, number};
+use super::watching::{Gradients, Scores};
 use crate::error::{Error, Result};
 
 #[derive(Template)]
@@ -19,6 +22,12 @@ struct Page<'a> {
     css: &'static str,
     js: &'static str,
     name: &'a str,
+    /// Address within the page and title of each section.
+    sections: Vec<(&'static str, &'static str)>,
+    /// Seconds after which the page reads itself anew, while the run goes on.
+    every: Option<u64>,
+    /// What changes when the run goes on.
+    stamp: String,
     /// Method, backbone, data and the like: label and text.
     facts: Vec<(&'static str, String)>,
     /// The state of the run, one word.
@@ -32,8 +41,15 @@ struct Page<'a> {
     events: Vec<(&'static str, Happened<'a>)>,
     tiles: Vec<Tile>,
     figures: Vec<Figure<'a>>,
+    /// The data behind the figures.
+    curves: Data,
+    scores: Option<&'a Scores>,
+    gradients: Option<&'a Gradients>,
+    analyses: &'a [analyses::Shown],
     galleries: &'a [Gallery],
     evaluations: Vec<Row<'a>>,
+    /// The data behind the evaluations.
+    judged: Data,
     details: &'a [Detail],
     recipe: &'a str,
     tables: Vec<(&'static str, Vec<(String, String)>)>,
@@ -50,6 +66,8 @@ struct Tile {
 
 /// The chart of one curve.
 struct Figure<'a> {
+    /// As logged.
+    name: &'a str,
     /// The part of the name before the slash.
     group: &'a str,
     /// The rest of it, in words.
@@ -61,6 +79,8 @@ struct Figure<'a> {
     description: String,
     /// What the picture leaves out.
     caveats: Vec<String>,
+    /// Step, epoch and value of some of its points.
+    rows: Vec<[String; 3]>,
 }
 
 /// One evaluation.
@@ -97,13 +117,18 @@ struct Happened<'a> {
 /// How many events of a kind are shown.
 const EVENTS: usize = 50;
 
+/// What is shown of a run beside its numbers.
+pub(super) struct Parts {
+    pub(super) galleries: Vec<Gallery>,
+    pub(super) details: Vec<Detail>,
+    pub(super) scores: Option<Scores>,
+    pub(super) gradients: Option<Gradients>,
+    pub(super) analyses: Vec<analyses::Shown>,
+    pub(super) log: String,
+}
+
 /// The page about one run.
-pub(super) fn page(
-    run: &Run,
-    galleries: &[Gallery],
-    details: &[Detail],
-    log: &str,
-) -> Result<String> {
+pub(super) fn page(run: &Run, parts: &Parts) -> Result<String> {
     let status = &run.status;
     let (progress, fraction) = progress(run);
     let state = run.state.as_ref().map_or("no status yet".to_owned(), State::to_string);
@@ -111,6 +136,9 @@ pub(super) fn page(
         css: concat!(include_str!("report.css"), include_str!("series.css")),
         js: concat!(include_str!("page.js"), include_str!("report.js")),
         name: &run.name,
+        sections: sections(run, parts),
+        every: every(run),
+        stamp: stamp(run),
         facts: facts(&run.recipe),
         state: &state,
         progress,
@@ -119,15 +147,86 @@ pub(super) fn page(
         events: events(status),
         tiles: tiles(run, status),
         figures: figures(run),
-        galleries,
+        curves: Data::metrics(&run.metrics, 1),
+        scores: parts.scores.as_ref(),
+        gradients: parts.gradients.as_ref(),
+        analyses: &parts.analyses,
+        galleries: &parts.galleries,
         evaluations: run.evaluations.iter().map(row).collect(),
-        details,
+        judged: judged(&run.evaluations),
+        details: &parts.details,
         recipe: &run.recipe_text,
         tables: tables(run, status),
-        log,
+        log: &parts.log,
         size: chart::SIZE,
     };
     page.render().map_err(|error| Error::Run(format!("the report could not be made: {error}")))
+}
+
+/// The parts of the page that a reader can jump to.
+fn sections(run: &Run, parts: &Parts) -> Vec<(&'static str, &'static str)> {
+    let all = [
+        ("numbers", "Key numbers", true),
+        ("curves", "Curves", true),
+        ("scores", "Scores", parts.scores.is_some()),
+        ("gradients", "Gradients", parts.gradients.is_some()),
+        ("pictures", "Pictures", !parts.galleries.is_empty()),
+        ("evaluations", "Evaluations", !run.evaluations.is_empty()),
+        ("analyses", "Analyses", !parts.analyses.is_empty()),
+        ("recipe-text", "Recipe", true),
+        ("environment", "Environment", true),
+        ("log", "Log", true),
+    ];
+    all.into_iter().filter(|(.., there)| *there).map(|(id, title, _)| (id, title)).collect()
+}
+
+/// Seconds after which a page of a run that goes on reads itself anew: it is written after every epoch, and every minute.
+pub(super) fn every(run: &Run) -> Option<u64> {
+    if run.state != Some(State::Running) {
+        return None;
+    }
+    let status = &run.status;
+    let epoch = status.wall_seconds.zip(status.epoch).map(|(wall, epochs)| wall / epochs);
+    let seconds = epoch.filter(|seconds| seconds.is_finite()).unwrap_or(30.0);
+    Some((0.5 * seconds).clamp(5.0, 60.0) as u64)
+}
+
+/// What changes when a run goes on.
+pub(super) fn stamp(run: &Run) -> String {
+    let last = run.metrics.steps().map_or(0.0, |(_, last)| last);
+    format!("{last} {}", run.status.step.unwrap_or(0.0))
+}
+
+/// Every evaluation with the number as it was written.
+pub(super) fn judged(evaluations: &[Evaluation]) -> Data {
+    let row = |evaluation: &Evaluation| {
+        let [low, high] = evaluation.interval_95.map_or([None; 2], |ends| ends.map(Some));
+        serde_json::json!([
+            evaluation.protocol,
+            evaluation.version,
+            evaluation.metric,
+            evaluation.value,
+            low,
+            high,
+            evaluation.data.queries,
+            evaluation.data.references,
+            evaluation.seed,
+            evaluation.file
+        ])
+    };
+    let columns = [
+        "protocol",
+        "version",
+        "metric",
+        "value",
+        "interval_low",
+        "interval_high",
+        "queries",
+        "references",
+        "seed",
+        "file",
+    ];
+    Data::of(&columns, &evaluations.iter().map(row).collect::<Vec<_>>())
 }
 
 /// A setting of the recipe as text; none if it is not there or no single value.
@@ -190,7 +289,11 @@ fn events(status: &Status) -> Vec<(&'static str, Happened<'_>)> {
 pub(super) fn progress(run: &Run) -> (String, Option<f64>) {
     let status = &run.status;
     let mut words = Vec::new();
-    match (status.step, status.steps) {
+    // The status is written after an epoch, curves go on.
+    let running = run.state == Some(State::Running);
+    let logged = run.metrics.steps().map(|(_, last)| last).filter(|_| running);
+    let step = status.step.map(|step| logged.map_or(step, |logged| logged.max(step)));
+    match (step, status.steps) {
         (Some(step), Some(steps)) => {
             words.push(format!("step {} of {}", grouped(step), grouped(steps)));
         }
@@ -200,9 +303,7 @@ pub(super) fn progress(run: &Run) -> (String, Option<f64>) {
     if let Some(epoch) = status.epoch {
         words.push(format!("epoch {}", significant(epoch)));
     }
-    let running = run.state == Some(State::Running);
-    let fraction =
-        status.step.zip(status.steps).map(|(step, steps)| (step / steps).clamp(0.0, 1.0));
+    let fraction = step.zip(status.steps).map(|(step, steps)| (step / steps).clamp(0.0, 1.0));
     (words.join(", "), fraction.filter(|fraction| running && fraction.is_finite()))
 }
 
@@ -311,7 +412,19 @@ fn figure(curve: &Curve, steps: (f64, f64)) -> Figure<'_> {
             .then(|| format!("{}, range pale and mean dark", counted(curve.points.len(), "value"))),
         (gaps > 0).then(|| format!("{} not finite", counted(gaps, "value"))),
     ];
+    let rows = chosen(curve.points.len()).into_iter().map(|place| {
+        let point = &curve.points[place];
+        let finite =
+            |value: f64, text: String| if value.is_finite() { text } else { "–".to_owned() };
+        [
+            grouped(point.step),
+            finite(point.epoch, significant(point.epoch)),
+            finite(point.value, show(point.value)),
+        ]
+    });
     Figure {
+        name: &curve.name,
+        rows: rows.collect(),
         group,
         title: title.replace('_', " "),
         chart,

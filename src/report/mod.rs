@@ -5,8 +5,10 @@
 //! [`compare()`] does the same over several runs. Reading (`run`, `metrics`) and showing (`html`, `comparison`) are apart;
 //! [`runs`] and [`ranking`] read folders of runs for those who want numbers, not pages.
 
+mod analyses;
 mod chart;
 mod comparison;
+mod data;
 mod details;
 mod format;
 mod gallery;
@@ -18,6 +20,7 @@ mod run;
 pub mod runs;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::path::{Path, PathBuf};
 
@@ -51,11 +54,17 @@ pub fn write(run: &Path) -> Result<PathBuf> {
 /// As [`write()`].
 pub fn write_to(run: &Path, path: &Path) -> Result<()> {
     let mut read = Run::read(run)?;
-    let galleries = run::read_galleries(run, &mut read.notes);
-    let details = details::read(run, &read.evaluations, &mut read.notes);
-    let log = run::log_lines(run, &mut read.notes);
-    let log = log[log.len().saturating_sub(LOG_LINES)..].join("\n");
-    replace_text(path, &html::page(&read, &galleries, &details, &log)?)
+    let notes = &mut read.notes;
+    let log = run::log_lines(run, notes);
+    let parts = html::Parts {
+        galleries: run::read_galleries(run, notes),
+        details: details::read(run, &read.evaluations, notes),
+        scores: watching::scores(run, notes),
+        gradients: watching::gradients(run, &read.name, notes),
+        analyses: analyses::read(run, path, notes),
+        log: log[log.len().saturating_sub(LOG_LINES)..].join("\n"),
+    };
+    replace_text(path, &html::page(&read, &parts)?)
 }
 
 /// Writes one page about several runs to `path` and returns what of them could not be read, one sentence each, which
@@ -65,7 +74,7 @@ pub fn write_to(run: &Path, path: &Path) -> Result<()> {
 /// [`crate::error::Error::Run`] if none of them can be read or they are too many for one picture,
 /// [`crate::error::Error::Io`] if the page cannot be written.
 pub fn compare(runs: &[PathBuf], path: &Path) -> Result<Vec<String>> {
-    let (page, notes) = comparison::page(runs)?;
+    let (page, notes) = comparison::page(runs, path)?;
     replace_text(path, &page)?;
     Ok(notes)
 }

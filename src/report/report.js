@@ -64,6 +64,7 @@ function readable(plot) {
 }
 
 for (const plot of document.querySelectorAll(".plot[data-points]")) readable(plot);
+for (const plot of document.querySelectorAll(".plot[data-over]")) readableTogether(plot);
 
 for (const button of document.querySelectorAll(".copy")) {
   button.addEventListener("click", async () => {

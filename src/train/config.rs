@@ -1,8 +1,10 @@
 //! Settings of the training loop.
 
+use super::gradients::GradientConfig;
 use super::optim::OptimizerConfig;
 use super::probe::ProbeConfig;
 use super::schedule::ScheduleConfig;
+use super::scores::ScoreConfig;
 use super::sentinel::SentinelConfig;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -65,6 +67,12 @@ pub struct Config {
     /// The online linear probe.
     #[serde(default)]
     pub probe: ProbeConfig,
+    /// Scores of positives and negatives, step by step.
+    #[serde(default)]
+    pub scores: ScoreConfig,
+    /// The length of every layer's gradient, epoch by epoch.
+    #[serde(default)]
+    pub gradients: GradientConfig,
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     #[serde(default = "auto")]
     pub device: String,
@@ -130,6 +138,7 @@ impl Config {
         }
         self.sentinels.check()?;
         self.probe.check()?;
+        self.scores.check()?;
         self.optimizer.check()?;
         self.schedule.check()
     }

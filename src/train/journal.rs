@@ -1,5 +1,6 @@
 //! What happened to a run beside training: kept in the checkpoint, so that a number made from it can tell.
 
+use super::gradients::Sums;
 use serde::{Deserialize, Serialize};
 
 /// Something that happened to a run.
@@ -29,6 +30,9 @@ pub struct Journal {
     /// What the sentinels have counted so far, so that a resumed run judges as one that never stopped.
     #[serde(default)]
     pub counts: Counts,
+    /// Norms of the gradient in the epoch so far, see [`super::gradients`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradients: Option<Sums>,
 }
 
 /// For how long each sentinel has seen something wrong.

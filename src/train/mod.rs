@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod engine;
 pub mod events;
+pub mod gradients;
 pub mod journal;
 pub mod memory_plan;
 pub mod optim;
@@ -11,6 +12,7 @@ pub mod probe;
 pub mod profile;
 pub mod run;
 pub mod schedule;
+pub mod scores;
 pub mod sentinel;
 pub mod step;
 pub mod stop;
@@ -196,6 +198,8 @@ struct Trainer<'a, 'o> {
     loader: Batches,
     metrics: Metrics,
     events: Events,
+    scores: Option<scores::Recorder>,
+    gradients: Option<gradients::Recorder>,
     clock: Clock,
     watch: Watch,
     frozen: Frozen,
@@ -255,6 +259,15 @@ impl<'a, 'o> Trainer<'a, 'o> {
     ) -> Result<Self> {
         let (metrics, earlier_seconds) = Metrics::open(run, job.first_step)?;
         let events = Events::open(run.path(), job.first_step)?;
+        let (config, epoch) = (job.config, job.steps_per_epoch);
+        let scores = scores::Recorder::open(&config.scores, run, job.first_step, epoch)?;
+        let gradients = gradients::Recorder::open(
+            &config.gradients,
+            run,
+            (job.first_step, epoch),
+            job.trained.method.as_ref(),
+            job.journal.gradients.clone(),
+        )?;
         let mut status = run::read_status(run.path()).unwrap_or_default();
         status.steps = job.steps;
         status.history.clone_from(&job.journal.events);
@@ -277,6 +290,8 @@ impl<'a, 'o> Trainer<'a, 'o> {
             loader,
             metrics,
             events,
+            scores,
+            gradients,
             clock,
             watch,
             frozen,
@@ -338,7 +353,8 @@ impl<'a, 'o> Trainer<'a, 'o> {
             enter(profile, Stage::Metrics);
             let Some(outcome) = outcome else { return Err(interrupted()) };
             let learning_rate = self.job.schedule.at(self.step);
-            let gradient_norm = optim::gradient_norm(method.parameters());
+            let norms = optim::gradient_norms(method.parameters());
+            let gradient_norm = optim::length(&norms);
             let loss = outcome.objective.loss;
             if let Some(alarm) = self.watch.step(self.step, loss, gradient_norm, learning_rate) {
                 if self.answer(&alarm)? {
@@ -358,7 +374,13 @@ impl<'a, 'o> Trainer<'a, 'o> {
                     continue;
                 }
             }
-            let Outcome { objective, rows } = outcome;
+            let Outcome { mut objective, rows } = outcome;
+            enter(profile, Stage::Watching);
+            self.watch_rows(&what, &objective, learning_rate)?;
+            objective.scores = None;
+            if let Some(gradients) = &mut self.gradients {
+                gradients.add(self.step, &norms);
+            }
             let trained = &mut self.job.trained;
             let probe_top1 = engine::guard(&what, || {
                 enter(profile, Stage::Optimizer);
@@ -376,6 +398,13 @@ impl<'a, 'o> Trainer<'a, 'o> {
             self.finish_step(Some(Taken { objective, gradient_norm, learning_rate, probe_top1 }))?;
         }
         Ok(())
+    }
+
+    /// Records the scores of a step, before anything moves.
+    fn watch_rows(&mut self, what: &str, objective: &Objective, learning_rate: f64) -> Result<()> {
+        let Some(recorder) = &mut self.scores else { return Ok(()) };
+        let taken = scores::Taken { step: self.step + 1, loss: objective.loss, learning_rate };
+        engine::guard(what, || recorder.record(taken, objective))
     }
 
     fn note_damage(&mut self, batch: &Batch) -> Result<()> {
@@ -443,6 +472,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
         self.job.trained.restore(&found.tensors)?;
         let journal = &mut self.job.journal;
         journal.left_out = found.header.journal.left_out;
+        journal.gradients = found.header.journal.gradients;
         journal.skipped.push([first, last]);
         journal.roll_backs += 1;
         let text =
@@ -453,6 +483,15 @@ impl<'a, 'o> Trainer<'a, 'o> {
         self.loader = (self.job.batches)(back)?;
         self.metrics = Metrics::open(self.run, back)?.0;
         self.events = Events::open(self.run.path(), back)?;
+        let (config, epoch) = (self.job.config, self.job.steps_per_epoch);
+        self.scores = scores::Recorder::open(&config.scores, self.run, back, epoch)?;
+        self.gradients = gradients::Recorder::open(
+            &config.gradients,
+            self.run,
+            (back, epoch),
+            self.job.trained.method.as_ref(),
+            self.job.journal.gradients.clone(),
+        )?;
         self.run.log(&text)?;
         for warning in warnings.iter().chain([&text]) {
             self.tell(warning);
@@ -514,6 +553,9 @@ impl<'a, 'o> Trainer<'a, 'o> {
                 }
             }
             enter(profile, Stage::Metrics);
+            if epoch_ends && let Some(gradients) = &mut self.gradients {
+                gradients.end_epoch(self.step)?;
+            }
             self.metrics.write(self.step, self.epoch(), self.clock.seconds(), &values)?;
             self.events.write(self.step, &values)?;
         }
@@ -556,6 +598,7 @@ impl<'a, 'o> Trainer<'a, 'o> {
     fn checkpoint(&mut self) -> Result<()> {
         enter(self.job.profile, Stage::Checkpoint);
         self.job.journal.counts = self.watch.counts().clone();
+        self.job.journal.gradients = self.gradients.as_ref().and_then(gradients::Recorder::sums);
         let (job, folder) = (&self.job, self.run.join("checkpoints"));
         checkpoint::save(&folder, self.step, (&job.model, &job.journal), &job.trained.state())
     }

@@ -41,6 +41,8 @@ pub enum Stage {
     Backward,
     /// Clearing the gradients, and moving the weights.
     Optimizer,
+    /// Scores and norms of gradients, for the records of the run.
+    Watching,
     /// The online linear classifier.
     Probe,
     /// Sentinels, metrics, events, progress bar.
@@ -54,7 +56,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Start,
         Self::Views,
         Self::Normalize,
@@ -62,6 +64,7 @@ impl Stage {
         Self::Loss,
         Self::Backward,
         Self::Optimizer,
+        Self::Watching,
         Self::Probe,
         Self::Metrics,
         Self::Checkpoint,
@@ -83,6 +86,7 @@ impl Stage {
             Self::Loss => "loss",
             Self::Backward => "backward",
             Self::Optimizer => "optimizer",
+            Self::Watching => "scores and gradients",
             Self::Probe => "probe",
             Self::Metrics => "metrics and sentinels",
             Self::Checkpoint => "checkpoint",

@@ -154,29 +154,8 @@ impl Metrics {
     /// [`Error::Io`].
     pub fn open(run: &RunFolder, step: u64) -> Result<(Self, f64)> {
         let path = run.join("metrics.jsonl");
-        let mut wall = 0.0;
-        if path.exists() {
-            let file = OpenOptions::new().read(true).write(true).open(&path);
-            let file = file.map_err(Error::io("open", &path))?;
-            let mut reader = BufReader::new(file);
-            let (mut kept, mut line) = (0u64, Vec::new());
-            loop {
-                line.clear();
-                let read = reader.read_until(b'\n', &mut line).map_err(Error::io("read", &path))?;
-                let value: Option<serde_json::Value> =
-                    line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten();
-                let Some(value) = value else { break };
-                if value["step"].as_u64().is_none_or(|found| found > step) {
-                    break;
-                }
-                wall = value["wall_seconds"].as_f64().unwrap_or(wall);
-                kept += read as u64;
-            }
-            let mut file = reader.into_inner();
-            file.set_len(kept)
-                .and_then(|()| file.seek(SeekFrom::Start(kept)).map(drop))
-                .map_err(Error::io("cut", &path))?;
-        }
+        let last = cut_back(&path, step)?;
+        let wall = last.and_then(|last| last["wall_seconds"].as_f64()).unwrap_or_default();
         Ok((Self { path }, wall))
     }
 
@@ -202,8 +181,42 @@ impl Metrics {
     }
 }
 
+/// Cuts lines of steps after `step`, which the run will write again, and what is no line off the end of a file of JSON
+/// objects in the order of their steps. Returns the last one kept; none, and nothing is done, without a file.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn cut_back(path: &Path, step: u64) -> Result<Option<serde_json::Value>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let mut reader = BufReader::new(file.map_err(Error::io("open", path))?);
+    let (mut kept, mut line, mut last) = (0u64, Vec::new(), None);
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(Error::io("read", path))?;
+        let value: Option<serde_json::Value> =
+            line.ends_with(b"\n").then(|| serde_json::from_slice(&line).ok()).flatten();
+        let Some(value) = value else { break };
+        if value["step"].as_u64().is_none_or(|found| found > step) {
+            break;
+        }
+        last = Some(value);
+        kept += read as u64;
+    }
+    let mut file = reader.into_inner();
+    file.set_len(kept)
+        .and_then(|()| file.seek(SeekFrom::Start(kept)).map(drop))
+        .map_err(Error::io("cut", path))?;
+    Ok(last)
+}
+
 /// One write per line, so that a kill leaves whole lines behind.
-fn append(path: &Path, line: &str) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn append(path: &Path, line: &str) -> Result<()> {
     OpenOptions::new()
         .create(true)
         .append(true)

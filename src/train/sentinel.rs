@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 #[cfg(doc)]
 use crate::method::Method;
 use crate::method::{Constant, Objective};
+use crate::rows::unit_rows;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -137,11 +138,8 @@ impl Spread {
     /// Looks at up to 256 rows, evenly taken, of projections `[R, d]`, each brought to length 1. `None` unless all are
     /// finite.
     pub fn of(projections: &Tensor) -> Option<Self> {
-        let (rows, d) = projections.size2().ok()?;
-        let step = (rows + ROWS - 1) / ROWS;
-        let some = projections.slice(0, 0, rows, step.max(1)).to_kind(Kind::Double);
-        let length = some.square().sum_dim_intlist(1, true, None).sqrt().clamp_min(1e-12);
-        let unit = (some / length).to_device(tch::Device::Cpu);
+        let (_, d) = projections.size2().ok()?;
+        let unit = some_unit_rows(projections).to_kind(Kind::Double).to_device(tch::Device::Cpu);
         let deviation = unit.std_dim(0, false, false).mean(None).double_value(&[]);
         if !deviation.is_finite() {
             return None;
@@ -158,6 +156,20 @@ impl Spread {
             possible_rank: rows.min(d) as f64,
         })
     }
+
+    /// [`Self::deviation`] alone, which costs little.
+    pub fn deviation(projections: &Tensor) -> f64 {
+        let d = projections.size().last().copied().unwrap_or_default() as f64;
+        let deviation = some_unit_rows(projections).std_dim(0, false, false).mean(Kind::Double);
+        deviation.double_value(&[]) * d.sqrt()
+    }
+}
+
+/// Up to 256 rows, evenly taken, at length 1.
+fn some_unit_rows(projections: &Tensor) -> Tensor {
+    let rows = projections.size().first().copied().unwrap_or_default();
+    let step = (rows + ROWS - 1) / ROWS;
+    unit_rows(&projections.slice(0, 0, rows, step.max(1)))
 }
 
 impl Watch {
@@ -349,6 +361,7 @@ mod tests {
             loss: 1.0,
             rows_gradient: Tensor::zeros([1], (Kind::Float, Device::Cpu)),
             carried: Vec::new(),
+            scores: None,
             projections,
             scalars: scalars.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         }

@@ -6,6 +6,7 @@ mod map;
 mod models;
 mod neighbours;
 mod parts;
+mod runs;
 mod scores;
 
 use super::Answer;

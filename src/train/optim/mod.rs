@@ -169,19 +169,36 @@ impl Slot {
 
 /// Euclidean length of the gradient of all trainable parameters together: infinite or NaN exactly if some gradient holds
 /// an infinity or NaN. Parameters without a gradient count as 0.
-///
-/// Each tensor is summed in its own kind, which is several times faster, and only if that overflows in f64, where the
-/// squares of every finite f32 fit.
 pub fn gradient_norm(parameters: &Parameters) -> f64 {
-    let gradients: Vec<Tensor> =
-        parameters.trainable().map(|p| p.tensor.grad()).filter(Tensor::defined).collect();
-    let total = |norm: fn(&Tensor) -> Tensor| match gradients.as_slice() {
-        [] => 0.0,
-        some => {
-            let norms: Vec<Tensor> = some.iter().map(|g| norm(g).to_kind(Kind::Double)).collect();
-            Tensor::stack(&norms, 0).norm().double_value(&[])
+    length(&gradient_norms(parameters))
+}
+
+/// Euclidean length of the gradient of each trainable parameter, in the order of [`Parameters::trainable`]; 0 without one.
+///
+/// Each tensor is summed in its own kind, which is several times faster, and only if one of them overflows in f64, where
+/// the squares of every finite f32 fit.
+pub fn gradient_norms(parameters: &Parameters) -> Vec<f64> {
+    let gradients: Vec<Tensor> = parameters.trainable().map(|p| p.tensor.grad()).collect();
+    let norms = |norm: fn(&Tensor) -> Tensor| -> Vec<f64> {
+        let some: Vec<&Tensor> = gradients.iter().filter(|gradient| gradient.defined()).collect();
+        if some.is_empty() {
+            return vec![0.0; gradients.len()];
         }
+        let found: Vec<Tensor> = some.iter().map(|g| norm(g).to_kind(Kind::Double)).collect();
+        let found = Vec::<f64>::try_from(Tensor::stack(&found, 0).to_device(Device::Cpu));
+        let mut found = found.expect("a list of f64 is one").into_iter();
+        let of = |gradient: &Tensor| if gradient.defined() { found.next() } else { None };
+        gradients.iter().map(of).map(Option::unwrap_or_default).collect()
     };
-    let quick = total(Tensor::norm);
-    if quick.is_finite() { quick } else { total(|g| g.norm_scalaropt_dtype(2.0, Kind::Double)) }
+    let quick = norms(Tensor::norm);
+    if quick.iter().all(|norm| norm.is_finite()) {
+        quick
+    } else {
+        norms(|g| g.norm_scalaropt_dtype(2.0, Kind::Double))
+    }
+}
+
+/// Length of a vector of lengths.
+pub fn length(norms: &[f64]) -> f64 {
+    norms.iter().map(|norm| norm * norm).sum::<f64>().sqrt()
 }
