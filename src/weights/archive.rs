@@ -1,8 +1,8 @@
 //! Zip archives, as far as a file of weights needs them: which members there are and where the bytes of each lie.
 //!
 //! Sizes come from the central directory, for PyTorch leaves those of the local headers at zero; from these only the
-//! lengths of name and extra field. A member must be stored as it is. Refused are names that lead out of a folder, links,
-//! encryption, members that overlap or leave the file, and two of one name.
+//! lengths of name and extra field. What is wanted must be stored as it is: nothing is ever unpacked. Refused are names that
+//! lead out of a folder, links, encryption, members that overlap or leave the file, and two of one name.
 
 use super::recognise::stretch;
 use std::collections::BTreeMap;
@@ -20,6 +20,8 @@ const LONGEST_DIRECTORY: u64 = 128 << 20;
 pub(super) struct Member {
     pub(super) start: u64,
     pub(super) bytes: u64,
+    /// Whether they are compressed, as TorchScript's code is.
+    pub(super) packed: bool,
 }
 
 /// Members by their names, without folders.
@@ -74,12 +76,12 @@ pub(super) fn members(file: &File, length: u64) -> Result<Members, Fault> {
     // What each takes of the file, its local header included.
     let mut taken = Vec::new();
     for _ in 0..directory.members {
-        let Some((name, local, bytes)) = central_header(&mut fields)? else { continue };
+        let Some((name, local, bytes, packed)) = central_header(&mut fields)? else { continue };
         let start = data_start(file, local, &name, directory.start)?;
         let end = start.checked_add(bytes).filter(|end| *end <= directory.start);
         let end = end.ok_or_else(|| format!("member `{name}` leaves the file"))?;
         taken.push((local, end));
-        if members.insert(name.clone(), Member { start, bytes }).is_some() {
+        if members.insert(name.clone(), Member { start, bytes, packed }).is_some() {
             return Err(format!("two members named `{name}`").into());
         }
     }
@@ -146,8 +148,11 @@ fn directory(file: &File, length: u64) -> Result<Directory, Fault> {
     Ok(Directory { start, bytes, members })
 }
 
-/// Name, place of the local header, and size of the next member; none for a folder.
-fn central_header(fields: &mut Fields) -> Result<Option<(String, u64, u64)>, Fault> {
+/// Name, place of the local header, and size of a member, and whether it is compressed.
+type Header = (String, u64, u64, bool);
+
+/// The next member; none for a folder.
+fn central_header(fields: &mut Fields<'_>) -> Result<Option<Header>, Fault> {
     if fields.bytes(4)? != b"PK\x01\x02" {
         return Err("its directory has fewer members than it says".into());
     }
@@ -190,13 +195,10 @@ fn central_header(fields: &mut Fields) -> Result<Option<(String, u64, u64)>, Fau
     if flags & 1 != 0 {
         return Err(format!("member `{shown}` is encrypted").into());
     }
-    if method != 0 || packed != bytes {
-        return Err(format!(
-            "member `{shown}` is compressed, which PyTorch never does; unpack the archive and pack it again with `zip -0 -r`"
-        )
-        .into());
+    if method == 0 && packed != bytes {
+        return Err(format!("member `{shown}` is stored and has two sizes").into());
     }
-    Ok(Some((name.to_owned(), local, bytes)))
+    Ok(Some((name.to_owned(), local, packed, method != 0)))
 }
 
 /// Where the bytes of a member begin.
@@ -270,7 +272,8 @@ pub(super) mod tests {
         let found = read(&bytes).unwrap();
         assert_eq!(found.len(), 2);
         for (name, content) in PLAIN {
-            let Member { start, bytes: length } = found[name];
+            let Member { start, bytes: length, packed } = found[name];
+            assert!(!packed);
             assert_eq!(&bytes[start as usize..][..length as usize], content);
         }
         // A comment behind the directory.
@@ -301,8 +304,7 @@ pub(super) mod tests {
             read(&bytes).unwrap_err()
         };
         assert!(spoilt(8, &[1]).contains("encrypted"));
-        assert!(spoilt(10, &[8]).contains("zip -0"));
-        assert!(spoilt(20, &[9]).contains("compressed"));
+        assert!(spoilt(20, &[9]).contains("two sizes"));
         assert!(spoilt(20, &[0xff, 0, 0, 0, 0xff, 0, 0, 0]).contains("leaves the file"));
         assert!(spoilt(40, &[0xff, 0xa1]).contains("link"));
         assert!(spoilt(42, &[0, 1]).contains("leaves the file"));
@@ -351,6 +353,6 @@ pub(super) mod tests {
         file.write_all(&[b"PK\x05\x06\0\0\0\0", &[0xff; 12][..], &[0; 2]].concat()).unwrap();
         let length = file.metadata().unwrap().len();
         let found = members(&file, length).unwrap();
-        assert_eq!(found["w"], Member { start: local.len() as u64, bytes: size });
+        assert_eq!(found["w"], Member { start: local.len() as u64, bytes: size, packed: false });
     }
 }

@@ -37,7 +37,7 @@ impl TensorFile {
         }
         let mut copy = Copy { file: self, entry, kind, checksum: 0 };
         if entry.count() > 0 {
-            copy.fill(target, &entry.shape, &entry.strides(), entry.offset())?;
+            tch::no_grad(|| copy.fill(target, &entry.shape, &entry.strides(), entry.offset()))?;
         }
         match entry.crc32c {
             Some(expected) if expected != copy.checksum => Err(self.fault(
@@ -46,6 +46,29 @@ impl TensorFile {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// BLAKE3 (hexadecimal) of every file that belongs to it, in the order of [`Self::files`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn hashes(&self) -> Result<Vec<String>> {
+        let mut hashes = Vec::new();
+        for (path, file) in &self.files {
+            let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+            let mut piece = vec![0; 1 << 20];
+            loop {
+                match file.read_at(&mut piece, at).map_err(Error::io("read", path))? {
+                    0 => break,
+                    read => {
+                        hasher.update(&piece[..read]);
+                        at += read as u64;
+                    }
+                }
+            }
+            hashes.push(hasher.finalize().to_hex().to_string());
+        }
+        Ok(hashes)
     }
 
     fn kind(&self, entry: &Entry) -> Result<Kind> {
@@ -155,8 +178,7 @@ impl Copy<'_> {
         let flat = Tensor::f_from_data_size(&bytes, &[span as i64], self.kind).map_err(engine)?;
         let whole = |numbers: &[usize]| numbers.iter().map(|n| *n as i64).collect::<Vec<i64>>();
         let part = flat.f_as_strided(whole(shape), whole(strides), None).map_err(engine)?;
-        tch::no_grad(|| target.shallow_clone().f_copy_(&part).map(drop)).map_err(engine)?;
-        Ok(())
+        target.shallow_clone().f_copy_(&part).map(drop).map_err(engine)
     }
 }
 

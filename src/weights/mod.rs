@@ -5,16 +5,25 @@
 //! each from its own place in the file. Which network they are is told apart from how they lie there.
 
 mod archive;
+pub mod compare;
+mod family;
+mod import;
 mod load;
+mod network;
 mod number;
 mod pickles;
 mod recognise;
 mod safetensors;
 mod tensorflow;
+#[cfg(test)]
+mod tests;
 mod torch;
 mod tree;
 
 use crate::error::{Error, Result};
+pub use family::{FAMILIES, Family, Names, Prepared, Test};
+pub use import::{Import, Outcome, Row, Stated};
+pub use network::SMALL_STEMS;
 pub use number::Number;
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -232,7 +232,10 @@ impl<'a> Tree<'_, 'a> {
                         return self.object(path, object, depth + 1);
                     }
                     [inner, ..] => *inner,
-                    [] => return Ok(self.opaque(path, class)),
+                    [] => {
+                        self.opaque(path, class);
+                        return Ok(());
+                    }
                 };
                 self.visit(path, inner, depth + 1)
             }
@@ -243,7 +246,10 @@ impl<'a> Tree<'_, 'a> {
                 _,
             ) => match self.tensor(path, arguments, class.ends_with("v3")) {
                 Ok(entry) => self.keep(entry),
-                Err(why) => Ok(self.opaque(path, format!("a tensor that is not read: {why}"))),
+                Err(why) => {
+                    self.opaque(path, format!("a tensor that is not read: {why}"));
+                    Ok(())
+                }
             },
             ("numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar", [kind, bytes]) => {
                 match (graph.node(*kind), graph.node(*bytes)) {
@@ -260,7 +266,10 @@ impl<'a> Tree<'_, 'a> {
                 Some(Node::Dict(state)) if class.starts_with("__torch__.") || depth == 0 => {
                     self.module(path, &class, state, depth)
                 }
-                _ => Ok(self.opaque(path, class)),
+                _ => {
+                    self.opaque(path, class);
+                    Ok(())
+                }
             },
         }
     }
@@ -274,7 +283,8 @@ impl<'a> Tree<'_, 'a> {
         depth: usize,
     ) -> Result<(), String> {
         if depth > DEEPEST {
-            return Ok(self.opaque(path, class.to_owned()));
+            self.opaque(path, class.to_owned());
+            return Ok(());
         }
         let below = |key: &str| match path.name {
             "" => key.to_owned(),
@@ -376,7 +386,8 @@ impl<'a> Tree<'_, 'a> {
             ('b', 1) => Number::Bool,
             (kind, bytes) => {
                 let text = format!("a numpy array of {kind}{bytes}");
-                return Ok(self.opaque(path, text));
+                self.opaque(path, text);
+                return Ok(());
             }
         };
         let start = self.pickle.bytes.as_ptr() as usize;

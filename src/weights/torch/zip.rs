@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use std::fs::File;
 use std::path::Path;
 
+/// What PyTorch never does to what is read here, and the way out.
+const PACKED: &str = "is compressed; unpack the archive and pack it again with `zip -0 -r`";
+
 pub(in crate::weights) fn read(path: &Path, file: File, length: u64) -> Result<TensorFile> {
     let damaged = |why: &dyn std::fmt::Display| {
         Error::Weights(format!("archive `{}` is refused: {why}", path.display()))
@@ -34,6 +37,9 @@ pub(in crate::weights) fn read(path: &Path, file: File, length: u64) -> Result<T
     };
     let member = |name: &str| members.get(&format!("{top}/{name}")).copied();
     let content = |member: Member, most: u64| {
+        if member.packed {
+            return Err(damaged(&format!("a member that is wanted {PACKED}")));
+        }
         if member.bytes > most {
             return Err(damaged(&format!("a pickle of {} bytes", member.bytes)));
         }
@@ -43,11 +49,14 @@ pub(in crate::weights) fn read(path: &Path, file: File, length: u64) -> Result<T
         Some(order) => content(order, 64)?.starts_with(b"big"),
         None => false,
     };
-    let at = member("data.pkl").unwrap_or(Member { start: 0, bytes: 0 });
+    let at = member("data.pkl").unwrap_or(Member { start: 0, bytes: 0, packed: false });
     let bytes = content(at, LONGEST_PICKLE)?;
     let locate = |reference: &Reference| {
         let key = &reference.key;
         let there = member(&format!("data/{key}")).ok_or(format!("there is no storage `{key}`"))?;
+        if there.packed {
+            return Err(format!("storage `{key}` {PACKED}"));
+        }
         match reference.bytes().filter(|bytes| *bytes <= there.bytes) {
             Some(bytes) => Ok(Storage::At { file: 0, start: there.start, bytes }),
             None => Err(format!(
