@@ -37,6 +37,7 @@ seeds() { # target
         recipe) for file in recipes/*/*.toml; do cp "$file" "$2/$(basename "$(dirname "$file")")-$(basename "$file")"; done ;;
         tar) cp tests/golden/data/*.tar "$2" ;;
         pickle) cp tests/golden/data/*.pickle "$2" ;;
+        tensors) cp tests/golden/weights/{views,views-legacy}.pth tests/golden/weights/{script.pt,numpy.4.pkl,cld.t7,bf16.safetensors} "$2" ;;
         mat) cp tests/golden/data/transfer/*.mat "$2" ;;
         image)
             cp tests/golden/decode/*.{jpg,png,webp,bmp,ppm,tif} "$2"

@@ -19,7 +19,7 @@ use std::sync::Arc;
     after_help = "Example:\n  diptych embed runs/a --data photos/ --out features.safetensors"
 )]
 pub(super) struct Arguments {
-    /// A run folder, a checkpoint, or a safetensors file with torchvision's names
+    /// A run folder, a checkpoint, or a file of another system (see `diptych weights show`)
     model: PathBuf,
     /// Images, labelled or not [default: what the run was trained on]
     #[arg(long)]

@@ -104,7 +104,7 @@ fn features_of_a_smaller_kind_are_not_read_beyond_their_end() {
 /// A network of every name that torchvision gives, as narrow as can be, in a file.
 fn narrow(path: &Path) -> BTreeMap<String, Tensor> {
     let config: BackboneConfig =
-        serde_json::from_str(r#"{"name":"resnet18","width":0.015625,"stem":"cifar"}"#).unwrap();
+        serde_json::from_str(r#"{"name":"resnet18","width":0.015625}"#).unwrap();
     let mut parameters = Parameters::new(1, Device::Cpu, Kind::Float);
     ResNet::build(&mut parameters.root(), &config).unwrap();
     let named = parameters.all().iter().map(|p| (p.name.clone(), p.tensor.detach().contiguous()));
@@ -134,12 +134,12 @@ fn a_small_file_that_asks_for_a_large_network_is_refused_before_it_is_made() {
     let path = folder.path().join("weights.safetensors");
     let mut tensors = narrow(&path);
     // Without an element, a stem may have any number of channels.
-    let stem = Tensor::zeros([64 * 64, 0, 3, 3], (Kind::Float, Device::Cpu));
+    let stem = Tensor::zeros([64 * 64, 0, 7, 7], (Kind::Float, Device::Cpu));
     tensors.insert("conv1.weight".to_owned(), stem);
     write(&path, &tensors);
     let message = Weights::load(&path, Device::Cpu).err().unwrap().to_string();
-    assert!(message.contains("a network of 45") && message.contains("but only"), "{message}");
-    let stem = Tensor::zeros([1 << 40, 0, 3, 3], (Kind::Float, Device::Cpu));
+    assert!(message.contains("0 matched") && message.contains("[4096, 0, 7, 7]"), "{message}");
+    let stem = Tensor::zeros([1 << 40, 0, 7, 7], (Kind::Float, Device::Cpu));
     tensors.insert("conv1.weight".to_owned(), stem);
     write(&path, &tensors);
     assert!(!judged(Weights::load(&path, Device::Cpu)));
@@ -159,7 +159,7 @@ fn a_small_file_that_asks_for_a_large_network_is_refused_before_it_is_made() {
 #[test]
 fn a_checkpoint_says_how_images_are_prepared_only_in_ways_that_can_be() {
     let folder = tempfile::tempdir().unwrap();
-    let config = serde_json::json!({"name": "resnet18", "width": 1.0 / 64.0, "stem": "cifar"});
+    let config = serde_json::json!({"name": "resnet18", "width": 1.0 / 64.0});
     let plain = folder.path().join("weights.safetensors");
     let state: BTreeMap<String, Tensor> = narrow(&plain)
         .into_iter()

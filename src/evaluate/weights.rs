@@ -4,10 +4,11 @@ use crate::augment::{Preprocess, normalize, to_device, with_constants};
 use crate::error::{Error, Result};
 use crate::method;
 use crate::method::distill::Teacher;
-use crate::model::resnet::{Architecture, ResNet, Stem};
+use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, BlockGroup, Head, HeadConfig, Parameters, Phase};
 use crate::train::checkpoint;
 use crate::train::journal::Event;
+use crate::weights::{Family, Import, Outcome, Stated, TensorFile};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -26,8 +27,10 @@ pub struct Weights {
     head: BTreeMap<String, Tensor>,
     /// The projector it was trained with, if all of it is there.
     projector: Option<Projector>,
-    /// How images must be prepared, if the file says.
+    /// How images must be prepared, if the file says or the system that wrote it is known to prepare all alike.
     pub preprocess: Option<Preprocess>,
+    /// Whose file it is, if it is not ours.
+    pub family: Option<&'static Family>,
     /// The file the weights came from.
     pub file: PathBuf,
     /// Backbone tensors found in the file.
@@ -127,11 +130,11 @@ fn checkpoint_of(run: &Path) -> PathBuf {
 }
 
 impl Weights {
-    /// Loads MODEL: a run folder, one of its checkpoints, or a safetensors file with torchvision's names.
+    /// Loads MODEL: a run folder, one of its checkpoints, or a file of another system that [`Import`] recognises.
     ///
     /// # Errors
     /// [`Error::Weights`] when it is damaged, or not every tensor of the backbone is in it, or something is in it that
-    /// nobody expects; [`Error::Data`] when there is no such file.
+    /// nobody expects, or there is no such file.
     pub fn load(model: &Path, device: Device) -> Result<Self> {
         let run = model.join("recipe.toml").is_file().then(|| model.to_owned());
         let file = match &run {
@@ -150,13 +153,14 @@ impl Weights {
                 )));
             }
         };
-        match checkpoint::load(&file) {
-            Ok(found) => Self::from_checkpoint(found, file, run, device),
-            Err(Error::Weights(message)) if message.contains("was not written by diptych") => {
-                Self::from_foreign(file, device)
-            }
-            Err(error) => Err(error),
+        if run.is_some() {
+            return Self::from_checkpoint(checkpoint::load(&file)?, file, run, device);
         }
+        let tensors = TensorFile::open(&file)?;
+        if tensors.notes().contains_key(checkpoint::KEY) {
+            return Self::from_checkpoint(checkpoint::load(&file)?, file, run, device);
+        }
+        Self::imported(&tensors, &Stated::default(), device)
     }
 
     /// The network a checkpoint's recipe starts from, before any training: a baseline.
@@ -178,6 +182,7 @@ impl Weights {
             head: BTreeMap::new(),
             projector,
             preprocess: self.preprocess.clone(),
+            family: self.family,
             file: PathBuf::from("untrained"),
             matched: 0,
             left_over: Vec::new(),
@@ -217,32 +222,42 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Weights with torchvision's names, bare or below `backbone.`, `encoder.` or `module.`; the network is read off
-    /// their shapes.
-    fn from_foreign(file: PathBuf, device: Device) -> Result<Self> {
-        let tensors = Tensor::read_safetensors(&file).map_err(|error| {
-            Error::Weights(format!("weights `{}` cannot be read: {error}", file.display()))
-        })?;
-        let tensors: BTreeMap<String, Tensor> = tensors
-            .into_iter()
-            .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
-            .map(|(name, tensor)| {
-                let bare = ["backbone.", "encoder.", "module."]
-                    .iter()
-                    .find_map(|prefix| name.strip_prefix(prefix))
-                    .unwrap_or(&name);
-                let expected = ["fc.", "projector.", "optimizer."];
-                let known = expected.iter().any(|prefix| bare.starts_with(prefix));
-                (if known { bare.to_owned() } else { format!("backbone.{bare}") }, tensor)
-            })
-            .collect();
-        let config = infer(&tensors).ok_or_else(|| {
-            Error::Weights(format!(
-                "weights `{}` hold no ResNet with torchvision's names (conv1.weight, layer1.0.conv1.weight, ...)",
-                file.display()
-            ))
-        })?;
-        Self::fill(tensors, config, None, file, device)
+    /// The backbone of a file of another system; what the file does not say may be stated. Beside the tensors of the
+    /// network only a few megabytes are held.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if it is of no known system or does not match to the last tensor.
+    pub fn imported(file: &TensorFile, stated: &Stated, device: Device) -> Result<Self> {
+        let import = Import::plan(file, stated)?;
+        import.complete(file)?;
+        let preprocess = import.preprocess().ok().map(|known| known.preprocess()).transpose()?;
+        let (backbone, parameters) = build(&import.config, 0, device)?;
+        for parameter in parameters.all() {
+            let name = parameter.name.strip_prefix("backbone.").unwrap_or(&parameter.name);
+            import.fill(file, name, &parameter.tensor)?;
+        }
+        let prefix = match import.group.as_str() {
+            "" => String::new(),
+            group => format!("{group}/"),
+        };
+        let left = import.dropped().filter(|name| !name.ends_with("num_batches_tracked"));
+        let left = left.map(|name| name.strip_prefix(&prefix).unwrap_or(name).to_owned());
+        Ok(Self {
+            backbone,
+            parameters,
+            device,
+            matched: import.count(Outcome::Matched),
+            left_over: by_part(&left.collect::<Vec<_>>()),
+            config: import.config,
+            method: None,
+            head: BTreeMap::new(),
+            projector: None,
+            preprocess,
+            family: Some(import.family),
+            file: file.path().to_owned(),
+            run: None,
+            history: Vec::new(),
+        })
     }
 
     fn fill(
@@ -290,6 +305,7 @@ impl Weights {
             head,
             projector: None,
             preprocess,
+            family: None,
             file,
             matched,
             left_over,
@@ -532,35 +548,4 @@ fn build(config: &BackboneConfig, seed: u64, device: Device) -> Result<(ResNet, 
     let mut parameters = Parameters::new(seed, device, Kind::Float);
     let backbone = ResNet::build(&mut parameters.root().at("backbone"), config)?;
     Ok((backbone, parameters))
-}
-
-/// Which network tensors with torchvision's names belong to.
-fn infer(tensors: &BTreeMap<String, Tensor>) -> Option<BackboneConfig> {
-    let shape = |name: &str| tensors.get(&format!("backbone.{name}")).map(Tensor::size);
-    let stem = shape("conv1.weight")?;
-    let blocks = |group: usize| {
-        let exists = |i: &usize| shape(&format!("layer{group}.{i}.conv1.weight")).is_some();
-        (0..tensors.len()).take_while(exists).count()
-    };
-    let bottleneck = shape("layer1.0.conv3.weight").is_some();
-    let name = match (bottleneck, [blocks(1), blocks(2), blocks(3), blocks(4)]) {
-        (false, [2, 2, 2, 2]) => Architecture::ResNet18,
-        (false, [3, 4, 6, 3]) => Architecture::ResNet34,
-        (true, [3, 4, 6, 3]) => Architecture::ResNet50,
-        (true, [3, 4, 23, 3]) => Architecture::ResNet101,
-        (true, [3, 8, 36, 3]) => Architecture::ResNet152,
-        _ => return None,
-    };
-    let kind = match stem.get(2)? {
-        7 => Stem::ImageNet,
-        3 => Stem::Cifar,
-        _ => return None,
-    };
-    Some(BackboneConfig {
-        width: *stem.first()? as f64 / 64.0,
-        // Fewer than three never fit, which loading says with the shapes.
-        input_channels: (*stem.get(1)?).max(3),
-        stem: kind,
-        ..BackboneConfig::new(name)
-    })
 }

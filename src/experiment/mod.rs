@@ -82,7 +82,7 @@ impl Experiment<'_> {
             None => {
                 let method = trained.method.as_ref();
                 if let Some(weights) = &recipe.backbone.weights {
-                    journal.add(start_from(weights, method, layout.device)?);
+                    journal.add(start_from(weights, &recipe.backbone, method, layout.device)?);
                 }
                 if let Some(hash) = teacher_hash(&method_tensors(method)) {
                     journal.add(Event { step: 0, text: format!("taught by weights {hash:.16}") });
@@ -192,8 +192,14 @@ fn build(recipe: &Recipe, source: &Source, plan: &Plan) -> Result<Trained> {
 
 /// Puts the parts of a model that a method inherits in place; what is to be remembered of it names its hash, not where it
 /// lay.
-fn start_from(weights: &str, method: &dyn Method, device: Device) -> Result<Event> {
+fn start_from(
+    weights: &str,
+    config: &BackboneConfig,
+    method: &dyn Method,
+    device: Device,
+) -> Result<Event> {
     let weights = Weights::load(Path::new(weights), device)?;
+    same_network(&weights, config)?;
     let tensors = weights.with_head();
     for part in method.inherits() {
         method.parameters().load_part(&part, &tensors).map_err(|error| {
@@ -202,6 +208,32 @@ fn start_from(weights: &str, method: &dyn Method, device: Device) -> Result<Even
         })?;
     }
     Ok(Event { step: 0, text: format!("started from weights {:.16}", weights.hash()) })
+}
+
+/// Refuses weights of a network of the same names and shapes that computes something else. A file that says nothing about
+/// itself is taken for what the recipe says.
+fn same_network(weights: &Weights, config: &BackboneConfig) -> Result<()> {
+    if weights.family.is_some_and(|family| family.preprocess.is_empty()) {
+        return Ok(());
+    }
+    let name = |value: serde_json::Result<serde_json::Value>| {
+        let value = value.unwrap_or_default();
+        value.as_str().unwrap_or_default().to_owned()
+    };
+    let of = |config: &BackboneConfig| {
+        let (stem, flavor) =
+            (serde_json::to_value(config.stem), serde_json::to_value(config.flavor));
+        [("stem", name(stem)), ("flavor", name(flavor))]
+    };
+    for ((setting, theirs), (_, ours)) in of(&weights.config).into_iter().zip(of(config)) {
+        if theirs != ours {
+            return Err(Error::Weights(format!(
+                "`backbone.weights`: `{}` is a network of `backbone.{setting}={theirs}`, the recipe says `{ours}`",
+                weights.file.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn method_tensors(method: &dyn Method) -> BTreeMap<String, Tensor> {

@@ -21,8 +21,8 @@ pub const FORMAT: u32 = 1;
 /// The way out of a file of a newer format.
 const NEWER: &str = "use a newer diptych";
 
-/// The one metadata key, since a map of several is written in random order.
-const KEY: &str = "diptych";
+/// The one metadata key of a checkpoint, since a map of several is written in random order.
+pub const KEY: &str = "diptych";
 
 /// What a checkpoint says about itself beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +88,18 @@ pub fn save(
     }
     fs::rename(&fresh, &last).map_err(Error::io("write", &last))?;
     sync_folder(folder)
+}
+
+/// Writes `tensors` as a file of its own, with everything [`save`] puts into a checkpoint: a model without a run.
+///
+/// # Errors
+/// [`Error::Io`]; a file that was there is then untouched.
+pub fn save_model(
+    path: &Path,
+    (model, journal): (&serde_json::Value, &Journal),
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<()> {
+    crate::files::replace(path, |sibling| write(sibling, 0, (model, journal), tensors))
 }
 
 /// Keeps the current `last` under another name (a hard link, so it costs no space until `last` moves on).

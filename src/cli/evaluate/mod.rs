@@ -8,13 +8,14 @@ mod subject;
 mod trained;
 mod transfer;
 
-use super::Answer;
+use super::{Answer, tell};
 use anyhow::Result;
 use diptych::augment::Preprocess;
 use diptych::error::Error;
 use diptych::evaluate::Record;
 use diptych::evaluate::weights::Weights;
 use diptych::recipe::Recipe;
+use diptych::weights::Prepared;
 use std::path::{Path, PathBuf};
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -117,7 +118,7 @@ Settings (key=value): seed, threads, device; logistic.*")]
 /// What a protocol that trains is told.
 #[derive(clap::Args)]
 pub(super) struct Trained {
-    /// A run folder, a checkpoint, or a safetensors file with torchvision's names
+    /// A run folder, a checkpoint, or a file of another system (see `diptych weights show`)
     model: PathBuf,
     /// Settings to change, `key=value`
     overrides: Vec<String>,
@@ -138,7 +139,7 @@ pub(super) struct Trained {
 /// What a protocol on features is told.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// A run folder, a checkpoint, or a safetensors file with torchvision's names
+    /// A run folder, a checkpoint, or a file of another system (see `diptych weights show`)
     model: PathBuf,
     /// Settings to change, `key=value`
     overrides: Vec<String>,
@@ -204,18 +205,46 @@ pub(super) fn recipe_of(model: &Path) -> Result<Option<Recipe>> {
     Ok(Some(Recipe::load(&path.display().to_string(), &[])?))
 }
 
-/// What was asked for, with the mean and deviation of the weights, or what the file carries.
+/// What was asked for, with the mean and deviation of the weights, or what the file carries; of a file of another system,
+/// what its authors published, which is told.
 pub(super) fn choose_preprocess(id: Option<&str>, weights: &Weights) -> Result<Preprocess> {
+    let family = weights.family;
     match (id, &weights.preprocess) {
         (Some(id), Some(own)) => Ok(Preprocess::named(id)?.normalized(own.mean, own.std)),
-        (Some(id), None) => Ok(Preprocess::named(id)?),
-        (None, Some(own)) => Ok(own.clone()),
-        (None, None) => Err(Error::Recipe(format!(
-            "`{}` does not say how images must be prepared; choose with --preprocess one of {}, resize-S, center-S",
-            weights.file.display(),
-            Preprocess::IDS.join(", ")
-        ))
-        .into()),
+        (Some(id), None) => {
+            // A family of several says with each what it normalises by.
+            let published =
+                family.and_then(|family| family.preprocess.iter().find(|it| it.id == id));
+            Ok(published.map_or_else(|| Preprocess::named(id), Prepared::preprocess)?)
+        }
+        (None, Some(own)) => {
+            if let Some(family) = family {
+                let (id, title) = (&own.id, family.title);
+                tell(&format!(
+                    "weights of {title}: images are prepared as published, `--preprocess {id}`"
+                ));
+            }
+            Ok(own.clone())
+        }
+        (None, None) => {
+            let file = weights.file.display();
+            let published = family.map_or(&[][..], |family| family.preprocess);
+            let why = if published.is_empty() {
+                format!("`{file}` does not say how images must be prepared")
+            } else {
+                let ids: Vec<&str> = published.iter().map(|known| known.id).collect();
+                let title = family.map_or("", |family| family.title);
+                format!(
+                    "`{file}` is of {title}, which prepared images in several ways: {}",
+                    ids.join(", ")
+                )
+            };
+            Err(Error::Recipe(format!(
+                "{why}; choose with --preprocess one of {}, resize-S, center-S, short-S",
+                Preprocess::IDS.join(", ")
+            ))
+            .into())
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Transfer {
-    /// A run folder, a checkpoint, or a safetensors file with torchvision's names
+    /// A run folder, a checkpoint, or a file of another system (see `diptych weights show`)
     model: PathBuf,
     /// Settings to change, `key=value`
     overrides: Vec<String>,

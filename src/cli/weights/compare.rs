@@ -1,11 +1,82 @@
 //! What differs between two files of weights.
 
-use crate::cli::Answer;
-use anyhow::{Result, bail};
+use super::{file_of, flattened};
+use crate::cli::table::aligned;
+use crate::cli::{Answer, Finding};
+use anyhow::Result;
+use diptych::error::Error;
+use diptych::weights::TensorFile;
+use diptych::weights::compare::{Difference, compare, named};
+use serde_json::json;
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
-pub(in crate::cli) struct Arguments {}
+#[command(after_help = "Examples:
+  diptych weights compare a.safetensors b.pth
+  diptych weights compare --backbone runs/a moco.pth.tar --tolerance 1e-6
 
-pub(super) fn run(_: &Arguments) -> Result<Answer> {
-    bail!("not built yet")
+Exit code 0 if both hold the same tensors, 1 if they differ, as `diff` does it.")]
+pub(in crate::cli) struct Arguments {
+    /// A file of weights of any system, a checkpoint, or a run folder
+    first: PathBuf,
+    /// The other
+    second: PathBuf,
+    /// Compare the backbones, by the names of the network, and nothing else
+    #[arg(long)]
+    backbone: bool,
+    /// Largest difference that counts as none, as a share of the largest magnitude of a tensor in the first
+    #[arg(long, default_value_t = 0.0)]
+    tolerance: f64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
+    if !(arguments.tolerance >= 0.0 && arguments.tolerance.is_finite()) {
+        let found = arguments.tolerance;
+        return Err(
+            Error::Recipe(format!("`--tolerance` must be at least 0, found {found}")).into()
+        );
+    }
+    let files = [&arguments.first, &arguments.second].map(|path| TensorFile::open(&file_of(path)));
+    let [first, second] = files;
+    let (first, second) = (first?, second?);
+    let names = (named(&first, arguments.backbone)?, named(&second, arguments.backbone)?);
+    let all = compare((&first, &names.0), (&second, &names.1))?;
+    let differing: Vec<&Difference> =
+        all.iter().filter(|one| !one.within(arguments.tolerance)).collect();
+    let head = ["tensor", "first", "second", "largest", "relative"].map(str::to_owned).to_vec();
+    let rows = differing.iter().map(|one| {
+        let side = |index: usize| match (&one.shapes[index], one.numbers[index]) {
+            (Some(shape), Some(number)) => format!("{number} {}", flattened(shape)),
+            _ => "–".to_owned(),
+        };
+        let number =
+            |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.3e}"));
+        let (largest, relative) = (number(one.largest), number(one.relative));
+        vec![one.name.clone(), side(0), side(1), largest, relative]
+    });
+    let summary = format!(
+        "{} tensors in the first, {} in the second: {} equal, {} differ",
+        names.0.len(),
+        names.1.len(),
+        all.len() - differing.len(),
+        differing.len()
+    );
+    let mut lines = Vec::new();
+    if !differing.is_empty() {
+        lines.push(aligned(&[head].into_iter().chain(rows).collect::<Vec<_>>(), &[3, 4]));
+    }
+    lines.push(summary.clone());
+    let json = json!({
+        "first": first.path().display().to_string(),
+        "second": second.path().display().to_string(),
+        "backbone": arguments.backbone,
+        "tolerance": arguments.tolerance,
+        "equal": differing.is_empty(),
+        "tensors": all,
+    });
+    let answer = Answer { text: lines.join("\n"), json };
+    if differing.is_empty() {
+        return Ok(answer);
+    }
+    Err(anyhow::Error::new(Finding { answer, error: Error::Run(summary) }))
 }

@@ -1,11 +1,128 @@
 //! Turn weights of another system into ours.
 
+use super::{file_of, flattened, named_flavor, named_stem};
 use crate::cli::Answer;
-use anyhow::{Result, bail};
+use crate::cli::evaluate::choose_preprocess;
+use crate::cli::table::aligned;
+use anyhow::Result;
+use diptych::error::Error;
+use diptych::evaluate::weights::Weights;
+use diptych::train::checkpoint::{self, KEY};
+use diptych::train::journal::{Event, Journal};
+use diptych::weights::{Import, Row, Stated, TensorFile};
+use serde_json::json;
+use std::path::PathBuf;
+use tch::Device;
 
 #[derive(clap::Args)]
-pub(in crate::cli) struct Arguments {}
+#[command(after_help = "Examples:
+  diptych weights import moco_v2_800ep_pretrain.pth.tar --out moco.safetensors
+  diptych weights import resnet18.pth --stem cifar --preprocess cifar --out mine.safetensors
 
-pub(super) fn run(_: &Arguments) -> Result<Answer> {
-    bail!("not built yet")
+Whose file it is, is told by its names (`diptych weights show FILE`); every tensor of the backbone must match.")]
+pub(in crate::cli) struct Arguments {
+    /// A file of weights: safetensors, PyTorch, pickle, TensorFlow's .index
+    file: PathBuf,
+    /// The model to write, a .safetensors file that every command takes
+    #[arg(long)]
+    out: PathBuf,
+    /// Whose file it is [default: recognised by its names]
+    #[arg(long)]
+    family: Option<String>,
+    /// The stem of a network with a 3×3 kernel, where its family does not say: cifar, `cifar_pad2`, `cifar_no_relu`
+    #[arg(long)]
+    stem: Option<String>,
+    /// Whose rules its network follows: torchvision or `simclr_tf` [default: its family's]
+    #[arg(long)]
+    flavor: Option<String>,
+    /// How images are prepared: imagenet, cifar, resize-S, ... [default: as its family published]
+    #[arg(long)]
+    preprocess: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
+    if arguments.out.extension().is_none_or(|end| end != "safetensors") {
+        let out = arguments.out.display();
+        return Err(
+            Error::Recipe(format!("`--out` must end in .safetensors, found `{out}`")).into()
+        );
+    }
+    let stated = Stated {
+        family: arguments.family.clone(),
+        stem: arguments.stem.as_deref().map(named_stem).transpose()?,
+        flavor: arguments.flavor.as_deref().map(named_flavor).transpose()?,
+    };
+    let file = TensorFile::open(&file_of(&arguments.file))?;
+    if file.notes().contains_key(KEY) {
+        return Err(Error::Weights(format!(
+            "`{}` is a model of diptych already, which every command takes",
+            file.path().display()
+        ))
+        .into());
+    }
+    let import = Import::plan(&file, &stated)?;
+    let weights = Weights::imported(&file, &stated, Device::Cpu)?;
+    let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
+    let hashes: Vec<String> = file.hashes()?;
+    let source = json!({
+        "family": import.family.id,
+        "format": file.format().name(),
+        "group": import.group,
+        "blake3": hashes,
+    });
+    let model = json!({ "backbone": weights.config, "preprocess": preprocess, "source": source });
+    let text = format!(
+        "imported from {} ({}), BLAKE3 {:.16}",
+        import.family.title,
+        file.format().name(),
+        hashes.first().map_or("", String::as_str)
+    );
+    let journal =
+        Journal { events: vec![Event { step: 0, text: text.clone() }], ..Journal::default() };
+    checkpoint::save_model(&arguments.out, (&model, &journal), &weights.tensors())?;
+    let summary = import.summary();
+    let lines = [
+        table(&import.rows),
+        text,
+        format!("{summary}; images are prepared as `{}`", preprocess.id),
+        arguments.out.display().to_string(),
+    ];
+    let rows: Vec<_> = import
+        .rows
+        .iter()
+        .map(|row| {
+            json!({
+                "name": row.name,
+                "outcome": row.outcome.name(),
+                "becomes": row.becomes,
+                "shape": row.shape,
+                "remark": row.remark,
+            })
+        })
+        .collect();
+    let json = json!({
+        "out": arguments.out.display().to_string(),
+        "source": source,
+        "backbone": weights.config,
+        "preprocess": preprocess,
+        "hash": weights.hash(),
+        "matched": weights.matched,
+        "left": weights.left_over,
+        "elsewhere": import.elsewhere,
+        "tensors": rows,
+    });
+    Ok(Answer { text: lines.join("\n"), json })
+}
+
+fn table(rows: &[Row]) -> String {
+    let head = ["tensor", "shape", "", "becomes"].map(str::to_owned).to_vec();
+    let lines = rows.iter().map(|row| {
+        let becomes = row.becomes.clone().unwrap_or_default();
+        let becomes = match row.remark.as_str() {
+            "" => becomes,
+            remark => format!("{becomes} ({remark})"),
+        };
+        vec![row.name.clone(), flattened(&row.shape), row.outcome.name().to_owned(), becomes]
+    });
+    aligned(&[head].into_iter().chain(lines).collect::<Vec<_>>(), &[])
 }

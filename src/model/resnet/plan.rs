@@ -15,6 +15,8 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct StemPlan {
     pub(super) convolutions: Vec<Geometry>,
+    /// Whether a `ReLU` is behind them.
+    pub(super) relu: bool,
     pub(super) pool: Option<MaxPool>,
 }
 
@@ -269,7 +271,7 @@ fn stem(config: &BackboneConfig) -> StemPlan {
     let inputs = config.input_channels;
     let convolutions = match config.stem {
         Stem::ImageNet => vec![Geometry::new(inputs, full, 7, 2)],
-        Stem::Cifar => vec![Geometry::new(inputs, full, 3, 1)],
+        Stem::Cifar | Stem::CifarNoRelu => vec![Geometry::new(inputs, full, 3, 1)],
         Stem::CifarPad2 => vec![Geometry { padding: 2, ..Geometry::new(inputs, full, 3, 1) }],
         Stem::ResNetD => vec![
             Geometry::new(inputs, half, 3, 2),
@@ -278,11 +280,11 @@ fn stem(config: &BackboneConfig) -> StemPlan {
         ],
     };
     let pool = match (config.stem, config.flavor) {
-        (Stem::Cifar | Stem::CifarPad2, _) => None,
+        (Stem::Cifar | Stem::CifarPad2 | Stem::CifarNoRelu, _) => None,
         (_, Flavor::Torchvision) => Some(MaxPool::AllSides),
         (_, Flavor::SimclrTf) => Some(MaxPool::Same),
     };
-    StemPlan { convolutions, pool }
+    StemPlan { convolutions, relu: config.stem != Stem::CifarNoRelu, pool }
 }
 
 /// The residual branch of a block, but for its last convolution.

@@ -1,0 +1,527 @@
+//! Whose file it is: where each system's training code leaves the backbone, told by the names in the file.
+
+use crate::augment::Preprocess;
+use crate::error::Result;
+use crate::model::resnet::{Flavor, Stem};
+
+/// How one system names things. Names are meant without a leading `module.`, if all in the dictionary have one
+/// (PyTorch's parallel wrappers put it there).
+#[derive(Debug)]
+pub struct Family {
+    /// Its name in records and on the command line.
+    pub id: &'static str,
+    /// Whose files these are.
+    pub title: &'static str,
+    /// Where the dictionary with the backbone lies; the first that is there.
+    pub groups: &'static [&'static str],
+    /// What the names of the backbone begin with; the first that fits.
+    pub prefixes: &'static [&'static str],
+    /// Beginnings of names of which one must be in the dictionary; none needed if empty.
+    pub signs: &'static [&'static str],
+    /// Side of the kernel of the first convolution, where only one was published.
+    pub kernel: Option<usize>,
+    /// From its names to torchvision's.
+    pub names: Names,
+    /// Beginnings of names that are expected beside the backbone and left where they are.
+    pub drops: &'static [&'static str],
+    /// The stem of its networks with a 3×3 kernel, which weights do not tell; none if it was not published.
+    pub small_stem: Option<Stem>,
+    /// Whose rules its networks follow.
+    pub flavor: Flavor,
+    /// How it prepares images: one if all its files do so, several if that must be stated, none if nothing is known.
+    pub preprocess: &'static [Prepared],
+    /// Whether running statistics may come in several parts, of which the mean is meant.
+    pub split_norms: bool,
+    /// What else must hold.
+    pub test: Test,
+}
+
+/// From a system's names to torchvision's.
+#[derive(Clone, Copy, Debug)]
+pub enum Names {
+    /// The same names.
+    Same,
+    /// Other first parts, and other parts within: `0.weight` is `conv1.weight`, `shortcut` is `downsample`.
+    Parts {
+        /// First parts.
+        first: &'static [(&'static str, &'static str)],
+        /// Parts anywhere.
+        within: &'static [(&'static str, &'static str)],
+    },
+    /// Those of Separius' converter of SimCLRv2.
+    Separius,
+}
+
+/// What tells a family beside its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// Nothing.
+    Names,
+    /// The projection of a block comes before its convolutions.
+    ShortcutFirst,
+    /// A classifier of 1,000 classes in a file of PyTorch's.
+    ImageNetClassifier,
+}
+
+/// How images are prepared: a preprocessing by its id, perhaps with another mean and deviation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prepared {
+    /// What `--preprocess` takes.
+    pub id: &'static str,
+    /// Mean and standard deviation, where they are not those of the id.
+    pub normalization: Option<([f64; 3], [f64; 3])>,
+}
+
+impl Prepared {
+    /// The preprocessing.
+    ///
+    /// # Errors
+    /// Those of [`Preprocess::named`].
+    pub fn preprocess(&self) -> Result<Preprocess> {
+        let plain = Preprocess::named(self.id)?;
+        Ok(match self.normalization {
+            Some((mean, std)) => plain.normalized(mean, std),
+            None => plain,
+        })
+    }
+}
+
+const fn plain(id: &'static str) -> Prepared {
+    Prepared { id, normalization: None }
+}
+
+/// Mean and deviation of `ImageNet`, and of CIFAR-10 and STL-10 as solo-learn has them.
+const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+const SOLO_CIFAR: ([f64; 3], [f64; 3]) = ([0.4914, 0.4822, 0.4465], [0.247, 0.243, 0.261]);
+const SOLO_STL: ([f64; 3], [f64; 3]) = ([0.4914, 0.4823, 0.4466], [0.247, 0.243, 0.261]);
+
+/// What most files are; the rows below say what is different.
+const COMMON: Family = Family {
+    id: "",
+    title: "",
+    groups: &["state_dict"],
+    prefixes: &[""],
+    signs: &[],
+    kernel: None,
+    names: Names::Same,
+    drops: &[],
+    small_stem: None,
+    flavor: Flavor::Torchvision,
+    preprocess: &[plain("imagenet")],
+    split_norms: false,
+    test: Test::Names,
+};
+
+/// Lightning checkpoints of lightly's benchmarks hold these beside the backbone.
+const LIGHTLY_HEADS: &[&str] = &[
+    "projection_head",
+    "prediction_head",
+    "online_classifier.",
+    "knn_classifier.",
+    "query_",
+    "key_",
+    "teacher_",
+    "student_",
+    "backbone_momentum.",
+    "head.",
+    "prototypes.",
+    "criterion.",
+    "memory_bank",
+    "start_queue_at_epoch",
+    "queues.",
+    "smog.",
+    "feature_bank",
+    "targets_bank",
+    "center",
+];
+
+/// All families, the more special ones first: a file is of the first that fits.
+pub const FAMILIES: &[Family] = &[
+    Family {
+        id: "moco-cifar-demo",
+        title: "MoCo's CIFAR-10 demonstration",
+        prefixes: &["encoder_q.net."],
+        kernel: Some(3),
+        names: Names::Parts {
+            first: &[
+                ("0", "conv1"),
+                ("1", "bn1"),
+                ("3", "layer1"),
+                ("4", "layer2"),
+                ("5", "layer3"),
+                ("6", "layer4"),
+            ],
+            within: &[],
+        },
+        drops: &["encoder_q.net.9.", "encoder_k.", "queue"],
+        small_stem: Some(Stem::Cifar),
+        preprocess: &[plain("cifar")],
+        ..COMMON
+    },
+    Family {
+        id: "moco",
+        title: "MoCo v1 and v2, PCL, CLD on ImageNet",
+        prefixes: &["encoder_q."],
+        drops: &[
+            "encoder_q.fc.",
+            "encoder_q.pre_fc.",
+            "encoder_q.groupDis.",
+            "encoder_k.",
+            "queue",
+        ],
+        ..COMMON
+    },
+    Family {
+        id: "vissl",
+        title: "VISSL",
+        groups: &["classy_state_dict/base_model/model/trunk", "model_state_dict", ""],
+        prefixes: &["_feature_blocks.", "trunk._feature_blocks."],
+        drops: &["heads.", "_feature_blocks.fc."],
+        ..COMMON
+    },
+    Family {
+        id: "separius",
+        title: "SimCLRv2, converted by Separius",
+        groups: &["resnet"],
+        prefixes: &["net."],
+        names: Names::Separius,
+        drops: &["fc."],
+        flavor: Flavor::SimclrTf,
+        preprocess: &[plain("simclr")],
+        ..COMMON
+    },
+    Family {
+        id: "lightly-cifar",
+        title: "lightly's CIFAR-10 benchmark, GSG on CIFAR",
+        prefixes: &["backbone."],
+        kernel: Some(3),
+        names: Names::Parts {
+            first: &[
+                ("0", "conv1"),
+                ("1", "bn1"),
+                ("2", "layer1"),
+                ("3", "layer2"),
+                ("4", "layer3"),
+                ("5", "layer4"),
+            ],
+            within: &[("shortcut", "downsample")],
+        },
+        drops: LIGHTLY_HEADS,
+        small_stem: Some(Stem::CifarNoRelu),
+        preprocess: &[Prepared { id: "cifar", normalization: Some(IMAGENET) }],
+        split_norms: true,
+        ..COMMON
+    },
+    Family {
+        id: "lightly-imagenette",
+        title: "lightly's Imagenette benchmark",
+        prefixes: &["backbone."],
+        kernel: Some(7),
+        names: Names::Parts {
+            first: &[
+                ("0", "conv1"),
+                ("1", "bn1"),
+                ("4", "layer1"),
+                ("5", "layer2"),
+                ("6", "layer3"),
+                ("7", "layer4"),
+            ],
+            within: &[],
+        },
+        drops: LIGHTLY_HEADS,
+        preprocess: &[Prepared { id: "short-128", normalization: Some(IMAGENET) }],
+        ..COMMON
+    },
+    Family {
+        id: "lightly",
+        title: "lightly's ImageNet benchmark",
+        prefixes: &["backbone."],
+        signs: &["projection_head.", "online_classifier.", "query_backbone.", "student_"],
+        kernel: Some(7),
+        drops: LIGHTLY_HEADS,
+        ..COMMON
+    },
+    Family {
+        id: "mmselfsup",
+        title: "OpenSelfSup, MMSelfSup, MMPretrain",
+        prefixes: &["backbone."],
+        signs: &["neck.", "head.", "data_preprocessor.", "encoder_q.", "online_net."],
+        drops: &[
+            "neck.",
+            "head.",
+            "data_preprocessor.",
+            "target_generator.",
+            "encoder_q.",
+            "encoder_k.",
+            "online_net.",
+            "target_net.",
+            "queue",
+            "memory_bank",
+        ],
+        ..COMMON
+    },
+    Family {
+        id: "solo-learn-cifar",
+        title: "solo-learn on CIFAR",
+        prefixes: &["backbone.", "encoder."],
+        signs: SOLO_SIGNS,
+        kernel: Some(3),
+        drops: SOLO_HEADS,
+        small_stem: Some(Stem::CifarPad2),
+        preprocess: &[Prepared { id: "cifar", normalization: Some(SOLO_CIFAR) }],
+        ..COMMON
+    },
+    Family {
+        id: "solo-learn",
+        title: "solo-learn on ImageNet, ImageNet-100 or STL-10",
+        prefixes: &["backbone.", "encoder."],
+        signs: SOLO_SIGNS,
+        kernel: Some(7),
+        drops: SOLO_HEADS,
+        preprocess: &[plain("imagenet"), Prepared { id: "stl", normalization: Some(SOLO_STL) }],
+        ..COMMON
+    },
+    Family {
+        id: "simsiam",
+        title: "SimSiam, GSG on ImageNet",
+        prefixes: &["encoder."],
+        signs: &["predictor."],
+        drops: &["encoder.fc.", "predictor.", "encoder_momentum."],
+        ..COMMON
+    },
+    Family {
+        id: "pycontrast",
+        title: "PyContrast, FT, InfoMin, PIRL, InsDis",
+        groups: &["model"],
+        prefixes: &["encoder."],
+        kernel: Some(7),
+        drops: &["head.", "head_jig.", "jigsaw", "encoder.fc."],
+        ..COMMON
+    },
+    Family {
+        id: "cld-cifar",
+        title: "CLD and NPID on small images",
+        groups: &["net", "model", "model_ema"],
+        signs: &["linear.", "groupDis.", "pre_fc."],
+        kernel: Some(3),
+        names: Names::Parts { first: &[], within: &[("shortcut", "downsample")] },
+        drops: &["linear.", "groupDis.", "pre_fc.", "l2norm."],
+        small_stem: Some(Stem::Cifar),
+        preprocess: &[plain("cifar"), plain("stl"), plain("kitchen")],
+        ..COMMON
+    },
+    Family {
+        id: "swav",
+        title: "SwAV, DeepCluster v2, SeLa v2",
+        groups: &["", "state_dict"],
+        signs: &["prototypes."],
+        drops: &["projection_head.", "prototypes.", "queue"],
+        ..COMMON
+    },
+    Family {
+        id: "spijkervet",
+        title: "Spijkervet's SimCLR",
+        groups: &[""],
+        prefixes: &["encoder."],
+        signs: &["projector."],
+        kernel: Some(7),
+        drops: &["projector.", "encoder.fc."],
+        preprocess: &[plain("adam-features")],
+        ..COMMON
+    },
+    Family {
+        id: "tonylins",
+        title: "SimCLR v1, converted by tonylins",
+        drops: &["fc."],
+        flavor: Flavor::SimclrTf,
+        preprocess: &[plain("simclr")],
+        test: Test::ShortcutFirst,
+        ..COMMON
+    },
+    Family {
+        id: "torchvision",
+        title: "torchvision",
+        groups: &["", "state_dict", "model"],
+        signs: &["fc."],
+        kernel: Some(7),
+        drops: &["fc."],
+        test: Test::ImageNetClassifier,
+        ..COMMON
+    },
+    Family {
+        id: "bare",
+        title: "torchvision's or timm's names, without saying whose",
+        groups: &["", "state_dict", "model", "model_state_dict", "net", "backbone", "encoder"],
+        prefixes: &["", "backbone.", "encoder."],
+        drops: &["fc.", "projector.", "classifier.", "optimizer."],
+        preprocess: &[],
+        ..COMMON
+    },
+];
+
+/// What a Lightning checkpoint of solo-learn holds beside the backbone.
+const SOLO_SIGNS: &[&str] = &["classifier.", "projector.", "predictor.", "momentum_"];
+const SOLO_HEADS: &[&str] = &[
+    "classifier.",
+    "projector",
+    "predictor",
+    "momentum_",
+    "prototypes",
+    "queue",
+    "temporal_",
+    "knn.",
+    "key_projector",
+    "frame_projector",
+    "whitening.",
+    "head.",
+];
+
+impl Names {
+    /// A name of the backbone in torchvision's, ours for selective kernels; none if it is no name of a network. `deep` says
+    /// whether a converted SimCLRv2 has selective kernels, see [`Self::is_deep`].
+    pub fn translated(self, name: &str, deep: bool) -> Option<String> {
+        match self {
+            Self::Same => Some(name.to_owned()),
+            Self::Parts { first, within } => {
+                let other = |list: &[(&'static str, &'static str)], part: &str| {
+                    list.iter().find(|(theirs, _)| *theirs == part).map(|(_, ours)| *ours)
+                };
+                let mut parts = name.split('.');
+                let head = parts.next()?;
+                let head = if first.is_empty() { head } else { other(first, head)? };
+                let rest = parts.map(|part| other(within, part).unwrap_or(part));
+                Some([head].into_iter().chain(rest).collect::<Vec<_>>().join("."))
+            }
+            Self::Separius => separius(name, deep),
+        }
+    }
+
+    /// Whether names are those of a network with selective kernels, which shifts the numbers of the rest.
+    pub fn is_deep<'a>(self, mut names: impl Iterator<Item = &'a str>) -> bool {
+        matches!(self, Self::Separius) && names.any(|name| name.starts_with("0.5."))
+    }
+}
+
+/// `0.…` is the stem, `G.blocks.B.…` a block. `deep` networks have three convolutions in the stem, selective kernels, and
+/// shortcuts that pool.
+fn separius(name: &str, deep: bool) -> Option<String> {
+    let parts: Vec<&str> = name.split('.').collect();
+    let (last, path) = parts.split_last()?;
+    let place = match (path, deep) {
+        (["0", "0"], false) => "conv1".to_owned(),
+        (["0", "1", "0"], false) => "bn1".to_owned(),
+        (["0", number @ ("0" | "2" | "4")], true) => {
+            format!("conv1.{}", ["0", "3", "6"][number.parse::<usize>().ok()? / 2])
+        }
+        (["0", "1", "0"], true) => "conv1.1".to_owned(),
+        (["0", "3", "0"], true) => "conv1.4".to_owned(),
+        (["0", "5", "0"], true) => "bn1".to_owned(),
+        ([group, "blocks", block, inner @ ..], _) => {
+            let inner = match (inner, deep) {
+                (["projection", "shortcut"], false) => "downsample.0",
+                (["projection", "bn", "0"], false) | (["projection", "shortcut", "2"], true) => {
+                    "downsample.1"
+                }
+                (["projection", "bn", "0"], true) => "downsample.2",
+                (["net", "0"], _) => "conv1",
+                (["net", "1", "0"], _) => "bn1",
+                (["net", "2"], false) => "conv2",
+                (["net", "3", "0"], false) => "bn2",
+                (["net", "4"], false) | (["net", "3"], true) => "conv3",
+                (["net", "5", "0"], false) | (["net", "4", "0"], true) => "bn3",
+                (["net", "2", "main_conv", "0"], true) => "sk.split",
+                (["net", "2", "main_conv", "1", "0"], true) => "sk.split_bn",
+                (["net", "2", "mixing_conv", "0"], true) => "sk.squeeze",
+                (["net", "2", "mixing_conv", "1", "0"], true) => "sk.squeeze_bn",
+                (["net", "2", "mixing_conv", "2"], true) => "sk.select",
+                _ => return None,
+            };
+            format!("layer{group}.{block}.{inner}")
+        }
+        _ => return None,
+    };
+    Some(format!("{place}.{last}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BackboneConfig;
+    use std::collections::BTreeSet;
+
+    /// Names of a block of Separius' network by its plan: what its modules register.
+    fn of_separius(depths: [usize; 4], deep: bool) -> Vec<String> {
+        let norm = |place: String| {
+            ["weight", "bias", "running_mean", "running_var"].map(|part| format!("{place}.{part}"))
+        };
+        let mut names = Vec::new();
+        let stem: &[usize] = if deep { &[0, 2, 4] } else { &[0] };
+        for number in stem {
+            names.push(format!("0.{number}.weight"));
+            names.extend(norm(format!("0.{}.0", number + 1)));
+        }
+        for (group, depth) in (1..).zip(depths) {
+            for block in 0..depth {
+                let place = format!("{group}.blocks.{block}");
+                if block == 0 {
+                    let inner = if deep { ".2" } else { "" };
+                    names.push(format!("{place}.projection.shortcut{inner}.weight"));
+                    names.extend(norm(format!("{place}.projection.bn.0")));
+                }
+                let norms: &[usize] = if deep { &[1, 4] } else { &[1, 3, 5] };
+                let convolutions: &[usize] = if deep { &[0, 3] } else { &[0, 2, 4] };
+                names.extend(convolutions.iter().map(|n| format!("{place}.net.{n}.weight")));
+                names.extend(norms.iter().flat_map(|n| norm(format!("{place}.net.{n}.0"))));
+                if deep {
+                    let kernel = format!("{place}.net.2");
+                    names.push(format!("{kernel}.main_conv.0.weight"));
+                    names.extend(norm(format!("{kernel}.main_conv.1.0")));
+                    names.push(format!("{kernel}.mixing_conv.0.weight"));
+                    names.extend(norm(format!("{kernel}.mixing_conv.1.0")));
+                    names.push(format!("{kernel}.mixing_conv.2.weight"));
+                }
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn names_of_separius_are_those_of_the_network_with_and_without_selective_kernels() {
+        for (deep, settings) in [
+            (false, r#"{"name":"resnet50","flavor":"simclr_tf"}"#),
+            (
+                true,
+                r#"{"name":"resnet50","flavor":"simclr_tf","stem":"resnet_d","sk_ratio":0.0625}"#,
+            ),
+        ] {
+            let config: BackboneConfig = serde_json::from_str(settings).unwrap();
+            let theirs = of_separius([3, 4, 6, 3], deep);
+            assert_eq!(theirs.len(), if deep { 371 } else { 265 });
+            assert_eq!(Names::Separius.is_deep(theirs.iter().map(String::as_str)), deep);
+            let translated: BTreeSet<String> =
+                theirs.iter().map(|name| Names::Separius.translated(name, deep).unwrap()).collect();
+            let ours: BTreeSet<String> =
+                config.tensors().into_iter().map(|(name, _)| name).collect();
+            assert_eq!(translated, ours);
+        }
+        assert_eq!(Names::Separius.translated("1.blocks.0.net.9.weight", false), None);
+    }
+
+    #[test]
+    fn parts_of_names_are_other_parts() {
+        let lightly = FAMILIES.iter().find(|family| family.id == "lightly-cifar").unwrap();
+        let name = |theirs: &str| lightly.names.translated(theirs, false);
+        assert_eq!(name("3.0.shortcut.1.bias").unwrap(), "layer2.0.downsample.1.bias");
+        assert_eq!(name("0.weight").unwrap(), "conv1.weight");
+        assert_eq!(name("9.weight"), None);
+    }
+
+    #[test]
+    fn ids_are_unique_and_every_preprocessing_exists() {
+        let ids: BTreeSet<&str> = FAMILIES.iter().map(|family| family.id).collect();
+        assert_eq!(ids.len(), FAMILIES.len());
+        for prepared in FAMILIES.iter().flat_map(|family| family.preprocess) {
+            prepared.preprocess().unwrap();
+        }
+    }
+}
