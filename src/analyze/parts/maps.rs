@@ -115,7 +115,7 @@ fn whole_numbers(rows: &Tensor) -> Tensor {
 /// Side of the map of a block group for an input of a side.
 pub(super) fn map_side(config: &BackboneConfig, side: usize, block: u8) -> usize {
     let halvings = match config.stem {
-        Stem::Cifar | Stem::CifarPad2 => u32::from(block) - 1,
+        Stem::Cifar | Stem::CifarPad2 | Stem::CifarNoRelu => u32::from(block) - 1,
         Stem::ImageNet | Stem::ResNetD => u32::from(block) + 1,
     };
     let padded = if config.stem == Stem::CifarPad2 { side + 2 } else { side };
@@ -125,7 +125,7 @@ pub(super) fn map_side(config: &BackboneConfig, side: usize, block: u8) -> usize
 /// The side of a network's input: that asked for, or what makes the map of block group 4 14 × 14.
 pub fn side_for(config: &BackboneConfig, settings: &Settings) -> usize {
     settings.size.unwrap_or(match config.stem {
-        Stem::Cifar | Stem::CifarPad2 => 112,
+        Stem::Cifar | Stem::CifarPad2 | Stem::CifarNoRelu => 112,
         Stem::ImageNet | Stem::ResNetD => 448,
     })
 }
