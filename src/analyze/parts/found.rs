@@ -1,5 +1,6 @@
 //! Every map of an analysis, in an order that keeps colours, and its numbers.
 
+use super::earlier::Earlier;
 use super::maps::{self, Maps, Picture, Subject, check_memory, side_for};
 use super::numbers::{self, Agreement, Sample, Stability, Truth};
 use super::order::{Order, by_first_pixel, by_size, matched};
@@ -28,7 +29,6 @@ pub struct Map {
     /// Block group; none are raw pixels.
     pub block: Option<u8>,
     /// How it was made.
-    #[serde(serialize_with = "named")]
     pub algorithm: Algorithm,
     /// Number of clusters.
     pub k: usize,
@@ -59,13 +59,6 @@ pub struct Map {
     /// Share of the images in which each cluster occurs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub image_shares: Vec<f64>,
-}
-
-fn named<S: serde::Serializer>(
-    algorithm: &Algorithm,
-    to: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    to.serialize_str(algorithm_name(*algorithm))
 }
 
 impl Map {
@@ -109,6 +102,8 @@ pub struct Found {
     pub maps: Vec<Map>,
     /// By what differs.
     pub pairs: Vec<Pair>,
+    /// Maps whose colours those of the first layer take over.
+    earlier: Option<Earlier>,
 }
 
 impl Found {
@@ -173,9 +168,11 @@ pub fn find(
         }
     }
     check_memory(subjects, pictures.len(), settings)?;
+    let earlier = settings.like.as_deref();
+    let earlier = earlier.map(|folder| Earlier::read(folder, settings, pictures)).transpose()?;
     let layers = |subject: &Subject| subject.weights.map_or(1, |_| settings.blocks.len());
     let all: usize = subjects.iter().map(layers).sum();
-    let mut found = Found { subjects: Vec::new(), maps: Vec::new(), pairs: Vec::new() };
+    let mut found = Found { subjects: Vec::new(), maps: Vec::new(), pairs: Vec::new(), earlier };
     let mut done = 0;
     for (at, subject) in subjects.iter().enumerate() {
         found.subjects.push(subject.name.clone());
@@ -284,8 +281,8 @@ fn ordered(map: &Map, found: &Found, settings: &Settings) -> Result<Vec<u8>> {
     }
 }
 
-/// The map whose colours another one takes over: with the first algorithm; of the first layer of the model; of the first
-/// model; with fewer clusters.
+/// The map whose colours another one takes over: with the first algorithm; of the same block group of the
+/// first model; of the first layer of the model; of an earlier analysis; with fewer clusters.
 fn reference<'a>(map: &Map, found: &'a Found, settings: &Settings) -> Option<&'a Map> {
     let first = settings.algorithms[0];
     let of = |layer, k| found.map(layer, map.scope, first, k);
@@ -297,8 +294,11 @@ fn reference<'a>(map: &Map, found: &'a Found, settings: &Settings) -> Option<&'a
     let start =
         found.layers().into_iter().find(|(subject, _)| *subject == map.subject).unwrap_or(own);
     let twin = (base.0, map.block);
-    let others = [twin, start, base].into_iter().filter(|layer| *layer != own);
-    others.filter_map(|layer| of(layer, map.k)).next().or_else(|| {
+    let mut others = [twin, start, base].into_iter().filter(|layer| *layer != own);
+    others.find_map(|layer| of(layer, map.k)).or_else(|| {
+        if let Some(earlier) = found.earlier.as_ref().and_then(|it| it.map(map.scope, map.k)) {
+            return Some(earlier);
+        }
         let at = settings.clusters.iter().position(|k| *k == map.k)?;
         of(own, settings.clusters[at.checked_sub(1)?])
     })

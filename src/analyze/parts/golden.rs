@@ -1,4 +1,4 @@
-//! What OpenCV and scikit-learn found, made by `tests/golden/parts.py`.
+//! What `OpenCV` and scikit-learn found, made by `tests/golden/parts.py`.
 
 use serde_json::Value;
 use std::collections::BTreeMap;

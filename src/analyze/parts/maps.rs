@@ -101,7 +101,7 @@ impl Maps {
     }
 }
 
-/// Brought to 0 to 255 between the least and the largest of all values, and cut to whole numbers (OpenCV's `normalize`, then
+/// Brought to 0 to 255 between the least and the largest of all values, and cut to whole numbers (`OpenCV`'s `normalize`, then
 /// bytes); all zeros where there is one value only.
 fn whole_numbers(rows: &Tensor) -> Tensor {
     let (least, most) = (rows.min().double_value(&[]), rows.max().double_value(&[]));

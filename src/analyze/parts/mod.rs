@@ -9,6 +9,7 @@
 //!
 //! [`find`] computes, [`write()`] leaves a folder. The published code departs from the published text; [`Mode`] has both.
 
+mod earlier;
 mod figures;
 mod found;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub mod paint;
 mod tests;
 mod write;
 
+pub use earlier::Earlier;
 pub use found::{Found, Map, Pair, Scope, find};
 pub use maps::{Picture, Subject, read_pictures, side_for};
 pub use write::{Told, write};
@@ -34,6 +36,7 @@ use paint::Enlarge;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// Version of the analysis.
 pub const VERSION: u32 = 1;
@@ -57,6 +60,10 @@ pub struct Settings {
     pub mode: Mode,
     /// Which number, and so which colour, a cluster gets.
     pub order: Order,
+    /// Folder of an earlier analysis of the same images, whose colours are gone on with where the order is
+    /// [`Order::Match`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub like: Option<PathBuf>,
     /// How masks become as large as pictures.
     pub enlarge: Enlarge,
     /// Colours.
@@ -74,7 +81,7 @@ pub struct Settings {
 }
 
 /// Settings that are left out while they have no value.
-pub const OPTIONAL: [&str; 1] = ["size"];
+pub const OPTIONAL: [&str; 2] = ["size", "like"];
 
 impl Default for Settings {
     fn default() -> Self {
@@ -85,6 +92,7 @@ impl Default for Settings {
             together: false,
             mode: Mode::default(),
             order: Order::default(),
+            like: None,
             enlarge: Enlarge::default(),
             palette: Palette::default(),
             raw_resize: RawResize::default(),

@@ -85,10 +85,12 @@ pub fn truth(parts: &[u32], clusters: &[u32]) -> Result<Truth> {
 /// algorithms, whatever they make small.
 pub fn inertias(rows: &Tensor, labels: &[u8], k: usize) -> Vec<f64> {
     let _guard = tch::no_grad_guard();
+    // Around their mean, so that what is left after the subtraction below keeps its digits.
+    let rows = rows - rows.mean_dim(0, true, None);
     let names: Vec<i64> = labels.iter().map(|label| i64::from(*label)).collect();
     let members = Tensor::from_slice(&names).one_hot(k as i64).to_kind(Kind::Float);
     let counts = members.sum_dim_intlist(0, false, Kind::Double);
-    let sums = members.tr().mm(rows).to_kind(Kind::Double);
+    let sums = members.tr().mm(&rows).to_kind(Kind::Double);
     let squares = rows.square().sum_dim_intlist(1, false, Kind::Double);
     let squares = members.to_kind(Kind::Double).tr().mv(&squares);
     let lengths = sums.square().sum_dim_intlist(1, false, None) / counts.clamp_min(1.0);

@@ -35,7 +35,7 @@ struct Choice {
 }
 
 impl Choice {
-    fn new(value: impl ToString, label: impl ToString) -> Self {
+    fn new(value: &impl ToString, label: &impl ToString) -> Self {
         Self { value: value.to_string(), label: label.to_string(), uri: None }
     }
 }
@@ -53,15 +53,15 @@ pub(super) fn page(album: &Album) -> Result<String> {
     );
     let images = album.pictures.iter().enumerate().map(|(at, picture)| {
         let uri = thumbnail(picture).ok();
-        Choice { uri, ..Choice::new(at, name_of(picture)) }
+        Choice { uri, ..Choice::new(&at, &name_of(picture)) }
     });
     let networks = album.found.layers().iter().any(|(_, block)| block.is_some());
     let blocks = settings.blocks.iter().filter(|_| networks);
     let models = album.found.subjects.iter().enumerate();
     let algorithms = settings.algorithms.iter();
-    let algorithms = algorithms.map(|it| Choice::new(algorithm_name(*it), algorithm_title(*it)));
+    let algorithms = algorithms.map(|it| Choice::new(&algorithm_name(*it), &algorithm_title(*it)));
     let groups = vec![
-        ("Model", "model", models.map(|(at, name)| Choice::new(at, name)).collect()),
+        ("Model", "model", models.map(|(at, name)| Choice::new(&at, name)).collect()),
         ("Block group", "block", blocks.map(|block| Choice::new(block, block)).collect()),
         ("Algorithm", "algorithm", algorithms.collect()),
         ("Clusters", "k", settings.clusters.iter().map(|k| Choice::new(k, k)).collect()),

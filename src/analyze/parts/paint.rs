@@ -1,4 +1,4 @@
-//! Painting a map of labels over a picture, in the arithmetic of the published figures (OpenCV's on bytes).
+//! Painting a map of labels over a picture, in the arithmetic of the published figures (`OpenCV`'s on bytes).
 
 use crate::analyze::palette::Color;
 use crate::data::Image;
@@ -45,7 +45,7 @@ struct Taps {
     weights: [i32; 2],
 }
 
-/// Taps of OpenCV's `INTER_LINEAR` with half-pixel centres; beyond the edge of a row the nearer pixel counts alone, beyond
+/// Taps of `OpenCV`'s `INTER_LINEAR` with half-pixel centres; beyond the edge of a row the nearer pixel counts alone, beyond
 /// that of a column (`vertical`) both taps are that pixel and keep their weights.
 fn taps(from: usize, to: usize, vertical: bool) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
@@ -69,7 +69,7 @@ fn taps(from: usize, to: usize, vertical: bool) -> Vec<Taps> {
     (0..to).map(tap).collect()
 }
 
-/// OpenCV's `INTER_LINEAR` on bytes, bit for bit: no smoothing when it shrinks.
+/// `OpenCV`'s `INTER_LINEAR` on bytes, bit for bit: no smoothing when it shrinks.
 pub fn linear(picture: &Image, (width, height): (usize, usize)) -> Image {
     let (columns, rows) = (taps(picture.width, width, false), taps(picture.height, height, true));
     let line = |row: usize| -> Vec<i32> {
@@ -103,13 +103,13 @@ pub fn linear(picture: &Image, (width, height): (usize, usize)) -> Image {
     Image { width, height, pixels }
 }
 
-/// The source of each place of a line under OpenCV's `INTER_NEAREST`, which knows no half pixels.
+/// The source of each place of a line under `OpenCV`'s `INTER_NEAREST`, which knows no half pixels.
 pub fn sources(from: usize, to: usize) -> Vec<usize> {
     let step = 1.0 / (to as f64 / from as f64);
     (0..to).map(|at| ((at as f64 * step).floor() as usize).min(from - 1)).collect()
 }
 
-/// OpenCV's `INTER_NEAREST`.
+/// `OpenCV`'s `INTER_NEAREST`.
 pub fn nearest(picture: &Image, (width, height): (usize, usize)) -> Image {
     let columns = sources(picture.width, width);
     let mut pixels = Vec::with_capacity(3 * width * height);
@@ -129,7 +129,7 @@ pub fn nearest_labels(labels: &[u8], from: (usize, usize), to: (usize, usize)) -
         .collect()
 }
 
-/// Averages over the area of each pixel of a smaller picture (OpenCV's `INTER_AREA`, to the nearest byte).
+/// Averages over the area of each pixel of a smaller picture (`OpenCV`'s `INTER_AREA`, to the nearest byte).
 pub fn area(picture: &Image, (width, height): (usize, usize)) -> Image {
     // Which source pixels a place covers, and how much of each.
     let cover = |from: usize, to: usize| -> Vec<Vec<(usize, f64)>> {
@@ -167,7 +167,7 @@ pub fn area(picture: &Image, (width, height): (usize, usize)) -> Image {
     Image { width, height, pixels }
 }
 
-/// Luma of each pixel (ITU-R BT.601 in OpenCV's fixed point). The published code took red for blue and blue for red:
+/// Luma of each pixel (ITU-R BT.601 in `OpenCV`'s fixed point). The published code took red for blue and blue for red:
 /// `swapped`.
 pub fn grey(picture: &Image, swapped: bool) -> Vec<u8> {
     let (pixels, _) = picture.pixels.as_chunks::<3>();
@@ -181,7 +181,7 @@ pub fn grey(picture: &Image, swapped: bool) -> Vec<u8> {
     pixels.iter().map(luma).collect()
 }
 
-/// Rounded half to even, `weight` · (grey + colour) in each channel, at most 255 (OpenCV's `addWeighted`).
+/// Rounded half to even, `weight` · (grey + colour) in each channel, at most 255 (`OpenCV`'s `addWeighted`).
 ///
 /// # Panics
 /// If grey picture and mask differ in size.

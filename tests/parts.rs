@@ -1,0 +1,135 @@
+//! `diptych analyze parts` from the command line to the files.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use assert_cmd::Command;
+use diptych::analyze::parts::{OPTIONAL, Settings};
+use diptych::overrides::flatten;
+use serde_json::Value;
+use std::path::Path;
+
+const DATA: &str = "synthetic:scenes?train=24&test=12";
+
+fn diptych(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("diptych").unwrap();
+    command.current_dir(folder).args(arguments);
+    command
+}
+
+/// A run of two small steps.
+fn pretrained(folder: &Path) {
+    let arguments = ["pretrain", "scenes/simclr", "--out", "run", "--data", DATA];
+    let settings = [
+        "backbone.width=0.125",
+        "data.batch_size=12",
+        "train.max_steps=2",
+        "train.schedule.warmup_epochs=0",
+        "train.knn.every_epochs=0",
+        "train.threads=1",
+    ];
+    diptych(folder, &[&arguments[..], &settings].concat()).assert().success();
+}
+
+const SMALL: [&str; 4] = ["parts.size=32", "parts.picture=64", "parts.clusters=2,3", "images=2"];
+
+fn analyzed(folder: &Path, arguments: &[&str]) -> Value {
+    let arguments = [&["analyze", "parts", "--json"], arguments, &SMALL[..]].concat();
+    let output = diptych(folder, &arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_run_is_analysed_into_its_own_folder_and_several_models_into_one_of_choice() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    pretrained(folder);
+    let found = analyzed(folder, &["run"]);
+    assert_eq!(found["out"], "run/analyses/parts");
+    let of_run = folder.join("run/analyses/parts");
+    let told: Value =
+        serde_json::from_slice(&std::fs::read(of_run.join("analysis.json")).unwrap()).unwrap();
+    assert_eq!(told["kind"], "parts");
+    assert_eq!(told["settings"]["clusters"], serde_json::json!([2, 3]));
+    assert_eq!(told["models"]["run"]["frozen"], true);
+    assert_eq!(told["data"]["queries"], 2);
+    for file in told["files"].as_array().unwrap() {
+        let file = of_run.join(file["file"].as_str().unwrap());
+        assert!(file.is_file(), "{}", file.display());
+    }
+
+    let all = ["run", "--name", "SimCLR", "--untrained", "--pixels", "--out", "all"];
+    let more = ["parts.blocks=3", "parts.algorithms=k-means,ward,bisecting", "--index", "5,1,7"];
+    let found = analyzed(folder, &[&all[..], &more].concat());
+    let models: Vec<&String> = found["models"].as_object().unwrap().keys().collect();
+    assert_eq!(models, ["SimCLR", "Untrained"]);
+    assert_eq!(found["settings"]["images"], serde_json::json!([5, 1, 7]));
+    assert!(found["numbers"]["algorithms/ari"].is_number());
+    assert!(found["numbers"]["Raw pixels/part_iou"].is_number());
+    assert!(folder.join("all/image2-algorithms-untrained-block3.svg").is_file());
+
+    // The same again is the same to the byte, but for the time it took.
+    let map = std::fs::read(folder.join("all/maps/simclr-block3-k-means.npy")).unwrap();
+    let again = ["run", "--name", "SimCLR", "--out", "again", "--index", "5,1,7", "parts.blocks=3"];
+    analyzed(folder, &again);
+    assert_eq!(std::fs::read(folder.join("again/maps/simclr-block3-k-means.npy")).unwrap(), map);
+
+    let together = ["run", "--out", "together", "parts.together=true", "parts.mode=as-published"];
+    let found = analyzed(folder, &together);
+    assert_eq!(found["settings"]["mode"], "as-published");
+    assert!(folder.join("together/together-layers-k-means.png").is_file());
+}
+
+#[test]
+fn pixels_alone_need_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let found = analyzed(folder.path(), &["--pixels", "--data", DATA, "--out", "pixels"]);
+    assert_eq!(found["numbers"].as_object().unwrap().keys().next().unwrap(), "Raw pixels/part_ari");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let data = ["--data", DATA, "--out", "out"];
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["--pixels", "parts.clusters=11"], 2, "at most 10 clusters"),
+        (&["--pixels", "parts.cluster=2"], 2, "parts.clusters"),
+        (&["--pixels", "parts.algorithms=wards"], 2, "ward"),
+        (&["--pixels", "--index", "12"], 3, "no image 12"),
+        (&["--pixels", "--split", "val"], 3, "only train, test"),
+        (&["missing"], 6, "neither a run folder"),
+        (&[], 2, "nothing to analyse"),
+        (&["--untrained"], 2, "name one before it"),
+    ];
+    for (arguments, code, expected) in cases {
+        let arguments = [&["analyze", "parts"], arguments, &data[..]].concat();
+        let output = diptych(folder, &arguments).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
+        assert!(!folder.join("out").exists(), "{arguments:?} left something");
+    }
+    let output =
+        diptych(folder, &["analyze", "parts", "--pixels", "--data", DATA]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--out"));
+}
+
+#[test]
+fn the_guide_names_every_setting_with_its_default() {
+    let guide = include_str!("../docs/analyses.md");
+    let rows = guide.lines().filter_map(|line| line.strip_prefix("| `parts."));
+    let rows: Vec<(String, String)> = rows
+        .map(|row| {
+            let (key, rest) = row.split_once("` | ").unwrap();
+            let default = rest.split_once(" | ").unwrap().0;
+            (key.to_owned(), default.trim_matches('`').to_owned())
+        })
+        .collect();
+    let mut wanted = flatten(&Settings::default());
+    wanted.extend(OPTIONAL.map(|key| (key.to_owned(), "none".to_owned())));
+    assert_eq!(rows.len(), wanted.len());
+    for setting in wanted {
+        assert!(rows.contains(&setting), "{setting:?} of {rows:?}");
+    }
+}
