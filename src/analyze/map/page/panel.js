@@ -48,11 +48,13 @@ function list(points, heading, hint) {
   element("found").hidden = false;
   element("heading").textContent = heading;
   element("hint").textContent = hint;
+  lazily.disconnect();
   element("results").replaceChildren(...points.slice(0, LISTED).map((point) => {
     const picture = make("canvas", { width: 2 * 36, height: 2 * 36, className: side < 72 ? "pixels" : "" });
     picture.style.width = picture.style.height = "36px";
     picture.setAttribute("aria-hidden", "true");
-    if (about.pictures.sheets) fillPicture(picture, point);
+    picture.dataset.wanted = point;
+    if (about.pictures.sheets) lazily.observe(picture);
     const button = make("button", { type: "button" }, picture,
       make("span", {}, titleOf(point), make("small", { textContent: paths[point] })));
     button.dataset.point = point;
