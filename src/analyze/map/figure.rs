@@ -1,7 +1,7 @@
 //! A map that stands still: points in the colours of their classes, for a page or a paper.
 
 use super::colors::Palette;
-use super::{Images, Layout, Maps};
+use super::{Images, Layout, Maps, grouped};
 use crate::analyze::figure::{FONT, base64, svg_to_png, write as write_file};
 use crate::analyze::palette::{Color, hex};
 use crate::analyze::{Form, Output};
@@ -137,7 +137,7 @@ fn svg(layout: &Layout, groups: &Groups, description: &str) -> Result<String> {
             "<text x=\"{}\" y=\"{y}\" font-size=\"14\" fill=\"{INK}\">{} <tspan fill=\"{QUIET}\">{}</tspan></text>",
             left + 20,
             escaped(&entry.name),
-            entry.count
+            grouped(entry.count)
         );
     }
     text.push_str("</svg>\n");

@@ -50,9 +50,11 @@ const maps = about.maps.map((map, index) => {
 
 const colourings = about.colourings.map((colouring, index) => {
   const of = array(`groups-${index}`, Uint16Array);
+  // Those without a group come last.
+  const slot = of.map((group) => (group === NONE ? colouring.groups.length : group));
   const sizes = new Array(colouring.groups.length + 1).fill(0);
-  for (const group of of) sizes[group === NONE ? colouring.groups.length : group]++;
-  return { ...colouring, of, sizes, shown: new Array(sizes.length).fill(true) };
+  for (const group of slot) sizes[group]++;
+  return { ...colouring, of, slot, sizes, shown: new Array(sizes.length).fill(true) };
 });
 
 const near = about.neighbours ? array("near", Rows) : null;

@@ -13,12 +13,15 @@ function say(line) {
   element("status").textContent = line;
 }
 
-const about_point = (point) =>
+const aboutPoint = (point) =>
   colourings.map((colouring) => `${colouring.name}: ${nameOf(colouring, point)}`).join("\n");
 
 // What an image is called: its class, or its file where there are no classes.
 const titleOf = (point) =>
   colourings[0].searched ? nameOf(colourings[0], point) : paths[point].slice(paths[point].lastIndexOf("/") + 1);
+
+// Its path, where that is not what it is called.
+const placeOf = (point) => (paths[point] === titleOf(point) ? "" : paths[point]);
 
 function fillLegend() {
   const colouring = colourings[state.colouring];
@@ -48,13 +51,15 @@ function list(points, heading, hint) {
   element("found").hidden = false;
   element("heading").textContent = heading;
   element("hint").textContent = hint;
+  lazily.disconnect();
   element("results").replaceChildren(...points.slice(0, LISTED).map((point) => {
     const picture = make("canvas", { width: 2 * 36, height: 2 * 36, className: side < 72 ? "pixels" : "" });
     picture.style.width = picture.style.height = "36px";
     picture.setAttribute("aria-hidden", "true");
-    if (about.pictures.sheets) fillPicture(picture, point);
+    picture.dataset.wanted = point;
+    if (about.pictures.sheets) lazily.observe(picture);
     const button = make("button", { type: "button" }, picture,
-      make("span", {}, titleOf(point), make("small", { textContent: paths[point] })));
+      make("span", {}, titleOf(point), make("small", { textContent: placeOf(point) })));
     button.dataset.point = point;
     button.addEventListener("click", () => choose(point, true));
     return make("li", {}, button);
@@ -110,14 +115,14 @@ function choose(point, travel) {
   else element("large").hidden = true;
   element("large").className = side < 128 ? "pixels" : "";
   element("name").textContent = titleOf(point);
-  element("path").textContent = `${about_point(point)}\n${paths[point]}`;
+  element("path").textContent = `${aboutPoint(point)}\n${placeOf(point)}`;
   if (k) {
     const [{ of, groups, searched }, own] = [colourings[0], colourings[0].of[point]];
     const same = state.neighbours.filter((other) => of[other] === own).length;
     const share = own === NONE || !searched ? "" : `, ${same} of them ${groups[own]}`;
     const line = `${k} nearest images${share}`;
     list(state.neighbours, line, about.neighbours.by);
-    say(`Chosen: ${titleOf(point)}, ${paths[point]}. ${line}.`);
+    say(`Chosen: ${[titleOf(point), placeOf(point)].filter(Boolean).join(", ")}. ${line}.`);
   }
   const [x, y] = toScreen(places.x[point], places.y[point]);
   const outside = x < 0 || y < 0 || x > width || y > height;
@@ -145,7 +150,7 @@ function hover(point, x, y) {
       picture.hidden = !about.pictures.sheets;
       picture.className = side < 96 ? "pixels" : "";
       if (about.pictures.sheets) fillPicture(picture, point);
-      words.textContent = `${about_point(point)}\n${paths[point]}`;
+      words.textContent = `${aboutPoint(point)}\n${paths[point]}`;
     }
   }
   if (point < 0) return;

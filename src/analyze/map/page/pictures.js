@@ -55,6 +55,16 @@ function fillPicture(canvas, point) {
   context.clearRect(0, 0, canvas.width, canvas.height);
   if (drawPicture(context, point, 0, 0, canvas.width)) return;
   waiting.get(Math.floor(slots[point] / perSheet)).then(() => {
-    if (Number(canvas.dataset.point) === point) drawPicture(context, point, 0, 0, canvas.width);
+    // Its sheet may be gone again.
+    if (Number(canvas.dataset.point) === point) fillPicture(canvas, point);
   });
 }
+
+// Pictures of a list are drawn when they come into view, so that a long list does not ask for every sheet.
+const lazily = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    lazily.unobserve(target);
+    fillPicture(target, Number(target.dataset.wanted));
+  }
+});

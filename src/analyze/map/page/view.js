@@ -94,33 +94,38 @@ function disc(radius, stride) {
   return discs.get(key);
 }
 
-function stamp({ offsets, cover }, at, ink) {
-  const [redBlue, green] = [ink & 0xff00ff, ink & 0xff00];
+// Blends a disc into an image. No destructuring here: this runs for every point of every picture.
+function stamp(buffer, form, at, ink) {
+  const offsets = form.offsets;
+  const cover = form.cover;
+  const redBlue = ink & 0xff00ff;
+  const green = ink & 0xff00;
   for (let k = 0; k < offsets.length; k++) {
     const to = at + offsets[k];
     const over = cover[k];
     if (over === 256) {
-      pixels[to] = ink;
+      buffer[to] = ink;
     } else {
-      const [below, under] = [pixels[to], 256 - over];
+      const below = buffer[to];
+      const under = 256 - over;
       const mixed = (Math.imul(below & 0xff00ff, under) + Math.imul(redBlue, over)) >>> 8 & 0xff00ff;
       const middle = (Math.imul(below & 0xff00, under) + Math.imul(green, over)) >>> 8 & 0xff00;
-      pixels[to] = (0xff000000 | mixed | middle) >>> 0;
+      buffer[to] = 0xff000000 | mixed | middle;
     }
   }
 }
 
-const visible = (point) => {
-  const { of, shown } = colourings[state.colouring];
-  return shown[of[point] === NONE ? shown.length - 1 : of[point]];
-};
+const visible = (point) => colourings[state.colouring].shown[colourings[state.colouring].slot[point]];
 
-function eachInView(margin, visit) {
+// Points in view in drawing order: their list, and how many of it count.
+const listed = new Uint32Array(count);
+function pointsInView(margin) {
   const window = inView(margin);
   const [left, top, right, bottom] = window;
-  const all = journey || (left <= -1 && top <= -1 && right >= 1 && bottom >= 1);
-  if (all) for (let at = 0; at < count; at++) visit(drawn[at]);
-  else eachWithin(places, window, visit);
+  if (journey || (left <= -1 && top <= -1 && right >= 1 && bottom >= 1)) return [drawn, count];
+  let found = 0;
+  eachWithin(places, window, (point) => { listed[found++] = point; });
+  return [listed, found];
 }
 
 const pointRadius = () => {
@@ -130,7 +135,9 @@ const pointRadius = () => {
 
 function drawPoints() {
   pixels.fill(colors.back);
+  const buffer = pixels;
   const stride = width + 2 * MARGIN;
+  const lowest = height + 2 * MARGIN - 8;
   const radius = pointRadius();
   const size = scale();
   // Whole pixels, so that points do not tremble against one another while the map moves.
@@ -138,23 +145,23 @@ function drawPoints() {
   const shiftY = Math.round(height / 2 - state.y * size) + MARGIN;
   const { x, y } = places;
   const { matches } = state;
-  const put = (point, form, ink) => {
-    const column = Math.round(x[point] * size) + shiftX;
-    const row = Math.round(y[point] * size) + shiftY;
-    if (column >= 8 && row >= 8 && column < stride - 8 && row < height + 2 * MARGIN - 8) {
-      stamp(form, row * stride + column, ink);
+  const { slot, shown } = colourings[state.colouring];
+  const inks = Uint32Array.from(colors.groups);
+  const [points, found] = pointsInView(MARGIN);
+  const pass = (form, onlyMatches) => {
+    for (let at = 0; at < found; at++) {
+      const point = points[at];
+      const group = slot[point];
+      const matching = matches === null || matches[point] === 1;
+      if (!shown[group] || (onlyMatches && !matching)) continue;
+      const column = Math.round(x[point] * size) + shiftX;
+      const row = Math.round(y[point] * size) + shiftY;
+      if (column < 8 || row < 8 || column >= stride - 8 || row >= lowest) continue;
+      stamp(buffer, form, row * stride + column, matching ? inks[group] : colors.dim);
     }
   };
-  const form = disc(Math.min(radius, 6), stride);
-  eachInView(MARGIN, (point) => {
-    if (visible(point)) put(point, form, matches && !matches[point] ? colors.dim : groupColor(point));
-  });
-  if (matches) {
-    const larger = disc(Math.min(radius + 0.6 * density, 7), stride);
-    eachInView(MARGIN, (point) => {
-      if (matches[point] && visible(point)) put(point, larger, groupColor(point));
-    });
-  }
+  pass(disc(Math.min(radius, 6), stride), false);
+  if (matches) pass(disc(Math.min(radius + 0.6 * density, 7), stride), true);
   context.putImageData(image, -MARGIN, -MARGIN);
 }
 
@@ -175,10 +182,7 @@ function putPicture(point, size, frame, ink) {
   pictured.push([point, at[0], at[1], size]);
 }
 
-const groupColor = (point) => {
-  const { of, groups } = colourings[state.colouring];
-  return colors.groups[of[point] === NONE ? groups.length : of[point]];
-};
+const groupColor = (point) => colors.groups[colourings[state.colouring].slot[point]];
 
 // The pictures that have room: one for each cell of a grid that is fixed to the map, so that they stay while it moves.
 function drawPictures() {
@@ -195,14 +199,17 @@ function drawPictures() {
   const best = new Int32Array(across * down).fill(-1);
   let candidates = 0;
   const { x, y } = places;
-  eachInView(0, (point) => {
-    const [column, row] = [Math.floor(x[point] / step) - first, Math.floor(y[point] / step) - upper];
-    if (column < 0 || row < 0 || column >= across || row >= down || !visible(point)) return;
-    if (state.matches && !state.matches[point]) return;
+  const [points, found] = pointsInView(0);
+  for (let at = 0; at < found; at++) {
+    const point = points[at];
+    const column = Math.floor(x[point] / step) - first;
+    const row = Math.floor(y[point] / step) - upper;
+    if (column < 0 || row < 0 || column >= across || row >= down || !visible(point)) continue;
+    if (state.matches && !state.matches[point]) continue;
     candidates++;
-    const at = row * across + column;
-    if (best[at] < 0 || rank[point] < rank[best[at]]) best[at] = point;
-  });
+    const cell = row * across + column;
+    if (best[cell] < 0 || rank[point] < rank[best[cell]]) best[cell] = point;
+  }
   const winners = best.filter((point) => point >= 0);
   if (rare(winners.length, candidates)) return;
   const frame = Math.max(1, Math.round(1.5 * density));
