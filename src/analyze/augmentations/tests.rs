@@ -206,7 +206,7 @@ fn damaged_images_are_left_out_and_told() {
             self.0.path(index)
         }
         fn image(&self, index: usize) -> Result<Image> {
-            if index % 4 == 0 {
+            if index.is_multiple_of(4) {
                 return Err(Error::Data("cut short".to_owned()));
             }
             self.0.image(index)

@@ -99,13 +99,14 @@ fn row_called(queries: &Features, path: &str) -> Result<usize> {
             damaged.path, damaged.reason
         )));
     }
-    let hint = match nearest(path, queries.paths.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => {
+    let near = nearest(path, queries.paths.iter().map(String::as_str));
+    let hint = near.map_or_else(
+        || {
             let some: Vec<&str> = queries.paths.iter().take(NAMED).map(String::as_str).collect();
             format!("they are called `{}`, ...", some.join("`, `"))
-        }
-    };
+        },
+        |near| format!("did you mean `{near}`?"),
+    );
     Err(Error::Data(format!("none of the {} queries is `{path}`; {hint}", queries.len())))
 }
 

@@ -7,6 +7,7 @@ use crate::data::{Dataset, Image};
 use crate::error::{Error, Result};
 use askama::Template;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Longer side of a picture in the page, in its own pixels.
 const LARGEST: usize = 192;
@@ -87,8 +88,8 @@ pub fn page(
     // A reference may be found many times.
     let mut pictures: BTreeMap<usize, Picture> = BTreeMap::new();
     for hit in sheet.models.iter().flat_map(|model| model.found.iter().flatten()) {
-        if !pictures.contains_key(&hit.index) {
-            pictures.insert(hit.index, picture(&references.image(hit.index)?)?);
+        if let Entry::Vacant(place) = pictures.entry(hit.index) {
+            place.insert(picture(&references.image(hit.index)?)?);
         }
     }
     let mut cards = Vec::with_capacity(sheet.queries.len());

@@ -72,7 +72,8 @@ pub(super) fn open(
         let preprocess = choose_preprocess(preprocess, &weights)?;
         let name = names.get(place).cloned().unwrap_or_else(|| name(path));
         let same = |count: usize| if count < 2 { name.clone() } else { format!("{name} {count}") };
-        let name = (1..).map(same).find(|name| !taken.contains(name)).unwrap_or_default();
+        let name =
+            (1..=taken.len() + 1).map(same).find(|name| !taken.contains(name)).unwrap_or_default();
         taken.push(name.clone());
         opened.push(Model { name, hash: weights.hash(), weights, preprocess });
     }

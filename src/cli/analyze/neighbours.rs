@@ -19,7 +19,7 @@ use diptych::{machine, overrides};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 
 #[derive(clap::Args)]
@@ -239,11 +239,11 @@ impl<'a> Shown<'a> {
     fn features(
         &self,
         mut of: impl FnMut(&Part<'_>) -> diptych::error::Result<Features>,
-    ) -> Result<[Arc<Features>; 2]> {
-        let references = Arc::new(of(&self.references)?);
+    ) -> Result<[Rc<Features>; 2]> {
+        let references = Rc::new(of(&self.references)?);
         let queries = match &self.queries {
-            Some(queries) => Arc::new(of(queries)?),
-            None => Arc::clone(&references),
+            Some(queries) => Rc::new(of(queries)?),
+            None => Rc::clone(&references),
         };
         Ok([queries, references])
     }

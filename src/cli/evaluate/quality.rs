@@ -11,6 +11,7 @@ use diptych::evaluate::run::{Part, batch};
 use diptych::evaluate::unlabelled::{Alignment, Invariance, Unlabelled, VERSION, variations};
 use diptych::evaluate::{Features, Finding, Measure};
 use serde_json::json;
+use std::rc::Rc;
 use std::sync::Arc;
 
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
@@ -43,7 +44,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     })
 }
 
-fn extracted(subject: &Subject, images: &Arc<dyn Dataset>, seed: u64) -> Result<Arc<Features>> {
+fn extracted(subject: &Subject, images: &Arc<dyn Dataset>, seed: u64) -> Result<Rc<Features>> {
     let (source, selection) = (&subject.source, subject.selection(seed));
     let role = if source.splits.len() > 1 { "queries" } else { "images" };
     subject.features(&Part { dataset: Arc::clone(images), role, source, selection })

@@ -13,7 +13,7 @@ use diptych::evaluate::run::{Part, features, neighbours_gallery};
 use diptych::evaluate::{Features, Finding, Measure, Protocol};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::rc::Rc;
 
 pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result<Answer> {
     let variant = variant(variants, arguments.protocol.as_deref())?;
@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result
 }
 
 /// Features of references and queries.
-fn stored(subject: &Subject, seed: u64) -> Result<[Arc<Features>; 2]> {
+fn stored(subject: &Subject, seed: u64) -> Result<[Rc<Features>; 2]> {
     let [references, queries] = subject.parts(seed)?;
     Ok([subject.features(&references)?, subject.features(&queries)?])
 }
@@ -86,7 +86,7 @@ fn untaught(
     let of = |part: &Part<'_>| {
         features(&untrained, preprocess, *layer, part, None, &mut image_bar("untrained"))
     };
-    let untrained = [Arc::new(of(&parts[0])?), Arc::new(of(&parts[1])?)];
+    let untrained = [Rc::new(of(&parts[0])?), Rc::new(of(&parts[1])?)];
     let pixels = [subject.pixels(&parts[0])?, subject.pixels(&parts[1])?];
     let mut found = BTreeMap::new();
     for (name, [references, queries]) in [("untrained", untrained), ("pixels", pixels)] {

@@ -20,7 +20,7 @@ use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Instant;
 use tch::Device;
 
@@ -37,7 +37,7 @@ pub(super) struct Subject {
     out: Option<PathBuf>,
     started: Instant,
     /// The features made last, of references and of queries.
-    kept: RefCell<Vec<(Description, Arc<Features>)>>,
+    kept: RefCell<Vec<(Description, Rc<Features>)>>,
 }
 
 /// What was measured, and on how many images.
@@ -99,7 +99,7 @@ impl Subject {
 
     /// Features of a part, stored in the run folder if there is one. What was made for one seed serves the next where that
     /// takes the same images.
-    pub(super) fn features(&self, part: &Part<'_>) -> Result<Arc<Features>> {
+    pub(super) fn features(&self, part: &Part<'_>) -> Result<Rc<Features>> {
         let store = self.weights.run.as_ref().map(|run| run.join("features"));
         let Self { weights, preprocess, layer, .. } = self;
         self.once(describe(weights, preprocess, *layer, part), || {
@@ -109,7 +109,7 @@ impl Subject {
     }
 
     /// The prepared pixels themselves as features, in the same way.
-    pub(super) fn pixels(&self, part: &Part<'_>) -> Result<Arc<Features>> {
+    pub(super) fn pixels(&self, part: &Part<'_>) -> Result<Rc<Features>> {
         let description = describe(&self.weights, &self.preprocess, self.layer, part);
         let description =
             Description { layer: "pixels".to_owned(), weights: String::new(), ..description };
@@ -120,12 +120,12 @@ impl Subject {
         &self,
         description: Description,
         make: impl FnOnce() -> Result<Features>,
-    ) -> Result<Arc<Features>> {
-        let known = |(it, _): &&(Description, Arc<Features>)| *it == description;
+    ) -> Result<Rc<Features>> {
+        let known = |(it, _): &&(Description, Rc<Features>)| *it == description;
         if let Some((_, found)) = self.kept.borrow().iter().find(known) {
-            return Ok(Arc::clone(found));
+            return Ok(Rc::clone(found));
         }
-        let made = Arc::new(make()?);
+        let made = Rc::new(make()?);
         let mut kept = self.kept.borrow_mut();
         // What it stands in for is of another seed.
         let same = |it: &Description| {
@@ -133,7 +133,7 @@ impl Subject {
             role(it) == role(&description) && it.layer == description.layer
         };
         kept.retain(|(it, _)| !same(it));
-        kept.push((description, Arc::clone(&made)));
+        kept.push((description, Rc::clone(&made)));
         Ok(made)
     }
 
