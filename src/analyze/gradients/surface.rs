@@ -33,7 +33,7 @@ pub(super) fn draw(
         let scene = Scene { settings, range };
         scene.walls(root)?;
         scene.cells(root, &grid)?;
-        scene.labels(root, landscape, &epochs)?;
+        labels(root, landscape, &epochs)?;
         color_bar(root, settings, range)
     })
 }
@@ -140,43 +140,42 @@ impl Scene<'_> {
         }
         Ok(())
     }
+}
 
-    /// Layers along the edge at the front left, epochs along the one at the right.
-    fn labels(&self, root: &Area<'_>, landscape: &Landscape, epochs: &[u64]) -> Drawn<()> {
-        let line = || QUIET.stroke_width(units(1.0) as u32);
-        root.draw(&PathElement::new(
-            vec![at(0.0, 1.0, 0.0), at(1.0, 1.0, 0.0), at(1.0, 0.0, 0.0)],
-            line(),
-        ))?;
-        let count = landscape.layers.len();
-        let along = |layer: usize| layer as f64 / (count - 1).max(1) as f64;
-        let groups = groups(&landscape.layers);
-        for (number, (first, name)) in groups.iter().enumerate() {
-            let (x, y) = at(along(*first), 1.0, 0.0);
-            // A narrow group leaves the place to the next one.
-            let next = groups.get(number + 1).map_or(1.0, |(next, _)| along(*next));
-            if (next - along(*first)) * REACH * SLOPE < 12.0 && number + 1 < groups.len() {
-                continue;
-            }
-            root.draw(&PathElement::new(vec![(x, y), (x - units(5.0), y + units(2.0))], line()))?;
-            let style = font(11.0, &QUIET).pos(Pos::new(HPos::Right, VPos::Top));
-            root.draw(&Text::new(name.clone(), (x - units(7.0), y + units(3.0)), style))?;
+/// Layers along the edge at the front left, epochs along the one at the right.
+fn labels(root: &Area<'_>, landscape: &Landscape, epochs: &[u64]) -> Drawn<()> {
+    let line = || QUIET.stroke_width(units(1.0) as u32);
+    root.draw(&PathElement::new(
+        vec![at(0.0, 1.0, 0.0), at(1.0, 1.0, 0.0), at(1.0, 0.0, 0.0)],
+        line(),
+    ))?;
+    let count = landscape.layers.len();
+    let along = |layer: usize| layer as f64 / (count - 1).max(1) as f64;
+    let groups = groups(&landscape.layers);
+    for (number, (first, name)) in groups.iter().enumerate() {
+        let (x, y) = at(along(*first), 1.0, 0.0);
+        // A narrow group leaves the place to the next one.
+        let next = groups.get(number + 1).map_or(1.0, |(next, _)| along(*next));
+        if (next - along(*first)) * REACH * SLOPE < 12.0 && number + 1 < groups.len() {
+            continue;
         }
-        let every = step(epochs.len(), 8);
-        for (row, epoch) in epochs.iter().enumerate().filter(|(row, _)| row % every == 0) {
-            let (x, y) = at(1.0, row as f64 / (epochs.len() - 1).max(1) as f64, 0.0);
-            root.draw(&PathElement::new(vec![(x, y), (x + units(5.0), y + units(2.0))], line()))?;
-            let style = font(11.0, &QUIET).pos(Pos::new(HPos::Left, VPos::Top));
-            root.draw(&Text::new(tick(*epoch as f64), (x + units(7.0), y), style))?;
-        }
-        for (text, layer, epoch, across) in [("layer", 0.5, 1.0, -130.0), ("epoch", 1.0, 0.5, 64.0)]
-        {
-            let (x, y) = at(layer, epoch, 0.0);
-            let style = font(12.0, &QUIET).pos(Pos::new(HPos::Center, VPos::Top));
-            root.draw(&Text::new(text, (x + units(across), y + units(34.0)), style))?;
-        }
-        Ok(())
+        root.draw(&PathElement::new(vec![(x, y), (x - units(5.0), y + units(2.0))], line()))?;
+        let style = font(11.0, &QUIET).pos(Pos::new(HPos::Right, VPos::Top));
+        root.draw(&Text::new(name.clone(), (x - units(7.0), y + units(3.0)), style))?;
     }
+    let every = step(epochs.len(), 8);
+    for (row, epoch) in epochs.iter().enumerate().filter(|(row, _)| row % every == 0) {
+        let (x, y) = at(1.0, row as f64 / (epochs.len() - 1).max(1) as f64, 0.0);
+        root.draw(&PathElement::new(vec![(x, y), (x + units(5.0), y + units(2.0))], line()))?;
+        let style = font(11.0, &QUIET).pos(Pos::new(HPos::Left, VPos::Top));
+        root.draw(&Text::new(tick(*epoch as f64), (x + units(7.0), y), style))?;
+    }
+    for (text, layer, epoch, across) in [("layer", 0.5, 1.0, -130.0), ("epoch", 1.0, 0.5, 64.0)] {
+        let (x, y) = at(layer, epoch, 0.0);
+        let style = font(12.0, &QUIET).pos(Pos::new(HPos::Center, VPos::Top));
+        root.draw(&Text::new(text, (x + units(across), y + units(34.0)), style))?;
+    }
+    Ok(())
 }
 
 fn darker(channel: u8) -> u8 {
