@@ -20,7 +20,7 @@ const LONGEST_DIRECTORY: u64 = 128 << 20;
 pub(super) struct Member {
     pub(super) start: u64,
     pub(super) bytes: u64,
-    /// Whether they are compressed, as TorchScript's code is.
+    /// Whether they are compressed, as the code of `TorchScript` is.
     pub(super) packed: bool,
 }
 

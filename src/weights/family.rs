@@ -261,6 +261,15 @@ pub const FAMILIES: &[Family] = &[
         ..COMMON
     },
     Family {
+        id: "simsiam",
+        title: "SimSiam, GSG on ImageNet",
+        prefixes: &["encoder."],
+        // The projector; a `predictor.` beside it is not theirs alone.
+        signs: &["encoder.fc."],
+        drops: &["encoder.fc.", "predictor.", "encoder_momentum."],
+        ..COMMON
+    },
+    Family {
         id: "solo-learn-cifar",
         title: "solo-learn on CIFAR",
         prefixes: &["backbone.", "encoder."],
@@ -279,14 +288,6 @@ pub const FAMILIES: &[Family] = &[
         kernel: Some(7),
         drops: SOLO_HEADS,
         preprocess: &[plain("imagenet"), Prepared { id: "stl", normalization: Some(SOLO_STL) }],
-        ..COMMON
-    },
-    Family {
-        id: "simsiam",
-        title: "SimSiam, GSG on ImageNet",
-        prefixes: &["encoder."],
-        signs: &["predictor."],
-        drops: &["encoder.fc.", "predictor.", "encoder_momentum."],
         ..COMMON
     },
     Family {
