@@ -3,7 +3,7 @@
 
 mod block;
 mod config;
-mod plan;
+pub(crate) mod plan;
 mod selective_kernel;
 mod stem;
 #[cfg(test)]
