@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
-    /// What it is called: one of [`Preprocess::IDS`], or `resize-S` or `center-S` for a side of S pixels.
+    /// What it is called: one of [`Preprocess::IDS`], or `resize-S`, `center-S` or `short-S` for a side of S pixels.
     pub id: String,
     /// Resize and crop.
     pub sizing: Sizing,
@@ -61,7 +61,7 @@ const HALF: ([f64; 3], [f64; 3]) = ([0.5; 3], [0.5; 3]);
 const NONE: ([f64; 3], [f64; 3]) = ([0.0; 3], [1.0; 3]);
 
 impl Preprocess {
-    /// The names [`Preprocess::named`] knows, besides `resize-S` and `center-S`.
+    /// The names [`Preprocess::named`] knows, besides `resize-S`, `center-S` and `short-S`.
     pub const IDS: [&str; 9] = [
         "imagenet",
         "simclr",
@@ -88,6 +88,7 @@ impl Preprocess {
     /// | `adam-features` | 224 × 224, bilinear | 0, 1 |
     /// | `resize-S` | S × S, bilinear | 0, 1 |
     /// | `center-S` | shorter side round(S · 256 / 224), centre S, bilinear | 0, 1 |
+    /// | `short-S` | shorter side S, centre S, bilinear | 0, 1 |
     ///
     /// Mean and std of weights that carry their own go before these: [`Preprocess::normalized`].
     ///
@@ -118,11 +119,13 @@ impl Preprocess {
                     let side = id.strip_prefix(prefix)?.parse().ok()?;
                     (1..=4096).contains(&side).then_some(side)
                 };
+                let short = |size_px| Sizing::ShorterSide { resize_px: size_px, crop_px: size_px };
                 let sizing = side("resize-").map(exact).or_else(|| side("center-").map(center));
+                let sizing = sizing.or_else(|| side("short-").map(short));
                 let sizing = sizing.ok_or_else(|| {
                     Error::Recipe(format!(
-                        "unknown preprocessing `{id}`; known are `{}`, and `resize-S` and `center-S` for a side of S \
-                         from 1 to 4096 pixels",
+                        "unknown preprocessing `{id}`; known are `{}`, and `resize-S`, `center-S` and `short-S` for a \
+                         side of S from 1 to 4096 pixels",
                         Self::IDS.join("`, `")
                     ))
                 })?;
@@ -247,7 +250,7 @@ mod tests {
 
     #[test]
     fn every_id_is_known_and_a_wrong_one_lists_them() {
-        for id in Preprocess::IDS.into_iter().chain(["resize-64", "center-160"]) {
+        for id in Preprocess::IDS.into_iter().chain(["resize-64", "center-160", "short-128"]) {
             let preprocess = Preprocess::named(id).unwrap();
             assert_eq!(preprocess.id, id);
             let json = serde_json::to_string(&preprocess).unwrap();

@@ -1,15 +1,19 @@
 //! Python pickles that hold arrays and lists, read without ever running anything.
 //!
-//! A pickle is a program for a small stack machine. This machine knows the opcodes of protocols 0 to 4 that plain data
-//! needs and three functions, which it evaluates itself: numpy's `_reconstruct` (also under its numpy 2 name),
-//! `numpy.dtype`, and `_codecs.encode`, by which Python 3 writes byte strings under protocols 0 to 2. Every other
+//! A pickle is a program for a small stack machine. This machine knows the opcodes of protocols 0 to 5 that plain data
+//! needs and four functions, which it evaluates itself: numpy's `_reconstruct` and `_frombuffer` (also under their numpy 2
+//! names), `numpy.dtype`, and `_codecs.encode`, by which Python 3 writes byte strings under protocols 0 to 2. Every other
 //! global and opcode is refused by name. Memory is bounded by the size of the input: at most [`MAX_VALUES`] values, and
 //! what must be copied takes at most eight times the input.
 
+mod call;
+mod graph;
 mod input;
 mod machine;
+mod take;
 
 use crate::error::{Error, Result};
+pub(crate) use graph::{Graph, Id, Node, Object};
 use std::borrow::Cow;
 
 /// Most values (numbers, strings, containers) a pickle may hold.
@@ -118,7 +122,37 @@ impl Array<'_> {
 /// [`Error::Data`] naming the byte at which it is damaged, cut off, larger than allowed, or asks for an opcode or a
 /// global that is not among those of plain arrays and lists.
 pub fn parse<'a>(bytes: &'a [u8], name: &str) -> Result<Value<'a>> {
-    machine::run(bytes).map_err(|why| Error::Data(format!("cannot read pickle `{name}`: {why}")))
+    machine::run(bytes, Globals::Refused)
+        .and_then(|(graph, copies)| take::value(&graph, copies))
+        .map_err(|why| Error::Data(format!("cannot read pickle `{name}`: {why}")))
+}
+
+/// What becomes of a type or function that means nothing here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Globals {
+    /// The pickle is refused.
+    Refused,
+    /// It stays what it is, a name; what it would have made stays its name and its arguments. Nothing is ever called.
+    Kept,
+}
+
+impl Globals {
+    /// Most values of an arena.
+    fn most_values(self) -> usize {
+        match self {
+            Self::Refused => MAX_VALUES,
+            Self::Kept => 4 * MAX_VALUES,
+        }
+    }
+}
+
+/// Runs the pickle that `bytes` begin with, up to protocol 5, and keeps as names what means nothing here: files of other
+/// programs hold objects of theirs beside what is wanted. At most four million values; text of protocol 0 is refused.
+///
+/// # Errors
+/// Why it cannot be read, with the byte.
+pub(crate) fn graph(bytes: &[u8]) -> std::result::Result<Graph<'_>, String> {
+    machine::run(bytes, Globals::Kept).map(|(graph, _)| graph)
 }
 
 /// Whether a file that begins so may be a pickle of a container: protocol 2 and above, or 0 and 1.

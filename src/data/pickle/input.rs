@@ -47,13 +47,19 @@ impl<'a> Input<'a> {
         Ok(&rest[..end])
     }
 
-    pub(super) fn number(&mut self, opcode: u8) -> Outcome<Value<'a>> {
+    /// Bytes that may still be copied.
+    pub(super) fn copies_left(&self) -> usize {
+        self.copies_left.get()
+    }
+
+    /// A number; none for an integer of more than 64 bits.
+    pub(super) fn number(&mut self, opcode: u8) -> Outcome<Option<Value<'a>>> {
         let little = |bytes: &[u8]| {
             let bits = bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
             let unused = 64 - 8 * bytes.len() as u32;
             (bits << unused) as i64 >> unused
         };
-        Ok(Value::Int(match opcode {
+        Ok(Some(Value::Int(match opcode {
             b'J' => little(self.take(4)?),
             b'K' => i64::from(self.take(1)?[0]),
             b'M' => self.length(2)? as i64,
@@ -62,33 +68,33 @@ impl<'a> Input<'a> {
                 match self.take(length)? {
                     [] => 0,
                     bytes if bytes.len() <= 8 => little(bytes),
-                    _ => return Err("an integer of more than 64 bits".to_owned()),
+                    _ => return Ok(None),
                 }
             }
             b'G' => {
                 let bytes = self.take(8)?.try_into().map_err(|_| "a short number")?;
-                return Ok(Value::Float(f64::from_be_bytes(bytes)));
+                return Ok(Some(Value::Float(f64::from_be_bytes(bytes))));
             }
             _ => {
                 let line = std::str::from_utf8(self.line()?).map_err(|_| "a number is no text")?;
                 let bad = |_| format!("`{}` is no number", line.escape_default());
                 match (opcode, line) {
                     (b'F', _) => {
-                        let value = line.trim().parse();
-                        return value.map(Value::Float).map_err(|_| "no number".to_owned());
+                        let value = line.trim().parse().map_err(|_| "no number")?;
+                        return Ok(Some(Value::Float(value)));
                     }
-                    (b'I', "00" | "01") => return Ok(Value::Bool(line == "01")),
+                    (b'I', "00" | "01") => return Ok(Some(Value::Bool(line == "01"))),
                     _ => line.trim().trim_end_matches('L').parse().map_err(bad)?,
                 }
             }
-        }))
+        })))
     }
 
     pub(super) fn byte_string(&mut self, opcode: u8) -> Outcome<Cow<'a, [u8]>> {
         let length = match opcode {
             b'U' | b'C' => self.length(1)?,
             b'T' | b'B' => self.length(4)?,
-            0x8e => self.length(8)?,
+            0x8e | 0x96 => self.length(8)?,
             _ => {
                 let line = self.line()?;
                 self.copied(line.len())?;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 /// | timm's ResNet-D | `stem = "resnet_d"` |
 /// | lightly and CLD on CIFAR | `stem = "cifar"`, `initialization = "pytorch"` |
 /// | solo-learn's CIFAR checkpoints | `stem = "cifar_pad2"` |
+/// | lightly's CIFAR checkpoints | `stem = "cifar_no_relu"` |
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneConfig {
@@ -124,6 +125,10 @@ pub enum Stem {
     /// for checkpoints of solo-learn, which trained so.
     #[serde(rename = "cifar_pad2")]
     CifarPad2,
+    /// [`Self::Cifar`] without the `ReLU`: only for checkpoints of lightly's CIFAR benchmark, which lost it where the
+    /// parts of the network were put in a row.
+    #[serde(rename = "cifar_no_relu")]
+    CifarNoRelu,
     /// Three 3×3 convolutions, the first with stride 2, each with batch norm and `ReLU`, then the max-pool (He et al.
     /// 2019, arXiv:1812.01187, ResNet-C and ResNet-D). With it, projections in shortcuts pool by averages instead of
     /// striding.

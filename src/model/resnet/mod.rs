@@ -3,6 +3,7 @@
 
 mod block;
 mod config;
+mod names;
 pub(crate) mod plan;
 mod selective_kernel;
 mod stem;

@@ -15,6 +15,8 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct StemPlan {
     pub(crate) convolutions: Vec<Geometry>,
+    /// Whether a `ReLU` is behind them.
+    pub(crate) relu: bool,
     pub(crate) pool: Option<MaxPool>,
 }
 
@@ -288,7 +290,7 @@ fn stem(config: &BackboneConfig) -> StemPlan {
     let inputs = config.input_channels;
     let convolutions = match config.stem {
         Stem::ImageNet => vec![Geometry::new(inputs, full, 7, 2)],
-        Stem::Cifar => vec![Geometry::new(inputs, full, 3, 1)],
+        Stem::Cifar | Stem::CifarNoRelu => vec![Geometry::new(inputs, full, 3, 1)],
         Stem::CifarPad2 => vec![Geometry { padding: 2, ..Geometry::new(inputs, full, 3, 1) }],
         Stem::ResNetD => vec![
             Geometry::new(inputs, half, 3, 2),
@@ -297,11 +299,11 @@ fn stem(config: &BackboneConfig) -> StemPlan {
         ],
     };
     let pool = match (config.stem, config.flavor) {
-        (Stem::Cifar | Stem::CifarPad2, _) => None,
+        (Stem::Cifar | Stem::CifarPad2 | Stem::CifarNoRelu, _) => None,
         (_, Flavor::Torchvision | Flavor::SimclrConverter) => Some(MaxPool::AllSides),
         (_, Flavor::SimclrTf) => Some(MaxPool::Same),
     };
-    StemPlan { convolutions, pool }
+    StemPlan { convolutions, relu: config.stem != Stem::CifarNoRelu, pool }
 }
 
 /// The residual branch of a block, but for its last convolution.

@@ -11,6 +11,7 @@ use tch::Tensor;
 #[derive(Debug)]
 pub(super) struct StemLayers {
     units: Vec<Unit>,
+    relu: bool,
     pool: Option<MaxPool>,
 }
 
@@ -22,14 +23,17 @@ impl StemLayers {
             .zip(&plan.convolutions)
             .map(|(names, geometry)| Unit::build(place, *names, *geometry, start, 1.0))
             .collect();
-        Self { units, pool: plan.pool }
+        Self { units, relu: plan.relu, pool: plan.pool }
     }
 
     /// Images `[N,3,h,w]` to the first map.
     pub(super) fn forward(&self, images: &Tensor, phase: Phase) -> Tensor {
         let mut x = images.shallow_clone();
         for unit in &self.units {
-            x = unit.forward(&x, phase).relu_();
+            x = unit.forward(&x, phase);
+            if self.relu {
+                x = x.relu_();
+            }
         }
         match self.pool {
             None => x,

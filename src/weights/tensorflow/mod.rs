@@ -13,15 +13,82 @@ pub(crate) mod testing;
 mod tests;
 mod wire;
 
+use super::{Format, Found, Number, Storage, TensorFile};
 use crate::error::{Error, Result};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use table::{masked, varint};
+use table::{masked, unmasked, varint};
 use tch::{Kind, Tensor};
 use wire::{EntryMessage, Header, ObjectGraph};
+
+/// The last eight bytes of a `.index` file.
+pub(super) const MAGIC: [u8; 8] = [0x57, 0xfb, 0x80, 0x8b, 0x24, 0x75, 0x47, 0xdb];
+
+/// The checkpoint at `path` (see [`Bundle::open`]) as a file of tensors, under the names its entries have in the network
+/// ([`Bundle::variables`]). Of another type than those that are read, an entry is told and never loaded.
+pub(super) fn read(path: &Path) -> Result<TensorFile> {
+    let bundle = Bundle::open(path)?;
+    let mut files = Vec::new();
+    let mut places = BTreeMap::new();
+    let mut found = Found::default();
+    let names: BTreeMap<String, String> =
+        bundle.variables()?.into_iter().map(|(name, key)| (key, name)).collect();
+    for (key, entry) in bundle.entries() {
+        let number = match entry.data_type {
+            DataType::Numbers(kind) => numbers(kind),
+            DataType::String => Some(Number::Text),
+            DataType::Other(_) => None,
+        };
+        let Some(number) = number else {
+            let DataType::Other(code) = entry.data_type else { continue };
+            found.opaque.insert(key.clone(), format!("type {code} of TensorFlow"));
+            continue;
+        };
+        let file = match places.get(&entry.shard) {
+            Some(file) => *file,
+            None => {
+                let path = bundle.data_file(entry.shard);
+                // An entry without bytes may name a file that nobody wrote.
+                match File::open(&path) {
+                    Ok(file) => files.push((path, file)),
+                    Err(_) if entry.size == 0 => continue,
+                    Err(error) => return Err(Error::io("read", &path)(error)),
+                }
+                places.insert(entry.shard, files.len() - 1);
+                files.len() - 1
+            }
+        };
+        let storage = Storage::At { file, start: entry.offset, bytes: entry.size };
+        let shape = entry.shape.iter().map(|side| *side as usize).collect();
+        let name = names.get(key).unwrap_or(key);
+        let listed = super::Entry {
+            big_endian: bundle.big_endian,
+            crc32c: (number != Number::Text).then(|| unmasked(entry.checksum)),
+            ..super::Entry::plain(name, number, shape, storage)
+        };
+        found.entries.push(listed);
+    }
+    TensorFile::checked(path, Format::TensorFlow, files, found)
+}
+
+fn numbers(kind: Kind) -> Option<Number> {
+    Some(match kind {
+        Kind::Float => Number::F32,
+        Kind::Double => Number::F64,
+        Kind::Half => Number::F16,
+        Kind::BFloat16 => Number::Bf16,
+        Kind::Int64 => Number::I64,
+        Kind::Int => Number::I32,
+        Kind::Int16 => Number::I16,
+        Kind::Int8 => Number::I8,
+        Kind::Uint8 => Number::U8,
+        Kind::Bool => Number::Bool,
+        _ => return None,
+    })
+}
 
 /// Largest index read.
 pub const LARGEST_INDEX: u64 = 64 << 20;
@@ -130,6 +197,12 @@ impl Bundle {
     /// Whether [`Self::open`] would find a checkpoint here, whole or not.
     pub fn is_at(path: &Path) -> bool {
         place::prefix(path).is_ok()
+    }
+
+    /// Whether a file goes by a name that parts of checkpoints have: `.index`, `.meta`, `.data-…`, `checkpoint`.
+    pub fn is_part(path: &Path) -> bool {
+        let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
+        matches!(end, "index" | "meta") || end.starts_with("data-") || path.ends_with("checkpoint")
     }
 
     /// What it is called on disk, without the endings of its files.

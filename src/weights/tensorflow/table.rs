@@ -153,6 +153,11 @@ pub(super) fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
+/// What [`masked`] was given.
+pub(super) fn unmasked(stored: u32) -> u32 {
+    stored.wrapping_sub(0xa282_ead8).rotate_left(15)
+}
+
 /// For tests: what [`read`] reads.
 #[cfg(test)]
 pub(super) mod writer {
@@ -261,6 +266,7 @@ mod tests {
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(masked(crc32c::crc32c(b"123456789")), 0xc78a_b0e5);
         assert_eq!(masked(crc32c::crc32c(&[0; 256])), 0x05a4_5bbd);
+        assert_eq!(unmasked(0xc78a_b0e5), 0xe306_9283);
     }
 
     #[test]

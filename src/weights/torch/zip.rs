@@ -1,0 +1,67 @@
+//! The zip form: `TOP/data.pkl` and a member `TOP/data/KEY` for every storage.
+
+use super::super::archive::{self, Fault, Member};
+use super::super::recognise::stretch;
+use super::super::tree::{Lying, Reference, walk};
+use super::super::{Format, Storage, TensorFile};
+use super::LONGEST_PICKLE;
+use crate::data::pickle;
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::path::Path;
+
+pub(in crate::weights) fn read(path: &Path, file: File, length: u64) -> Result<TensorFile> {
+    let damaged = |why: &dyn std::fmt::Display| {
+        Error::Weights(format!("archive `{}` is refused: {why}", path.display()))
+    };
+    let members = archive::members(&file, length).map_err(|fault| match fault {
+        Fault::Damaged(why) => damaged(&why),
+        Fault::Io(error) => Error::io("read", path)(error),
+    })?;
+    let tops: Vec<&str> =
+        members.keys().filter_map(|name| name.strip_suffix("/data.pkl")).collect();
+    let top = match tops.as_slice() {
+        [top] => *top,
+        [] => {
+            let some: Vec<&str> = members.keys().take(3).map(String::as_str).collect();
+            return Err(damaged(&format!(
+                "it has no `data.pkl`, so PyTorch did not write it; it holds {}{}. Unpack it and give the file in it",
+                some.join(", "),
+                if members.len() > 3 { ", …" } else { "" }
+            )));
+        }
+        several => return Err(damaged(&format!("{} `data.pkl` in it", several.len()))),
+    };
+    let member = |name: &str| members.get(&format!("{top}/{name}")).copied();
+    let content = |member: Member, most: u64| {
+        if member.bytes > most {
+            return Err(damaged(&format!("a pickle of {} bytes", member.bytes)));
+        }
+        stretch(&file, member.start, member.bytes).map_err(Error::io("read", path))
+    };
+    let big_endian = match member("byteorder") {
+        Some(order) => content(order, 64)?.starts_with(b"big"),
+        None => false,
+    };
+    let at = member("data.pkl").unwrap_or(Member { start: 0, bytes: 0 });
+    let bytes = content(at, LONGEST_PICKLE)?;
+    let locate = |reference: &Reference| {
+        let key = &reference.key;
+        let there = member(&format!("data/{key}")).ok_or(format!("there is no storage `{key}`"))?;
+        match reference.bytes().filter(|bytes| *bytes <= there.bytes) {
+            Some(bytes) => Ok(Storage::At { file: 0, start: there.start, bytes }),
+            None => Err(format!(
+                "storage `{key}` is to hold {} numbers, and has {} bytes",
+                reference.count, there.bytes
+            )),
+        }
+    };
+    let found = pickle::graph(&bytes)
+        .and_then(|graph| walk(&graph, Lying { bytes: &bytes, at: at.start }, big_endian, &locate))
+        .map_err(|why| damaged(&format!("`data.pkl`: {why}")))?;
+    let code = format!("{top}/code/");
+    let script =
+        member("constants.pkl").is_some() || members.keys().any(|name| name.starts_with(&code));
+    let format = if script { Format::TorchScript } else { Format::TorchZip };
+    TensorFile::checked(path, format, vec![(path.to_owned(), file)], found)
+}
