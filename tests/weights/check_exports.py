@@ -63,10 +63,12 @@ def timm_network(name, width, classes):
     network.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
     network.bn1 = nn.BatchNorm2d(channels)
     first = network.layer1[0]
-    first.conv1 = nn.Conv2d(channels, first.conv1.out_channels, 1 if hasattr(first, "conv3") else 3,
-                            padding=0 if hasattr(first, "conv3") else 1, bias=False)
-    if first.downsample is not None:
-        first.downsample[0] = nn.Conv2d(channels, first.downsample[0].out_channels, 1, bias=False)
+    wide = hasattr(first, "conv3")
+    outputs = channels * (4 if wide else 1)
+    first.conv1 = nn.Conv2d(channels, channels, 1 if wide else 3, padding=0 if wide else 1, bias=False)
+    first.downsample = None
+    if outputs != channels:
+        first.downsample = nn.Sequential(nn.Conv2d(channels, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
     return network
 
 
