@@ -228,7 +228,7 @@ impl Weights {
             projector.map(serde_json::from_value).transpose().map_err(unreadable)?;
         let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
         let history = found.header.journal.events;
-        let mut weights = Self { method, run, history, projector_settings, ..filled };
+        let mut weights = Self { method, projector_settings, run, history, ..filled };
         weights.projector = weights.stored_projector();
         Ok(weights)
     }

@@ -82,14 +82,18 @@ impl<W: Write> Archive<W> {
             tail.extend(44u64.to_le_bytes());
             tail.extend([45, 0, 45, 0]);
             tail.extend([0; 8]);
-            [count, count, size, start].iter().for_each(|n| tail.extend(n.to_le_bytes()));
+            for number in [count, count, size, start] {
+                tail.extend(number.to_le_bytes());
+            }
             tail.extend(b"PK\x06\x07\0\0\0\0");
             tail.extend(end.to_le_bytes());
             tail.extend(1u32.to_le_bytes());
         }
         tail.extend(b"PK\x05\x06\0\0\0\0");
         let count = count.min(u64::from(u16::MAX)) as u16;
-        [count, count].iter().for_each(|n| tail.extend(n.to_le_bytes()));
+        for number in [count, count] {
+            tail.extend(number.to_le_bytes());
+        }
         tail.extend((size as u32).to_le_bytes());
         tail.extend((start.min(u64::from(u32::MAX)) as u32).to_le_bytes());
         tail.extend([0, 0]);

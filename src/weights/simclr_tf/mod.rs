@@ -316,7 +316,7 @@ fn backbone(found: &Found<'_>, choice: Choice) -> Result<(BackboneConfig, Vec<Ma
         match fill(&layers, found) {
             Ok(tensors) => return Ok((config, tensors)),
             Err(why) => {
-                parting = Some(format!("{:?} at width {}: {why}", config.name, config.width))
+                parting = Some(format!("{:?} at width {}: {why}", config.name, config.width));
             }
         }
     }

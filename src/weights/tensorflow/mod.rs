@@ -47,19 +47,18 @@ pub(super) fn read(path: &Path) -> Result<TensorFile> {
             found.opaque.insert(key.clone(), format!("type {code} of TensorFlow"));
             continue;
         };
-        let file = match places.get(&entry.shard) {
-            Some(file) => *file,
-            None => {
-                let path = bundle.data_file(entry.shard);
-                // An entry without bytes may name a file that nobody wrote.
-                match File::open(&path) {
-                    Ok(file) => files.push((path, file)),
-                    Err(_) if entry.size == 0 => continue,
-                    Err(error) => return Err(Error::io("read", &path)(error)),
-                }
-                places.insert(entry.shard, files.len() - 1);
-                files.len() - 1
+        let file = if let Some(file) = places.get(&entry.shard) {
+            *file
+        } else {
+            let path = bundle.data_file(entry.shard);
+            // An entry without bytes may name a file that nobody wrote.
+            match File::open(&path) {
+                Ok(file) => files.push((path, file)),
+                Err(_) if entry.size == 0 => continue,
+                Err(error) => return Err(Error::io("read", &path)(error)),
             }
+            places.insert(entry.shard, files.len() - 1);
+            files.len() - 1
         };
         let storage = Storage::At { file, start: entry.offset, bytes: entry.size };
         let shape = entry.shape.iter().map(|side| *side as usize).collect();

@@ -1,4 +1,4 @@
-//! Sorted string tables: the file format of LevelDB (google/leveldb, `doc/table_format.md`), in which the index of a
+//! Sorted string tables: the file format of `LevelDB` (google/leveldb, `doc/table_format.md`), in which the index of a
 //! tensor bundle is written.
 //!
 //! A table is blocks of entries, an index block that says where they lie, and a footer of 48 bytes. Every block carries a

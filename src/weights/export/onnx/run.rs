@@ -219,11 +219,7 @@ fn on_any(operator: &str, inputs: &[&Tensor], a: &mut Attributes<'_>) -> Result<
 }
 
 /// Equal parts.
-fn split(
-    inputs: &[&Tensor],
-    parts: usize,
-    a: &mut Attributes<'_>,
-) -> Result<Vec<Tensor>, String> {
+fn split(inputs: &[&Tensor], parts: usize, a: &mut Attributes<'_>) -> Result<Vec<Tensor>, String> {
     let [x] = inputs else { return Err(unknown(inputs)) };
     let (axis, parts) = (a.int("axis", 0), parts as i64);
     let side = x.size()[axis as usize];
