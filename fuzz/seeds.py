@@ -148,3 +148,13 @@ for number, (name, text) in enumerate(
     ).items()
 ):
     seed("run", name, bytes([number]) + text.encode())
+
+# TensorFlow checkpoints: the whole index, and the content of its one block of entries, see targets/bundle.rs.
+for name in ["model.ckpt-7", "objects/ckpt"]:
+    index, data = (
+        (here.parent / f"tests/golden/tensorflow/{name}{end}").read_bytes() for end in (".index", ".data-00000-of-00001")
+    )
+    seed("bundle", name.replace("/", "-") + "-index", b"\0" + two(index, data))
+    # The footer begins with where the empty block is, two bytes here or one; the entries and their trailer lie before it.
+    place = index[-48] & 0x7F | index[-47] << 7 if index[-48] & 0x80 else index[-48]
+    seed("bundle", name.replace("/", "-") + "-entries", b"\1" + two(index[: place - 5], data))

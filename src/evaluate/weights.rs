@@ -1,5 +1,7 @@
 //! Getting a backbone to judge: out of a run folder, a checkpoint, or a weights file.
 
+mod tensorflow;
+
 use crate::augment::{Preprocess, normalize, to_device, with_constants};
 use crate::error::{Error, Result};
 use crate::method;
@@ -8,6 +10,8 @@ use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, BlockGroup, Head, HeadConfig, Parameters, Phase};
 use crate::train::checkpoint;
 use crate::train::journal::Event;
+use crate::weights::simclr_tf::Choice;
+use crate::weights::tensorflow::Bundle;
 use crate::weights::{Family, Import, Outcome, Stated, TensorFile};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,6 +31,8 @@ pub struct Weights {
     head: BTreeMap<String, Tensor>,
     /// The projector it was trained with, if all of it is there.
     projector: Option<Projector>,
+    /// Its settings, where they are not those of a method.
+    projector_settings: Option<HeadConfig>,
     /// How images must be prepared, if the file says or the system that wrote it is known to prepare all alike.
     pub preprocess: Option<Preprocess>,
     /// Whose file it is, if it is not ours.
@@ -130,13 +136,18 @@ fn checkpoint_of(run: &Path) -> PathBuf {
 }
 
 impl Weights {
-    /// Loads MODEL: a run folder, one of its checkpoints, or a file of another system that [`Import`] recognises.
+    /// Loads MODEL: a run folder, one of its checkpoints, a file of another system that [`Import`] recognises, or a
+    /// TensorFlow checkpoint of SimCLR.
     ///
     /// # Errors
     /// [`Error::Weights`] when it is damaged, or not every tensor of the backbone is in it, or something is in it that
     /// nobody expects, or there is no such file.
     pub fn load(model: &Path, device: Device) -> Result<Self> {
         let run = model.join("recipe.toml").is_file().then(|| model.to_owned());
+        let is_one = model.is_file() && !Bundle::is_part(model);
+        if run.is_none() && !is_one && Bundle::is_at(model) {
+            return Self::from_tensorflow(model, Choice::default(), device);
+        }
         let file = match &run {
             Some(run) if !checkpoint_of(run).is_file() => {
                 return Err(Error::Weights(format!(
@@ -181,6 +192,7 @@ impl Weights {
             method: self.method.clone(),
             head: BTreeMap::new(),
             projector,
+            projector_settings: self.projector_settings.clone(),
             preprocess: self.preprocess.clone(),
             family: self.family,
             file: PathBuf::from("untrained"),
@@ -215,9 +227,13 @@ impl Weights {
         // Checkpoints of earlier versions do not say it.
         let method = found.header.model.get("method").cloned();
         let method = method.map(serde_json::from_value).transpose().map_err(unreadable)?;
+        // Of weights that no method of ours trained.
+        let projector = found.header.model.get("projector").cloned();
+        let projector_settings =
+            projector.map(serde_json::from_value).transpose().map_err(unreadable)?;
         let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
         let history = found.header.journal.events;
-        let mut weights = Self { method, run, history, ..filled };
+        let mut weights = Self { method, projector_settings, run, history, ..filled };
         weights.projector = weights.stored_projector();
         Ok(weights)
     }
@@ -252,6 +268,7 @@ impl Weights {
             method: None,
             head: BTreeMap::new(),
             projector: None,
+            projector_settings: None,
             preprocess,
             family: Some(import.family),
             file: file.path().to_owned(),
@@ -304,6 +321,7 @@ impl Weights {
             method: None,
             head,
             projector: None,
+            projector_settings: None,
             preprocess,
             family: None,
             file,
@@ -328,7 +346,8 @@ impl Weights {
 
     /// The projector it was trained with, if the file says and there was one.
     pub fn projector(&self) -> Option<HeadConfig> {
-        let settings = serde_json::to_value(self.method.as_ref()?).ok()?;
+        let Some(method) = &self.method else { return self.projector_settings.clone() };
+        let settings = serde_json::to_value(method).ok()?;
         serde_json::from_value(settings.get("projector")?.clone()).ok()
     }
 

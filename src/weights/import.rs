@@ -319,7 +319,9 @@ impl<'f> Dictionary<'f> {
             |names: &[(&'f str, usize)]| names.iter().all(|(name, _)| name.starts_with("module."));
         let dictionary = |(group, mut names): (&'f str, Vec<(&'f str, usize)>)| {
             if wrapped(&names) {
-                names.iter_mut().for_each(|(name, _)| *name = &name["module.".len()..]);
+                for (name, _) in &mut names {
+                    *name = &name["module.".len()..];
+                }
             }
             Self { group, names }
         };

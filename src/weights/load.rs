@@ -172,7 +172,9 @@ impl Copy<'_> {
         }
         if self.kind == Kind::Bool {
             // Any other byte is no value of the type.
-            bytes.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
+            for byte in &mut bytes {
+                *byte = u8::from(*byte != 0);
+            }
         }
         let engine = |error: tch::TchError| self.file.fault(self.entry, &first_line(&error));
         let flat = Tensor::f_from_data_size(&bytes, &[span as i64], self.kind).map_err(engine)?;

@@ -6,6 +6,7 @@
 
 mod archive;
 pub mod compare;
+pub mod export;
 mod family;
 mod import;
 mod load;
@@ -14,7 +15,8 @@ mod number;
 mod pickles;
 mod recognise;
 mod safetensors;
-mod tensorflow;
+pub mod simclr_tf;
+pub mod tensorflow;
 #[cfg(test)]
 mod tests;
 mod torch;
@@ -177,8 +179,7 @@ impl Entry {
         // Dimensions of no numbers count as one, so that no product of some of them overflows either.
         let count = self.shape.iter().try_fold(1usize, |all, size| all.checked_mul((*size).max(1)));
         let bytes = count.and_then(|count| count.checked_mul(self.number.bytes().max(1)));
-        let Some(count) =
-            count.filter(|_| bytes.is_some_and(|bytes| bytes as u64 <= i64::MAX as u64))
+        let Some(count) = count.filter(|_| bytes.is_some_and(|bytes| i64::try_from(bytes).is_ok()))
         else {
             return Some(format!("shape {:?} is beyond any memory", self.shape));
         };

@@ -7,6 +7,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub(super) fn open(path: &Path) -> Result<TensorFile> {
+    // A checkpoint of TensorFlow is several files, and goes by the name of none of them.
+    let part = tensorflow::Bundle::is_part(path) || !path.is_file();
+    if part && tensorflow::Bundle::is_at(path) {
+        return tensorflow::read(path);
+    }
     let file = File::open(path).map_err(Error::io("read", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?;
     if length.is_dir() {

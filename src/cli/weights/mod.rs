@@ -4,6 +4,7 @@ mod compare;
 mod export;
 mod import;
 mod show;
+mod tensorflow;
 
 use super::Answer;
 use anyhow::Result;
@@ -56,7 +57,9 @@ fn named_stem(name: &str) -> Result<Stem> {
 
 fn named_flavor(name: &str) -> Result<Flavor> {
     Ok(serde_json::from_value(name.into()).map_err(|_| {
-        Error::Recipe(format!("`--flavor` must be torchvision or simclr_tf, found `{name}`"))
+        Error::Recipe(format!(
+            "`--flavor` must be torchvision, simclr_tf or simclr_converter, found `{name}`"
+        ))
     })?)
 }
 

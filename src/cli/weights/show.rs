@@ -1,11 +1,13 @@
 //! What is in a file of weights, without loading it all.
 
-use super::{file_of, flattened, megabytes, stem_name, thousands};
+use super::{file_of, flattened, megabytes, stem_name, tensorflow, thousands};
 use crate::cli::Answer;
 use crate::cli::table::aligned;
 use anyhow::Result;
 use diptych::train::checkpoint::KEY;
-use diptych::weights::{Import, Stated, TensorFile};
+use diptych::weights::simclr_tf::{Choice, find};
+use diptych::weights::tensorflow::Bundle;
+use diptych::weights::{Format, Import, Stated, TensorFile};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -102,6 +104,9 @@ fn whose(file: &TensorFile) -> Whose {
             becomes: BTreeMap::new(),
         };
     }
+    if file.format() == Format::TensorFlow {
+        return of_simclr(file);
+    }
     match Import::plan(file, &Stated::default()) {
         Err(error) => {
             let why = error.to_string();
@@ -145,4 +150,45 @@ fn whose(file: &TensorFile) -> Whose {
             }
         }
     }
+}
+
+/// A TensorFlow checkpoint, if it is one of SimCLR's.
+fn of_simclr(file: &TensorFile) -> Whose {
+    let found = Bundle::open(file.path()).and_then(|bundle| find(&bundle, Choice::default()));
+    let network = match found {
+        Ok(network) => network,
+        Err(error) => {
+            let why = error.to_string();
+            let json = json!({ "family": Value::Null, "why": why });
+            return Whose {
+                lines: vec![format!("not recognised: {why}")],
+                json,
+                becomes: BTreeMap::new(),
+            };
+        }
+    };
+    let name = format!("{:?}", network.config.name).to_lowercase();
+    let mut lines = vec![
+        "of SimCLR's TensorFlow code".to_owned(),
+        format!(
+            "  {name}, width {}, stem {}; images are prepared as `simclr`",
+            network.config.width,
+            stem_name(network.config.stem)
+        ),
+        format!("  {}", tensorflow::summary(&network)),
+    ];
+    if network.has_average {
+        lines.push("  with a moving average of the weights (`import --average`)".to_owned());
+    }
+    let json = json!({
+        "family": "simclr",
+        "backbone": network.config,
+        "projector": network.projector,
+        "classes": network.classes,
+        "average": network.has_average,
+        "preprocess": ["simclr"],
+        "summary": tensorflow::summary(&network),
+    });
+    let becomes = network.tensors.into_iter().filter_map(|it| Some((it.source?, it.target)));
+    Whose { lines, json, becomes: becomes.collect() }
 }

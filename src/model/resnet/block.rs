@@ -80,9 +80,9 @@ struct Shortcut {
 
 impl Shortcut {
     fn build(place: &mut Place<'_>, plan: &ShortcutPlan, start: Initialization) -> Self {
-        let names = if plan.pool == AveragePool::Absent { ["0", "1"] } else { ["1", "2"] };
         let mut place = place.at("downsample");
-        Self { pool: plan.pool, unit: Unit::build(&mut place, names, plan.convolution, start, 1.0) }
+        let unit = Unit::build(&mut place, plan.names(), plan.convolution, start, 1.0);
+        Self { pool: plan.pool, unit }
     }
 
     fn forward(&self, x: &Tensor, phase: Phase) -> Tensor {
@@ -94,9 +94,10 @@ impl Shortcut {
             AveragePool::OverPixels => halve(None),
             AveragePool::OverZeros => halve(Some(4)),
             // Padded on all sides, then without the windows that only one-sided padding does not have.
-            AveragePool::Same => {
+            AveragePool::Same | AveragePool::SameOverZeros => {
                 let (height, width) = (x.size()[2], x.size()[3]);
-                x.avg_pool2d([2, 2], [1, 1], [1, 1], false, false, None)
+                let zeros = self.pool == AveragePool::SameOverZeros;
+                x.avg_pool2d([2, 2], [1, 1], [1, 1], false, zeros, None)
                     .narrow(2, 1, height)
                     .narrow(3, 1, width)
             }

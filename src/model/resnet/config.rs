@@ -95,7 +95,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// Blocks per group.
-    pub(super) fn depths(self) -> [usize; 4] {
+    pub(crate) fn depths(self) -> [usize; 4] {
         match self {
             Self::ResNet18 => [2, 2, 2, 2],
             Self::ResNet34 | Self::ResNet50 => [3, 4, 6, 3],
@@ -106,7 +106,7 @@ impl Architecture {
     }
 
     /// Channels out of a block for every channel inside it: 1 in basic blocks, 4 in bottlenecks.
-    pub(super) fn expansion(self) -> i64 {
+    pub(crate) fn expansion(self) -> i64 {
         if matches!(self, Self::ResNet18 | Self::ResNet34) { 1 } else { 4 }
     }
 }
@@ -148,6 +148,10 @@ pub enum Flavor {
     /// at the bottom and right only), 2×2 average pools at stride 1 (over real pixels) and at stride 2 (zeros count).
     /// Its released weights lose 0.1 to 0.8 points under the other rules.
     SimclrTf,
+    /// The published PyTorch conversions of SimCLR's weights: its projections, the max-pool padded on all sides, and
+    /// average pools for which the zeros beyond the end of a map count, at stride 1 too. Only to meet figures that were
+    /// measured with those; [`Self::SimclrTf`] is the network that was trained.
+    SimclrConverter,
 }
 
 /// How the convolutions of a backbone start; see [`Initialization`].
@@ -289,11 +293,11 @@ impl BackboneConfig {
         self.plan().multiply_adds(side)
     }
 
-    pub(super) fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self) -> Plan {
         Plan::of(self)
     }
 
-    pub(super) fn channels(&self, at_width_one: i64) -> i64 {
+    pub(crate) fn channels(&self, at_width_one: i64) -> i64 {
         (at_width_one as f64 * self.width).round() as i64
     }
 }

@@ -4,7 +4,7 @@
 mod block;
 mod config;
 mod names;
-mod plan;
+pub(crate) mod plan;
 mod selective_kernel;
 mod stem;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Names and shapes of a network's tensors, without making any.
 
 use super::config::BackboneConfig;
-use super::plan::{AveragePool, LayerPlan};
+use super::plan::LayerPlan;
 use crate::model::layers::Geometry;
 
 impl BackboneConfig {
@@ -9,11 +9,8 @@ impl BackboneConfig {
     pub fn tensors(&self) -> Vec<(String, Vec<i64>)> {
         let plan = self.plan();
         let mut list = List(Vec::new());
-        let stem: &[[&str; 2]] = match plan.stem.convolutions.len() {
-            1 => &[["conv1", "bn1"]],
-            _ => &[["conv1.0", "conv1.1"], ["conv1.3", "conv1.4"], ["conv1.6", "bn1"]],
-        };
-        for ([convolution, norm], geometry) in stem.iter().zip(&plan.stem.convolutions) {
+        for ([convolution, norm], geometry) in plan.stem.names().iter().zip(&plan.stem.convolutions)
+        {
             list.unit(convolution, norm, geometry);
         }
         for (group, blocks) in (1..).zip(&plan.groups) {
@@ -40,8 +37,7 @@ impl BackboneConfig {
                 list.unit(&convolution, &norm, &block.last);
                 if let Some(shortcut) = &block.shortcut {
                     let [convolution, norm] =
-                        if shortcut.pool == AveragePool::Absent { [0, 1] } else { [1, 2] }
-                            .map(|number| format!("{place}.downsample.{number}"));
+                        shortcut.names().map(|name| format!("{place}.downsample.{name}"));
                     list.unit(&convolution, &norm, &shortcut.convolution);
                 }
             }

@@ -5,24 +5,24 @@ use crate::model::layers::Geometry;
 
 /// All layers of a backbone.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) stem: StemPlan,
+pub(crate) struct Plan {
+    pub(crate) stem: StemPlan,
     /// The four groups of blocks.
-    pub(super) groups: Vec<Vec<BlockPlan>>,
+    pub(crate) groups: Vec<Vec<BlockPlan>>,
 }
 
 /// Convolutions, each with batch norm and `ReLU`, then perhaps a 3×3 max-pool with stride 2.
 #[derive(Debug)]
-pub(super) struct StemPlan {
-    pub(super) convolutions: Vec<Geometry>,
+pub(crate) struct StemPlan {
+    pub(crate) convolutions: Vec<Geometry>,
     /// Whether a `ReLU` is behind them.
-    pub(super) relu: bool,
-    pub(super) pool: Option<MaxPool>,
+    pub(crate) relu: bool,
+    pub(crate) pool: Option<MaxPool>,
 }
 
 /// How the max-pool of the stem is padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MaxPool {
+pub(crate) enum MaxPool {
     /// One pixel on all sides.
     AllSides,
     /// TensorFlow's `SAME`: an even side is padded at its end only.
@@ -31,18 +31,18 @@ pub(super) enum MaxPool {
 
 /// A residual block.
 #[derive(Debug)]
-pub(super) struct BlockPlan {
+pub(crate) struct BlockPlan {
     /// In order; each gives a map behind a `ReLU`.
-    pub(super) branch: Vec<LayerPlan>,
+    pub(crate) branch: Vec<LayerPlan>,
     /// The convolution, with batch norm, that ends the branch; the sum and the last `ReLU` come behind it.
-    pub(super) last: Geometry,
+    pub(crate) last: Geometry,
     /// How the input is brought to the output's shape; `None` where it has it.
-    pub(super) shortcut: Option<ShortcutPlan>,
+    pub(crate) shortcut: Option<ShortcutPlan>,
 }
 
 /// One layer of a residual branch.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum LayerPlan {
+pub(crate) enum LayerPlan {
     /// A convolution with batch norm and `ReLU`.
     Convolution(Geometry),
     /// A selective kernel in place of such a 3×3 convolution.
@@ -51,29 +51,31 @@ pub(super) enum LayerPlan {
 
 /// Shapes of a selective kernel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SelectiveKernelPlan {
+pub(crate) struct SelectiveKernelPlan {
     /// The 3×3 convolution whose outputs are the two candidates, 2F channels.
-    pub(super) split: Geometry,
+    pub(crate) split: Geometry,
     /// Width of the gate's hidden layer.
-    pub(super) hidden: i64,
+    pub(crate) hidden: i64,
 }
 
 /// A projection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ShortcutPlan {
-    pub(super) pool: AveragePool,
-    pub(super) convolution: Geometry,
+pub(crate) struct ShortcutPlan {
+    pub(crate) pool: AveragePool,
+    pub(crate) convolution: Geometry,
 }
 
 /// What comes before the convolution of a projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AveragePool {
+pub(crate) enum AveragePool {
     /// Nothing: the convolution strides.
     Absent,
     /// Nothing at stride 1, in a network that pools at stride 2 (timm).
     Skipped,
     /// 2×2 with stride 1, over real pixels, the map keeping its size (TensorFlow's `SAME`).
     Same,
+    /// 2×2 with stride 1, the map keeping its size; what hangs over its end counts as zeros.
+    SameOverZeros,
     /// 2×2 with stride 2; what hangs over the edge of an odd map counts as zeros (TensorFlow).
     OverZeros,
     /// 2×2 with stride 2; what hangs over the edge of an odd map does not count (timm).
@@ -81,7 +83,7 @@ pub(super) enum AveragePool {
 }
 
 impl Plan {
-    pub(super) fn of(config: &BackboneConfig) -> Self {
+    pub(crate) fn of(config: &BackboneConfig) -> Self {
         let mut inputs = config.channels(64);
         let mut groups = Vec::new();
         for (group, depth) in config.name.depths().into_iter().enumerate() {
@@ -92,7 +94,7 @@ impl Plan {
                 let stride = if group > 0 && index == 0 { 2 } else { 1 };
                 let projects = stride != 1
                     || inputs != outputs
-                    || (index == 0 && config.flavor == Flavor::SimclrTf);
+                    || (index == 0 && config.flavor != Flavor::Torchvision);
                 let last_kernel = if config.name.expansion() == 1 { 3 } else { 1 };
                 blocks.push(BlockPlan {
                     branch: branch(config, inputs, inner, stride),
@@ -106,14 +108,14 @@ impl Plan {
         Self { stem: stem(config), groups }
     }
 
-    pub(super) fn parameter_count(&self) -> u64 {
+    pub(crate) fn parameter_count(&self) -> u64 {
         let stem: i64 = self.stem.convolutions.iter().map(with_norm).sum();
         let blocks: i64 = self.groups.iter().flatten().map(BlockPlan::parameter_count).sum();
         (stem + blocks) as u64
     }
 
     /// See [`BackboneConfig::activation_count`].
-    pub(super) fn activation_count(&self, side: i64) -> (u64, u64) {
+    pub(crate) fn activation_count(&self, side: i64) -> (u64, u64) {
         let inputs = self.stem.convolutions[0].inputs;
         let mut count = Activations { side, kept: inputs * side * side, largest: 0 };
         for geometry in &self.stem.convolutions {
@@ -142,7 +144,7 @@ impl Plan {
                 count.kept += convolution.inputs
                     * match pool {
                         AveragePool::Absent | AveragePool::Skipped => 0,
-                        AveragePool::Same => (count.side + 1).pow(2),
+                        AveragePool::Same | AveragePool::SameOverZeros => (count.side + 1).pow(2),
                         AveragePool::OverZeros | AveragePool::OverPixels => count.side.pow(2),
                     };
                 // What the shortcut's batch norm gives is added in place and not kept.
@@ -153,7 +155,7 @@ impl Plan {
     }
 
     /// See [`BackboneConfig::multiply_adds`].
-    pub(super) fn multiply_adds(&self, side: i64) -> (u64, u64) {
+    pub(crate) fn multiply_adds(&self, side: i64) -> (u64, u64) {
         let convolutions = self.convolutions(side);
         let each: Vec<u64> =
             convolutions.iter().map(|(g, side)| (g.weights() * side * side) as u64).collect();
@@ -193,7 +195,7 @@ impl Plan {
     }
 
     /// Fewest values per channel and image that a batch norm sees, images being `side` × `side` pixels.
-    pub(super) fn fewest_values(&self, side: i64) -> i64 {
+    pub(crate) fn fewest_values(&self, side: i64) -> i64 {
         let branches = self.groups.iter().flatten().flat_map(|block| &block.branch);
         let mut side = self.stem.convolutions.iter().fold(side, |side, g| g.side(side));
         if self.stem.pool.is_some() {
@@ -229,6 +231,23 @@ impl Activations {
     }
 }
 
+impl StemPlan {
+    /// Names of each convolution and its batch norm; those of timm where there are three.
+    pub(crate) fn names(&self) -> &'static [[&'static str; 2]] {
+        match self.convolutions.len() {
+            1 => &[["conv1", "bn1"]],
+            _ => &[["conv1.0", "conv1.1"], ["conv1.3", "conv1.4"], ["conv1.6", "bn1"]],
+        }
+    }
+}
+
+impl ShortcutPlan {
+    /// Names of the convolution and its batch norm; in networks that pool, as in timm, the pool has the number before.
+    pub(crate) fn names(&self) -> [&'static str; 2] {
+        if self.pool == AveragePool::Absent { ["0", "1"] } else { ["1", "2"] }
+    }
+}
+
 impl BlockPlan {
     fn parameter_count(&self) -> i64 {
         let branch: i64 = self
@@ -251,12 +270,12 @@ impl BlockPlan {
 
 impl SelectiveKernelPlan {
     /// The gate's first layer.
-    pub(super) fn squeeze(&self) -> Geometry {
+    pub(crate) fn squeeze(&self) -> Geometry {
         Geometry::new(self.split.outputs / 2, self.hidden, 1, 1)
     }
 
     /// The gate's second layer, which no batch norm follows.
-    pub(super) fn select(&self) -> Geometry {
+    pub(crate) fn select(&self) -> Geometry {
         Geometry::new(self.hidden, self.split.outputs, 1, 1)
     }
 }
@@ -281,7 +300,7 @@ fn stem(config: &BackboneConfig) -> StemPlan {
     };
     let pool = match (config.stem, config.flavor) {
         (Stem::Cifar | Stem::CifarPad2 | Stem::CifarNoRelu, _) => None,
-        (_, Flavor::Torchvision) => Some(MaxPool::AllSides),
+        (_, Flavor::Torchvision | Flavor::SimclrConverter) => Some(MaxPool::AllSides),
         (_, Flavor::SimclrTf) => Some(MaxPool::Same),
     };
     StemPlan { convolutions, relu: config.stem != Stem::CifarNoRelu, pool }
@@ -310,7 +329,8 @@ fn shortcut(config: &BackboneConfig, inputs: i64, outputs: i64, stride: i64) -> 
         (Flavor::Torchvision, 1) => AveragePool::Skipped,
         (Flavor::Torchvision, _) => AveragePool::OverPixels,
         (Flavor::SimclrTf, 1) => AveragePool::Same,
-        (Flavor::SimclrTf, _) => AveragePool::OverZeros,
+        (Flavor::SimclrConverter, 1) => AveragePool::SameOverZeros,
+        (Flavor::SimclrTf | Flavor::SimclrConverter, _) => AveragePool::OverZeros,
     };
     let stride = if pools { 1 } else { stride };
     ShortcutPlan { pool, convolution: Geometry::new(inputs, outputs, 1, stride) }

@@ -17,11 +17,8 @@ pub(super) struct StemLayers {
 
 impl StemLayers {
     pub(super) fn build(place: &mut Place<'_>, plan: &StemPlan, start: Initialization) -> Self {
-        let names: &[[&str; 2]] = match plan.convolutions.len() {
-            1 => &[["conv1", "bn1"]],
-            _ => &[["conv1.0", "conv1.1"], ["conv1.3", "conv1.4"], ["conv1.6", "bn1"]],
-        };
-        let units = names
+        let units = plan
+            .names()
             .iter()
             .zip(&plan.convolutions)
             .map(|(names, geometry)| Unit::build(place, *names, *geometry, start, 1.0))

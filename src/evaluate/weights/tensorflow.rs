@@ -1,0 +1,63 @@
+//! A backbone out of a TensorFlow checkpoint of SimCLR, with its heads.
+
+use super::{Projector, Weights, build};
+use crate::augment::Preprocess;
+use crate::error::Result;
+use crate::weights::simclr_tf::{Choice, find};
+use crate::weights::tensorflow::Bundle;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::Device;
+
+impl Weights {
+    /// Loads a checkpoint of SimCLR's or `SimCLRv2`'s TensorFlow code ([`Bundle::open`] says by which names), its
+    /// projection head and its linear head included. Images are prepared as `simclr`, without mean and deviation.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if it is damaged, or not every variable of one of these networks is in it, or the moving average
+    /// is wanted and there is none.
+    pub fn from_tensorflow(path: &Path, choice: Choice, device: Device) -> Result<Self> {
+        let bundle = Bundle::open(path)?;
+        let (keys, network) = (bundle.variables()?, find(&bundle, choice)?);
+        let (backbone, parameters) = build(&network.config, 0, device)?;
+        let mut head = BTreeMap::new();
+        for mapped in &network.tensors {
+            let key = mapped.source.as_ref().and_then(|name| keys.get(name));
+            let variable = key.map(|key| bundle.tensor(key)).transpose()?;
+            let value = mapped.value(variable.as_ref())?;
+            match parameters.all().iter().find(|parameter| parameter.name == mapped.target) {
+                Some(parameter) => {
+                    tch::no_grad(|| parameter.tensor.shallow_clone().copy_(&value));
+                }
+                None => drop(head.insert(mapped.target.clone(), value.to_device(device))),
+            }
+        }
+        let features = network.config.features();
+        let projector = network.projector.as_ref();
+        let projector = projector
+            .map(|config| -> Result<Projector> {
+                let projector = Projector::build(config, features, 0, device)?;
+                projector.parameters.load(&head)?;
+                Ok(projector)
+            })
+            .transpose()?;
+        let left = network.dropped.iter().map(|(what, count)| format!("{what} ({count})"));
+        Ok(Self {
+            backbone,
+            matched: parameters.all().len(),
+            parameters,
+            device,
+            config: network.config,
+            method: None,
+            head,
+            projector,
+            projector_settings: network.projector,
+            preprocess: Some(Preprocess::named("simclr")?),
+            family: None,
+            file: bundle.prefix().to_owned(),
+            left_over: left.collect(),
+            run: None,
+            history: Vec::new(),
+        })
+    }
+}

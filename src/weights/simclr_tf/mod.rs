@@ -1,0 +1,480 @@
+//! The networks of SimCLR (Chen et al. 2020) and `SimCLRv2` (Chen et al. 2020b) as their TensorFlow code names them
+//! (google-research/simclr, `resnet.py`, `model_util.py`, and `tf2/`).
+//!
+//! That code names layers by the order in which it makes them: `conv2d`, `conv2d_1`, … `conv2d_52`, and batch norms by an
+//! own count. The shortcut of a block is made before its branch, and selective kernels have a convolution without batch
+//! norm, so the counts part. [`recognise`] finds the network whose list of layers has the shapes that are there, every one.
+
+mod order;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Result};
+use crate::model::heads::OutputNorm;
+use crate::model::resnet::{Architecture, BackboneInitialization, Flavor, Stem};
+use crate::model::{BackboneConfig, HeadConfig};
+use crate::weights::tensorflow::Bundle;
+use order::{Layer, creation_order};
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
+
+/// The ratio of all published networks with selective kernels.
+const SK_RATIO: f64 = 0.0625;
+
+/// What is wanted of a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// The moving average of the weights that pre-training of `SimCLRv2` keeps (`ema_model/`), in place of the weights.
+    pub average: bool,
+    /// The pooling of the published PyTorch conversions ([`Flavor::SimclrConverter`]) in place of that of the network.
+    pub converter: bool,
+}
+
+/// A network found in a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The backbone.
+    pub config: BackboneConfig,
+    /// The projection head, if there is one.
+    pub projector: Option<HeadConfig>,
+    /// Classes of the linear head, if there is one.
+    pub classes: Option<usize>,
+    /// Every tensor of ours (`backbone.…`, `projector.…`, `classifier.…`) and where it comes from.
+    pub tensors: Vec<Mapped>,
+    /// Variables that are not taken, counted by what they are.
+    pub dropped: BTreeMap<&'static str, usize>,
+    /// Whether a moving average of the weights is there.
+    pub has_average: bool,
+}
+
+/// A tensor of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Our name.
+    pub target: String,
+    /// Our shape.
+    pub shape: Vec<i64>,
+    /// The variable, by the name it was given with; none for a tensor that is zero.
+    pub source: Option<String>,
+    /// How the variable lies.
+    pub layout: Layout,
+}
+
+/// How a variable lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Kernel of a convolution: rows, columns, channels in, channels out.
+    Kernel,
+    /// Matrix of a dense layer: inputs, outputs.
+    Dense,
+    /// As ours.
+    Plain,
+}
+
+impl Mapped {
+    /// The tensor of ours, f32, from its variable (nothing if it has none).
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the variable has not the shape it was recognised by.
+    pub fn value(&self, variable: Option<&Tensor>) -> Result<Tensor> {
+        let Some(variable) = variable else {
+            return Ok(Tensor::zeros(&self.shape, (Kind::Float, Device::Cpu)));
+        };
+        let turned = match (self.layout, variable.dim()) {
+            (Layout::Kernel, 4) => variable.permute([3, 2, 0, 1]),
+            (Layout::Dense, 2) => variable.tr(),
+            _ => variable.shallow_clone(),
+        };
+        if turned.size() != self.shape {
+            return Err(Error::Weights(format!(
+                "variable `{}` must give shape {:?}, found {:?}",
+                self.source.as_deref().unwrap_or_default(),
+                self.shape,
+                turned.size()
+            )));
+        }
+        Ok(turned.to_kind(Kind::Float).contiguous())
+    }
+}
+
+/// A variable, its name taken apart.
+struct Variable<'a> {
+    /// As it was given.
+    name: &'a str,
+    shape: &'a [i64],
+    /// Whether it belongs to the moving average.
+    average: bool,
+    place: Place,
+}
+
+/// Where in the network a variable belongs.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// Kernel of a convolution of the backbone, by its number.
+    Kernel(u32),
+    /// Value of a batch norm of the backbone, by its number.
+    Norm(u32, &'static str),
+    /// Matrix of a layer of the projection head, or a value of its batch norm.
+    Projector(u32, &'static str),
+    /// Matrix (`kernel`) or `bias` of the linear head.
+    Classifier(&'static str),
+    /// Not of the network.
+    Nowhere(&'static str),
+}
+
+const NORM: [(&str, &str); 4] = [
+    ("gamma", "weight"),
+    ("beta", "bias"),
+    ("moving_mean", "running_mean"),
+    ("moving_variance", "running_var"),
+];
+
+/// The number behind a layer's name: none is 0.
+fn number(component: &str, layer: &str) -> Option<u32> {
+    match component.strip_prefix(layer)? {
+        "" => Some(0),
+        rest => {
+            let digits = rest.strip_prefix('_')?;
+            let plain = digits.bytes().all(|c| c.is_ascii_digit()) && !digits.starts_with('0');
+            digits.parse().ok().filter(|_| plain)
+        }
+    }
+}
+
+impl<'a> Variable<'a> {
+    fn new(name: &'a str, shape: &'a [i64]) -> Self {
+        let bare = name.split(':').next().unwrap_or(name);
+        let parts: Vec<&str> = bare.split('/').collect();
+        let average = parts[0] == "ema_model";
+        Self { name, shape, average, place: place(&parts) }
+    }
+}
+
+fn place(parts: &[&str]) -> Place {
+    const OTHER: Place = Place::Nowhere("other variables");
+    let [path @ .., layer, value] = parts else { return Place::Nowhere("counters") };
+    let inside = |name: &str| path.contains(&name);
+    let norm = NORM.iter().find(|(theirs, _)| theirs == value).map(|(_, ours)| *ours);
+    if inside("base_model") || inside("resnet") {
+        if let (Some(number), "kernel") = (number(layer, "conv2d"), *value) {
+            return Place::Kernel(number);
+        }
+        if let (Some(number), Some(value)) = (number(layer, "batch_normalization"), norm) {
+            return Place::Norm(number, value);
+        }
+    }
+    let level = |part: &&str| part.strip_prefix("nl_")?.parse().ok();
+    if let Some(level) = path.iter().find_map(level) {
+        if number(layer, "dense").is_some() && *value == "kernel" {
+            return Place::Projector(level, "linear.weight");
+        }
+        if let (Some(_), Some(value)) = (number(layer, "batch_normalization"), norm) {
+            return Place::Projector(level, value);
+        }
+    }
+    if path.iter().any(|part| matches!(*part, "head_supervised" | "supervised_head"))
+        && number(layer, "dense").is_some()
+    {
+        match *value {
+            "kernel" => return Place::Classifier("kernel"),
+            "bias" => return Place::Classifier("bias"),
+            _ => {}
+        }
+    }
+    let slots =
+        ["Momentum", "momentum", "Adam", "Adam_1", "LARSOptimizer", "ExponentialMovingAverage"];
+    if slots.contains(value) || value.to_lowercase().contains("optimizer") {
+        return Place::Nowhere("state of the optimizer");
+    }
+    OTHER
+}
+
+/// [`recognise`] in a bundle.
+///
+/// # Errors
+/// As [`recognise`], naming the checkpoint.
+pub fn find(bundle: &Bundle, choice: Choice) -> Result<Network> {
+    let keys = bundle.variables()?;
+    let variables = keys.iter().filter_map(|(name, key)| {
+        Some((name.as_str(), bundle.entries().get(key)?.shape.as_slice()))
+    });
+    recognise(variables, choice).map_err(|error| {
+        Error::Weights(format!("checkpoint `{}`: {error}", bundle.prefix().display()))
+    })
+}
+
+/// Finds the network in a checkpoint, of which the names and shapes of all variables are given.
+///
+/// # Errors
+/// [`Error::Weights`] if there is none of SimCLR's networks, saying at which layer the likeliest one parts; if a moving
+/// average is wanted and not there; or if a head is not whole.
+pub fn recognise<'a>(
+    variables: impl IntoIterator<Item = (&'a str, &'a [i64])>,
+    choice: Choice,
+) -> Result<Network> {
+    let all: Vec<Variable<'a>> =
+        variables.into_iter().map(|(name, shape)| Variable::new(name, shape)).collect();
+    let has_average = all.iter().any(|v| v.average && matches!(v.place, Place::Kernel(_)));
+    if choice.average && !has_average {
+        return Err(Error::Weights(
+            "there is no moving average of the weights (`ema_model/base_model/…`); only pre-training of `SimCLRv2` keeps one"
+                .into(),
+        ));
+    }
+    let mut dropped: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let mut taken: Vec<Variable<'a>> = Vec::new();
+    for variable in all {
+        let wanted = match variable.place {
+            Place::Classifier(_) => Some("copies of the linear head").filter(|_| variable.average),
+            Place::Nowhere(what) => Some(what),
+            _ if variable.average == choice.average => None,
+            _ if variable.average => Some("moving averages"),
+            _ => Some("weights beside the moving average"),
+        };
+        match wanted {
+            Some(what) => *dropped.entry(what).or_default() += 1,
+            None => taken.push(variable),
+        }
+    }
+    let found = Found::sorted(&taken)?;
+    let (config, mut tensors) = backbone(&found, choice)?;
+    let projector = projector(&found, config.features(), &mut tensors)?;
+    let classes = classifier(&found, config.features(), &mut tensors)?;
+    Ok(Network { config, projector, classes, tensors, dropped, has_average })
+}
+
+/// Variables by place.
+#[derive(Default)]
+struct Found<'a> {
+    kernels: BTreeMap<u32, &'a Variable<'a>>,
+    norms: BTreeMap<u32, BTreeMap<&'static str, &'a Variable<'a>>>,
+    projector: BTreeMap<u32, BTreeMap<&'static str, &'a Variable<'a>>>,
+    classifier: BTreeMap<&'static str, &'a Variable<'a>>,
+}
+
+impl<'a> Found<'a> {
+    fn sorted(variables: &'a [Variable<'a>]) -> Result<Self> {
+        let mut found = Self::default();
+        for variable in variables {
+            let earlier = match variable.place {
+                Place::Kernel(number) => found.kernels.insert(number, variable),
+                Place::Norm(number, value) => {
+                    found.norms.entry(number).or_default().insert(value, variable)
+                }
+                Place::Projector(number, value) => {
+                    found.projector.entry(number).or_default().insert(value, variable)
+                }
+                Place::Classifier(value) => found.classifier.insert(value, variable),
+                Place::Nowhere(_) => None,
+            };
+            if let Some(earlier) = earlier {
+                return Err(Error::Weights(format!(
+                    "`{}` and `{}` are the same layer of two networks; a checkpoint of one is needed",
+                    earlier.name, variable.name
+                )));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// All networks of the code, at the width of the first convolution.
+fn candidates(first: &[i64], choice: Choice) -> Vec<BackboneConfig> {
+    let &[side, _, inputs, outputs] = first else { return Vec::new() };
+    let names = [
+        Architecture::ResNet18,
+        Architecture::ResNet34,
+        Architecture::ResNet50,
+        Architecture::ResNet101,
+        Architecture::ResNet152,
+        Architecture::ResNet200,
+    ];
+    let stems: &[(Stem, f64, f64)] = match side {
+        7 => &[(Stem::ImageNet, 0.0, 64.0)],
+        3 => &[
+            (Stem::ResNetD, SK_RATIO, 32.0),
+            (Stem::Cifar, 0.0, 64.0),
+            (Stem::Cifar, SK_RATIO, 64.0),
+        ],
+        _ => &[],
+    };
+    let flavor = if choice.converter { Flavor::SimclrConverter } else { Flavor::SimclrTf };
+    let all = names.iter().flat_map(|name| stems.iter().map(move |stem| (*name, *stem)));
+    let all = all.map(|(name, (stem, sk_ratio, unit))| BackboneConfig {
+        width: outputs as f64 / unit,
+        input_channels: inputs,
+        stem,
+        flavor,
+        sk_ratio,
+        initialization: BackboneInitialization::SimClr,
+        zero_init_residual: true,
+        ..BackboneConfig::new(name)
+    });
+    all.filter(|config| config.check().is_ok()).collect()
+}
+
+/// The backbone whose layers all have the shapes that are there.
+fn backbone(found: &Found<'_>, choice: Choice) -> Result<(BackboneConfig, Vec<Mapped>)> {
+    let Some(first) = found.kernels.values().next() else {
+        return Err(Error::Weights(
+            "there is no backbone of SimCLR's TensorFlow code (`base_model/conv2d/kernel`)".into(),
+        ));
+    };
+    let (kernels, norms) = (found.kernels.len(), found.norms.len());
+    let mut parting = None;
+    for config in candidates(first.shape, choice) {
+        let layers = creation_order(&config);
+        let wanted = layers.iter().filter(|layer| matches!(layer, Layer::Kernel { .. })).count();
+        if (wanted, layers.len() - wanted) != (kernels, norms) {
+            continue;
+        }
+        match fill(&layers, found) {
+            Ok(tensors) => return Ok((config, tensors)),
+            Err(why) => {
+                parting = Some(format!("{:?} at width {}: {why}", config.name, config.width));
+            }
+        }
+    }
+    Err(Error::Weights(match parting {
+        Some(why) => format!("no network of SimCLR; like {why}"),
+        None => format!(
+            "no network of SimCLR has {kernels} convolutions, the first of shape {:?}, and {norms} batch norms",
+            first.shape
+        ),
+    }))
+}
+
+/// Gives every layer its variables, in order.
+fn fill(layers: &[Layer], found: &Found<'_>) -> Result<Vec<Mapped>, String> {
+    let mut kernels = found.kernels.values();
+    let mut norms = found.norms.values();
+    let mut tensors = Vec::new();
+    for layer in layers {
+        match layer {
+            Layer::Kernel { name, geometry } => {
+                let variable = kernels.next().ok_or("a convolution is missing")?;
+                let (side, inputs, outputs) = (geometry.kernel, geometry.inputs, geometry.outputs);
+                shaped(variable, &[side, side, inputs, outputs])?;
+                tensors.push(Mapped {
+                    target: format!("backbone.{name}.weight"),
+                    shape: vec![outputs, inputs, side, side],
+                    source: Some(variable.name.to_owned()),
+                    layout: Layout::Kernel,
+                });
+            }
+            Layer::Norm { name, channels } => {
+                let values = norms.next().ok_or("a batch norm is missing")?;
+                norm(&format!("backbone.{name}"), *channels, values, true, &mut tensors)?;
+            }
+        }
+    }
+    Ok(tensors)
+}
+
+fn shaped(variable: &Variable<'_>, expected: &[i64]) -> Result<(), String> {
+    if variable.shape == expected {
+        return Ok(());
+    }
+    Err(format!("`{}` must have shape {expected:?}, found {:?}", variable.name, variable.shape))
+}
+
+/// The values of a batch norm; without `shift` it has no bias, and one that it has not is zero.
+fn norm(
+    name: &str,
+    channels: i64,
+    values: &BTreeMap<&'static str, &Variable<'_>>,
+    shift: bool,
+    tensors: &mut Vec<Mapped>,
+) -> Result<(), String> {
+    for (_, value) in NORM.iter().filter(|(_, value)| shift || *value != "bias") {
+        let variable = values.get(value);
+        match variable {
+            Some(variable) => shaped(variable, &[channels])?,
+            None if *value == "bias" => {}
+            None => return Err(format!("`{name}.{value}` is missing")),
+        }
+        tensors.push(Mapped {
+            target: format!("{name}.{value}"),
+            shape: vec![channels],
+            source: variable.map(|variable| variable.name.to_owned()),
+            layout: Layout::Plain,
+        });
+    }
+    Ok(())
+}
+
+/// The projection head: layers of the width of the features, the last one without a shift.
+fn projector(
+    found: &Found<'_>,
+    features: i64,
+    tensors: &mut Vec<Mapped>,
+) -> Result<Option<HeadConfig>> {
+    let broken = |why: String| Error::Weights(format!("the projection head is not whole: {why}"));
+    let count = found.projector.len();
+    let mut width = features;
+    for (place, (number, values)) in found.projector.iter().enumerate() {
+        if *number as usize != place {
+            return Err(broken(format!("there is no layer nl_{place}")));
+        }
+        let linear = values.get("linear.weight");
+        let linear = linear.ok_or_else(|| broken(format!("nl_{place} has no matrix")))?;
+        let &[inputs, outputs] = linear.shape else {
+            return Err(broken(format!("`{}` has shape {:?}", linear.name, linear.shape)));
+        };
+        let last = place + 1 == count;
+        if inputs != width || (!last && outputs != features) {
+            let found = linear.shape;
+            return Err(broken(format!("`{}` takes {width} values, found {found:?}", linear.name)));
+        }
+        let name = format!("projector.layers.{place}");
+        tensors.push(Mapped {
+            target: format!("{name}.linear.weight"),
+            shape: vec![outputs, inputs],
+            source: Some(linear.name.to_owned()),
+            layout: Layout::Dense,
+        });
+        if last && values.contains_key("bias") {
+            return Err(broken(format!("the batch norm of its last layer nl_{place} has a shift")));
+        }
+        norm(&format!("{name}.norm"), outputs, values, !last, tensors).map_err(broken)?;
+        width = outputs;
+    }
+    Ok((count > 0).then(|| HeadConfig {
+        layers: count,
+        output: width as usize,
+        output_batch_norm: OutputNorm::Gamma,
+        ..HeadConfig::default()
+    }))
+}
+
+/// The linear head, with its bias.
+fn classifier(
+    found: &Found<'_>,
+    features: i64,
+    tensors: &mut Vec<Mapped>,
+) -> Result<Option<usize>> {
+    let Some(kernel) = found.classifier.get("kernel") else { return Ok(None) };
+    let &[inputs, classes] = kernel.shape else {
+        return Err(Error::Weights(format!("`{}` has shape {:?}", kernel.name, kernel.shape)));
+    };
+    let bias = found.classifier.get("bias");
+    if inputs != features || bias.is_some_and(|bias| bias.shape != [classes]) {
+        return Err(Error::Weights(format!(
+            "the linear head `{}` of shape {:?} does not fit {features} features",
+            kernel.name, kernel.shape
+        )));
+    }
+    tensors.push(Mapped {
+        target: "classifier.weight".into(),
+        shape: vec![classes, inputs],
+        source: Some(kernel.name.to_owned()),
+        layout: Layout::Dense,
+    });
+    tensors.push(Mapped {
+        target: "classifier.bias".into(),
+        shape: vec![classes],
+        source: bias.map(|bias| bias.name.to_owned()),
+        layout: Layout::Plain,
+    });
+    Ok(Some(classes as usize))
+}
