@@ -255,7 +255,7 @@ pub(super) struct Pages {
 }
 
 /// At least so long between two pages of one epoch.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_mins(1);
 
 impl Pages {
     pub(super) fn new(run: &Path) -> Self {

@@ -410,13 +410,12 @@ fn separius(name: &str, deep: bool) -> Option<String> {
     let (last, path) = parts.split_last()?;
     let place = match (path, deep) {
         (["0", "0"], false) => "conv1".to_owned(),
-        (["0", "1", "0"], false) => "bn1".to_owned(),
+        (["0", "1", "0"], false) | (["0", "5", "0"], true) => "bn1".to_owned(),
         (["0", number @ ("0" | "2" | "4")], true) => {
             format!("conv1.{}", ["0", "3", "6"][number.parse::<usize>().ok()? / 2])
         }
         (["0", "1", "0"], true) => "conv1.1".to_owned(),
         (["0", "3", "0"], true) => "conv1.4".to_owned(),
-        (["0", "5", "0"], true) => "bn1".to_owned(),
         ([group, "blocks", block, inner @ ..], _) => {
             let inner = match (inner, deep) {
                 (["projection", "shortcut"], false) => "downsample.0",

@@ -10,7 +10,7 @@ const MARGIN: f32 = 20.0;
 /// Between pictures.
 const GAP: f32 = 8.0;
 /// Width that the label of a row may take.
-const LABEL: f32 = 150.0;
+const LABEL: f32 = 180.0;
 /// Height of a line of text, in sizes of its font.
 const LINE: f32 = 1.25;
 /// Sizes of the fonts of the title, the titles of columns, the labels of rows, and what is small.

@@ -54,9 +54,9 @@ impl<'a> Album<'a> {
         Some(Cell::plain(self.overlay(map, picture)?, description))
     }
 
-    fn input(&self, picture: usize) -> Option<Cell> {
+    fn input(&self, picture: usize) -> Cell {
         let found = &self.pictures[picture];
-        Some(Cell::plain(found.shown.clone(), format!("{} as it is", name_of(found))))
+        Cell::plain(found.shown.clone(), format!("{} as it is", name_of(found)))
     }
 
     /// What a layer is called.
@@ -111,7 +111,7 @@ impl<'a> Album<'a> {
         for (at, picture) in self.pictures.iter().enumerate() {
             let row = |number: usize, label: String, layer, algorithm| {
                 // Once is enough.
-                let input = if number == 0 { self.input(at) } else { None };
+                let input = (number == 0).then(|| self.input(at));
                 let maps =
                     self.settings.clusters.iter().map(|k| {
                         self.cell(self.found.map(layer, Scope::Image(at), algorithm, *k), at)
@@ -161,7 +161,7 @@ impl<'a> Album<'a> {
         let all = 0..self.pictures.len();
         let input = || Row {
             label: "Input".to_owned(),
-            cells: all.clone().map(|at| self.input(at)).collect(),
+            cells: all.clone().map(|at| Some(self.input(at))).collect(),
         };
         let row = |label: String, layer, algorithm, k| {
             let map = self.found.map(layer, Scope::All, algorithm, k);

@@ -110,6 +110,9 @@ fn recognised(variables: &[(String, Vec<i64>)], choice: Choice) -> Result<Networ
     recognise(variables.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())), choice)
 }
 
+/// Names and shapes of variables.
+type Variables = Vec<(String, Vec<i64>)>;
+
 #[test]
 fn every_table_is_that_of_the_code_and_is_recognised() {
     for Table { depth, width, sk, projector, variables, backbone, crc32 } in golden().tables {
@@ -288,7 +291,7 @@ fn names_of_tensorflow_2_are_the_same_layers() {
 #[test]
 fn what_is_no_such_network_is_refused_by_its_layer() {
     let plain = listing(&config(50, 0.25, false, "imagenet"), 3);
-    let with = |change: &dyn Fn(&mut Vec<(String, Vec<i64>)>)| {
+    let with = |change: &dyn Fn(&mut Variables)| {
         let mut variables = plain.clone();
         change(&mut variables);
         recognised(&variables, Choice::default()).unwrap_err().to_string()

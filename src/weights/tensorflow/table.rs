@@ -190,7 +190,9 @@ pub(super) mod writer {
         if restarts.is_empty() {
             restarts.push(0);
         }
-        restarts.iter().for_each(|restart| out.extend(restart.to_le_bytes()));
+        for restart in &restarts {
+            out.extend(restart.to_le_bytes());
+        }
         out.extend((restarts.len() as u32).to_le_bytes());
         out
     }
