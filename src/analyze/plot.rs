@@ -406,7 +406,7 @@ pub(super) mod tests {
             ],
         ];
         // The page has the same colours by day, and others by night.
-        let style = include_str!("../report/series.css");
+        let style = include_str!("../../templates/series.css");
         let pairs: Vec<[RGBColor; 2]> = style
             .split("light-dark(")
             .skip(1)

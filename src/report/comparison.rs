@@ -173,11 +173,11 @@ pub(super) fn page(paths: &[PathBuf], page: &Path) -> Result<(String, Vec<String
     let over = over(&runs);
     let page = Page {
         css: concat!(
-            include_str!("report.css"),
-            include_str!("series.css"),
+            include_str!("../../templates/page.css"),
+            include_str!("../../templates/series.css"),
             include_str!("comparison.css")
         ),
-        js: concat!(include_str!("page.js"), include_str!("comparison.js")),
+        js: concat!(include_str!("../../templates/page.js"), include_str!("comparison.js")),
         name: counted(runs.len(), "run"),
         every: runs.iter().filter_map(|run| every(&run.run)).min(),
         stamp: runs.iter().map(|run| stamp(&run.run)).collect::<Vec<_>>().join(" "),

@@ -133,8 +133,11 @@ pub(super) fn page(run: &Run, parts: &Parts) -> Result<String> {
     let (progress, fraction) = progress(run);
     let state = run.state.as_ref().map_or("no status yet".to_owned(), State::to_string);
     let page = Page {
-        css: concat!(include_str!("report.css"), include_str!("series.css")),
-        js: concat!(include_str!("page.js"), include_str!("report.js")),
+        css: concat!(
+            include_str!("../../templates/page.css"),
+            include_str!("../../templates/series.css")
+        ),
+        js: concat!(include_str!("../../templates/page.js"), include_str!("report.js")),
         name: &run.name,
         sections: sections(run, parts),
         every: every(run),

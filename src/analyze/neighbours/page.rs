@@ -131,7 +131,7 @@ pub fn page(
         shown: model.shown_precision.map(percent),
     });
     let page = Page {
-        css: concat!(include_str!("../../report/report.css"), include_str!("page.css")),
+        css: concat!(include_str!("../../../templates/page.css"), include_str!("page.css")),
         js: include_str!("page.js"),
         name: title,
         facts,

@@ -67,8 +67,8 @@ pub(super) fn page(album: &Album) -> Result<String> {
         ("Clusters", "k", settings.clusters.iter().map(|k| Choice::new(k, k)).collect()),
     ];
     let page = Page {
-        css: concat!(include_str!("../../report/report.css"), include_str!("parts.css")),
-        js: concat!(include_str!("../../report/page.js"), include_str!("parts.js")),
+        css: concat!(include_str!("../../../templates/page.css"), include_str!("parts.css")),
+        js: concat!(include_str!("../../../templates/page.js"), include_str!("parts.js")),
         name: "Parts of objects",
         facts,
         images: images.collect(),

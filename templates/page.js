@@ -20,11 +20,14 @@ function paint(published) {
   if (published) root.dataset.palette = "published"; else delete root.dataset.palette;
   palette.setAttribute("aria-pressed", `${published}`);
 }
-paint(kept.published === true);
-palette.addEventListener("click", () => {
-  keep({ published: kept.published !== true });
-  paint(kept.published);
-});
+// Pages without curves have no choice of their colours.
+if (palette) {
+  paint(kept.published === true);
+  palette.addEventListener("click", () => {
+    keep({ published: kept.published !== true });
+    paint(kept.published);
+  });
+}
 
 // The data of a chart or table: columns and rows, out of what the page carries.
 function tableOf(place) {
