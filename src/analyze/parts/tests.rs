@@ -22,8 +22,8 @@ fn network(folder: &Path, seed: u64) -> Weights {
     let mut parameters = Parameters::new(seed, Device::Cpu, Kind::Float);
     ResNet::build(&mut parameters.root(), &config).unwrap();
     let file = folder.join(format!("network-{seed}.safetensors"));
-    let tensors: Vec<(&str, &Tensor)> =
-        parameters.all().iter().map(|p| (p.name.as_str(), &p.tensor)).collect();
+    let tensors: Vec<(&str, Tensor)> =
+        parameters.all().iter().map(|p| (p.name.as_str(), p.tensor.contiguous())).collect();
     Tensor::write_safetensors(&tensors, &file).unwrap();
     Weights::load(&file, Device::Cpu).unwrap()
 }
