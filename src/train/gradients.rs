@@ -83,7 +83,7 @@ impl Recorder {
     /// steps are cut off. `None` if nothing is recorded; what was recorded stays.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`crate::error::Error::Io`].
     pub fn open(
         config: &GradientConfig,
         run: &RunFolder,
@@ -124,7 +124,7 @@ impl Recorder {
     /// Writes the line of an epoch that ends after `step` steps, or of a part of one where the run ends.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`crate::error::Error::Io`].
     pub fn end_epoch(&mut self, step: u64) -> Result<()> {
         let Some(sums) = &self.sums else { return Ok(()) };
         let list = |bits: &[u64], share: f64| -> Vec<Option<f64>> {

@@ -9,6 +9,7 @@ use crate::evaluate::DataUsed;
 use crate::evaluate::weights::Weights;
 use crate::model::resnet::{Architecture, ResNet, Stem};
 use crate::model::{BackboneConfig, Parameters};
+use crate::weights::{Stated, TensorFile};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -25,7 +26,8 @@ fn network(folder: &Path, seed: u64) -> Weights {
     let tensors: Vec<(&str, Tensor)> =
         parameters.all().iter().map(|p| (p.name.as_str(), p.tensor.contiguous())).collect();
     Tensor::write_safetensors(&tensors, &file).unwrap();
-    Weights::load(&file, Device::Cpu).unwrap()
+    let stated = Stated { stem: Some(config.stem), ..Stated::default() };
+    Weights::imported(&TensorFile::open(&file).unwrap(), &stated, Device::Cpu).unwrap()
 }
 
 fn scenes() -> Source {

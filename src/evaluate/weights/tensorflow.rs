@@ -14,8 +14,8 @@ impl Weights {
     /// projection head and its linear head included. Images are prepared as `simclr`, without mean and deviation.
     ///
     /// # Errors
-    /// [`Error::Weights`] if it is damaged, or not every variable of one of these networks is in it, or the moving average
-    /// is wanted and there is none.
+    /// [`crate::error::Error::Weights`] if it is damaged, or not every variable of one of these networks is in it, or the
+    /// moving average is wanted and there is none.
     pub fn from_tensorflow(path: &Path, choice: Choice, device: Device) -> Result<Self> {
         let bundle = Bundle::open(path)?;
         let (keys, network) = (bundle.variables()?, find(&bundle, choice)?);
