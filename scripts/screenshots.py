@@ -490,11 +490,13 @@ def look(browser, report, screen, scheme, out, folder):
     clip = {"x": 0, "y": 0, "width": width, "height": min(page["height"], 16000 / scale), "scale": 1}
     picture = browser.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
     (out / f"{name}-{scheme}.png").write_bytes(base64.b64decode(picture["data"]))
-    found += [*hover(browser), *toggle(browser), *contrast(browser)]
-    if scheme == "light":
+    # Reports alone have curves whose colours can be chosen, data to save, and a run to follow.
+    is_report = browser.value('document.getElementById("palette") !== null')
+    found += [*hover(browser), *toggle(browser), *(contrast(browser) if is_report else [])]
+    if is_report and scheme == "light":
         found += [*keyboard(browser), *downloads(browser, folder)]
     found += complaints(browser.events, url)
-    if scheme == "light":
+    if is_report and scheme == "light":
         with tempfile.TemporaryDirectory() as copies:
             found += refresh(browser, report, pathlib.Path(copies))
     return [f"{name}, {scheme}: {complaint}" for complaint in found]
@@ -502,7 +504,7 @@ def look(browser, report, screen, scheme, out, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("report", type=pathlib.Path, help="the page, a report.html")
+    parser.add_argument("report", type=pathlib.Path, help="the page: a report.html, or that of an analysis")
     parser.add_argument("out", type=pathlib.Path, help="folder for the pictures")
     arguments = parser.parse_args()
     program = os.environ.get("CHROMIUM") or shutil.which("chromium")
