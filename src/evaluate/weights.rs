@@ -120,8 +120,14 @@ struct Projector {
 }
 
 impl Projector {
-    fn build(config: &HeadConfig, features: i64, seed: u64, device: Device) -> Result<Self> {
-        let mut parameters = Parameters::new(seed, device, Kind::Float);
+    /// With values drawn from a seed, or to be loaded.
+    fn build(
+        config: &HeadConfig,
+        features: i64,
+        seed: Option<u64>,
+        device: Device,
+    ) -> Result<Self> {
+        let mut parameters = parameters(seed, device);
         let head = Head::build(&mut parameters.root().at("projector"), features, config)?;
         Ok(Self { head, parameters })
     }
@@ -179,10 +185,12 @@ impl Weights {
     /// # Errors
     /// [`Error::Recipe`] if the settings are out of range.
     pub fn untrained(&self, seed: u64) -> Result<Self> {
-        let (backbone, parameters) = build(&self.config, seed, self.device)?;
+        let (backbone, parameters) = build(&self.config, Some(seed), self.device)?;
         let projector = self.projector().filter(|_| self.projector.is_some());
         let projector = projector
-            .map(|config| Projector::build(&config, self.config.features(), seed, self.device))
+            .map(|config| {
+                Projector::build(&config, self.config.features(), Some(seed), self.device)
+            })
             .transpose()?;
         Ok(Self {
             backbone,
@@ -247,7 +255,7 @@ impl Weights {
         let import = Import::plan(file, stated)?;
         import.complete(file)?;
         let preprocess = import.preprocess().ok().map(|known| known.preprocess()).transpose()?;
-        let (backbone, parameters) = build(&import.config, 0, device)?;
+        let (backbone, parameters) = build(&import.config, None, device)?;
         for parameter in parameters.all() {
             let name = parameter.name.strip_prefix("backbone.").unwrap_or(&parameter.name);
             import.fill(file, name, &parameter.tensor)?;
@@ -295,7 +303,7 @@ impl Weights {
             let why = format!("a network of {wanted} parameters, but only {there} numbers");
             return Err(mismatch(&why));
         }
-        let (backbone, parameters) = build(&config, 0, device)?;
+        let (backbone, parameters) = build(&config, None, device)?;
         parameters.load(&tensors).map_err(|error| mismatch(&error))?;
         let head = tensors
             .iter()
@@ -365,7 +373,8 @@ impl Weights {
         if config.parameter_count(self.config.features()) > there as u64 {
             return None;
         }
-        let projector = Projector::build(&config, self.config.features(), 0, self.device).ok()?;
+        let projector =
+            Projector::build(&config, self.config.features(), None, self.device).ok()?;
         projector.parameters.load(&self.head).ok()?;
         Some(projector)
     }
@@ -563,8 +572,20 @@ fn by_part(names: &[String]) -> Vec<String> {
     counts.into_iter().map(|(part, count)| format!("{part}.* ({count} tensors)")).collect()
 }
 
-fn build(config: &BackboneConfig, seed: u64, device: Device) -> Result<(ResNet, Parameters)> {
-    let mut parameters = Parameters::new(seed, device, Kind::Float);
+/// An empty list: values are drawn from a seed, or all will be loaded.
+fn parameters(seed: Option<u64>, device: Device) -> Parameters {
+    match seed {
+        Some(seed) => Parameters::new(seed, device, Kind::Float),
+        None => Parameters::to_be_loaded(device, Kind::Float),
+    }
+}
+
+fn build(
+    config: &BackboneConfig,
+    seed: Option<u64>,
+    device: Device,
+) -> Result<(ResNet, Parameters)> {
+    let mut parameters = parameters(seed, device);
     let backbone = ResNet::build(&mut parameters.root().at("backbone"), config)?;
     Ok((backbone, parameters))
 }

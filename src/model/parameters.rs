@@ -54,7 +54,8 @@ pub struct Parameter {
 #[derive(Debug)]
 pub struct Parameters {
     list: Vec<Parameter>,
-    seed: u64,
+    /// What initial values are drawn from; none where all are zero.
+    seed: Option<u64>,
     device: Device,
     kind: Kind,
 }
@@ -62,7 +63,13 @@ pub struct Parameters {
 impl Parameters {
     /// An empty list whose initial values are drawn from `seed`, on a device, in f32 or (for tests) f64.
     pub fn new(seed: u64, device: Device, kind: Kind) -> Self {
-        Self { list: Vec::new(), seed, device, kind }
+        Self { list: Vec::new(), seed: Some(seed), device, kind }
+    }
+
+    /// An empty list for a network whose every tensor will be loaded: all are zero, and no time goes into drawing what is
+    /// overwritten.
+    pub fn to_be_loaded(device: Device, kind: Kind) -> Self {
+        Self { list: Vec::new(), seed: None, device, kind }
     }
 
     /// The place where names start.
@@ -242,21 +249,30 @@ impl Place<'_> {
         };
         assert!(parameters.list.iter().all(|other| other.name != name), "two tensors named {name}");
         let item = parameters.list.len() as u64;
-        let mut stream = Stream::open(parameters.seed, Purpose::Weights, Scope::Item(item));
-        let count = shape.iter().product::<i64>() as usize;
-        let tensor = Tensor::empty([count as i64], (parameters.kind, parameters.device));
-        for start in (0..count).step_by(DRAWN) {
-            let values: Vec<f64> =
-                (start..count.min(start + DRAWN)).map(|_| value(&mut stream)).collect();
-            let mut part = tensor.narrow(0, start as i64, values.len() as i64);
-            part.copy_(&Tensor::from_slice(&values));
-        }
-        let tensor = tensor.view(shape);
+        let options = (parameters.kind, parameters.device);
         // Kernels lie channels-last, the layout convolutions are fastest in.
-        let tensor = if shape.len() == 4 {
-            tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
-        } else {
-            tensor
+        let tensor = match (parameters.seed, shape) {
+            (None, [out, inputs, height, width]) => {
+                Tensor::zeros([*out, *height, *width, *inputs], options).permute([0, 3, 1, 2])
+            }
+            (None, _) => Tensor::zeros(shape, options),
+            (Some(seed), _) => {
+                let mut stream = Stream::open(seed, Purpose::Weights, Scope::Item(item));
+                let count = shape.iter().product::<i64>() as usize;
+                let tensor = Tensor::empty([count as i64], options);
+                for start in (0..count).step_by(DRAWN) {
+                    let values: Vec<f64> =
+                        (start..count.min(start + DRAWN)).map(|_| value(&mut stream)).collect();
+                    let mut part = tensor.narrow(0, start as i64, values.len() as i64);
+                    part.copy_(&Tensor::from_slice(&values));
+                }
+                let tensor = tensor.view(shape);
+                if shape.len() == 4 {
+                    tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+                } else {
+                    tensor
+                }
+            }
         };
         let trained = !(self.frozen || matches!(role, Role::Buffer | Role::State));
         let tensor = tensor.set_requires_grad(trained);
@@ -285,6 +301,18 @@ mod tests {
         assert_eq!(names, ["a.0.weight", "a.mean"]);
         assert_eq!(parameters.count(), 6);
         assert!(parameters.all()[0].tensor.requires_grad());
+    }
+
+    #[test]
+    fn what_will_be_loaded_is_zero_and_lies_as_what_is_drawn() {
+        let made = |mut parameters: Parameters| {
+            parameters.root().add("kernel", Role::Weight, &[4, 3, 2, 2], Stream::normal)
+        };
+        let drawn = made(Parameters::new(1, Device::Cpu, Kind::Float));
+        let blank = made(Parameters::to_be_loaded(Device::Cpu, Kind::Float));
+        assert_eq!((blank.size(), blank.stride()), (drawn.size(), drawn.stride()));
+        assert_eq!(blank, blank.zeros_like());
+        assert!(blank.requires_grad());
     }
 
     #[test]

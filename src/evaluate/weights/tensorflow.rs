@@ -19,7 +19,7 @@ impl Weights {
     pub fn from_tensorflow(path: &Path, choice: Choice, device: Device) -> Result<Self> {
         let bundle = Bundle::open(path)?;
         let (keys, network) = (bundle.variables()?, find(&bundle, choice)?);
-        let (backbone, parameters) = build(&network.config, 0, device)?;
+        let (backbone, parameters) = build(&network.config, None, device)?;
         let mut head = BTreeMap::new();
         for mapped in &network.tensors {
             let key = mapped.source.as_ref().and_then(|name| keys.get(name));
@@ -36,7 +36,7 @@ impl Weights {
         let projector = network.projector.as_ref();
         let projector = projector
             .map(|config| -> Result<Projector> {
-                let projector = Projector::build(config, features, 0, device)?;
+                let projector = Projector::build(config, features, None, device)?;
                 projector.parameters.load(&head)?;
                 Ok(projector)
             })
