@@ -10,10 +10,10 @@ help:
 	@echo "make test    format, lints, tests, documentation"
 	@echo "make build   the program: target/release/diptych"
 	@echo "make cuda    the CUDA libraries for training on an NVIDIA GPU"
-	@echo "make bench   speed and memory beside the peer, the limit, every piece: an hour; CIFAR10=DIR PHOTOGRAPHS=DIR PEER_PYTHON=FILE"
+	@echo "make bench   speed and memory beside the peer, the limit, every piece: an hour and a half; CIFAR10=DIR PHOTOGRAPHS=DIR PEER_PYTHON=FILE"
 	@echo "make bench-quick     small runs of all of these, to see that they work: 5 minutes"
 	@echo "make bench-accuracy  what three seeds learn, beside the peer: 75 minutes"
-	@echo "make learns  whether every method learns, and what plug-ins add: 2 hours, goes on where it was; CIFAR10=DIR"
+	@echo "make learns  whether every method learns, and what plug-ins add: hours, goes on where it was; CIFAR10=DIR"
 	@echo "make fuzz    damaged inputs for every reader of files, a minute each (nightly Rust)"
 	@echo "make third-party  THIRD_PARTY.md anew, after Cargo.lock or a pinned wheel changed"
 
