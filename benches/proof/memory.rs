@@ -20,6 +20,26 @@ const CASES: [&str; 7] = [
     "backbone.width=0.5 data.batch_size=128 view=lightly_cifar@64",
 ];
 
+/// The same of other methods, plug-ins and heads: a recipe, and settings.
+const METHODS: [&str; 16] = [
+    "cifar10/simclrv2 backbone.width=0.5 data.batch_size=128",
+    "cifar10/mocov2 backbone.width=0.5 data.batch_size=128",
+    "cifar10/npid backbone.width=0.5 data.batch_size=128",
+    "cifar10/simsiam backbone.width=0.5 data.batch_size=128",
+    "cifar10/byol backbone.width=0.5 data.batch_size=128",
+    "cifar10/byol backbone.width=0.5 data.batch_size=128 data.micro_batch_size=32",
+    "cifar10/swav backbone.width=0.5 data.batch_size=128",
+    "cifar10/swav backbone.width=0.5 data.batch_size=128 data.micro_batch_size=32",
+    "cifar10/infomin backbone.width=0.5 data.batch_size=128",
+    "cifar10/barlow backbone.width=0.5 data.batch_size=128",
+    "cifar10/vicreg backbone.width=0.5 data.batch_size=128",
+    "cifar10/supcon backbone.width=0.5 data.batch_size=128 data.micro_batch_size=0",
+    "cifar10/supervised backbone.width=0.5 data.batch_size=128",
+    "cifar10/mocov2-ft backbone.width=0.5 data.batch_size=128",
+    "cifar10/moco-cld backbone.width=0.5 data.batch_size=128",
+    "cifar10/byol-gsg backbone.width=0.5 data.batch_size=128",
+];
+
 const QUICK: [&str; 2] = [
     "backbone.width=0.25 data.batch_size=64",
     "backbone.width=0.25 data.batch_size=64 data.micro_batch_size=16",
@@ -34,7 +54,8 @@ pub(crate) fn measure(session: &Session, report: &mut Report<'_>) -> Result<()> 
     let all: Vec<(&str, u32)> = if session.quick {
         QUICK.iter().map(|case| (*case, 3)).collect()
     } else {
-        CASES.iter().map(|case| (*case, 4)).chain([(LARGE.0, 2)]).collect()
+        let cases = CASES.iter().chain(&METHODS).map(|case| (*case, 4));
+        cases.chain([(LARGE.0, 2)]).collect()
     };
     let mut runs: Vec<Outcome> = Vec::new();
     for (case, steps) in &all {

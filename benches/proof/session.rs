@@ -143,8 +143,13 @@ impl Session {
     }
 
     fn training(&self, pictures: &Pictures, settings: &[String]) -> Command {
+        // A recipe may stand before the settings.
+        let (recipe, settings) = match settings.split_first() {
+            Some((first, rest)) if !first.contains('=') => (first.as_str(), rest),
+            _ => (RECIPE, settings),
+        };
         let mut command = diptych();
-        command.args(["pretrain", RECIPE, "--json", "--data"]).arg(&pictures.path).args(settings);
+        command.args(["pretrain", recipe, "--json", "--data"]).arg(&pictures.path).args(settings);
         command.arg(format!("train.threads={}", self.threads));
         command.args(["train.device=cpu", "train.knn.every_epochs=0"]);
         command
