@@ -6,6 +6,7 @@
 //! Both are timed in turns on the same network and the same bytes; a line gives the medians and the median of the ratios.
 
 use diptych::augment::{HostBatch, Pipeline, Views as _, normalize};
+use diptych::data::Labels;
 use diptych::method::{Method, Setup, Step};
 use diptych::model::Statistics;
 use diptych::random::{Purpose, Scope, Stream};
@@ -95,7 +96,7 @@ struct Case {
     method: Box<dyn Method>,
     optimizer: Optimizer,
     batch: HostBatch,
-    labels: Vec<u32>,
+    labels: Labels,
     layout: Layout,
     steps: u64,
 }
@@ -124,6 +125,7 @@ impl Case {
             images: IMAGES,
             batch: size,
             classes: CLASSES,
+            multi_label: false,
             teacher: None,
             seed: 0,
             device: Device::Cpu,
@@ -143,7 +145,7 @@ impl Case {
             constants: Vec::new(),
             damaged: Vec::new(),
         };
-        let labels = (0..IMAGES).map(|image| (image % CLASSES) as u32).collect();
+        let labels = Labels::One((0..IMAGES).map(|image| (image % CLASSES) as u32).collect());
         Self { method, optimizer, batch, labels, layout, steps: 0 }
     }
 

@@ -114,7 +114,7 @@ fn teacher(setup: &Setup<'_>) -> Teacher {
 }
 
 fn takes_a_step(name: &str, recipe: &Recipe, classes: usize, dataset: Arc<dyn Dataset>) {
-    let (images, labels) = (dataset.len(), data::labels(dataset.as_ref()));
+    let (images, labels) = (dataset.len(), data::Labels::of(dataset.as_ref()));
     let batch_size = recipe.data.batch_size;
     let pipeline = Pipeline::new(&recipe.view).unwrap();
     let views = (0..pipeline.views()).map(|view| {
@@ -148,6 +148,7 @@ fn takes_a_step(name: &str, recipe: &Recipe, classes: usize, dataset: Arc<dyn Da
         images,
         batch: batch_size,
         classes,
+        multi_label: false,
         teacher: None,
         seed: 0,
         device: Device::Cpu,
@@ -162,7 +163,7 @@ fn takes_a_step(name: &str, recipe: &Recipe, classes: usize, dataset: Arc<dyn Da
         steps_per_epoch: 1,
         seed: 0,
         indices: &batch.indices,
-        labels: labels.as_deref(),
+        labels: labels.as_ref(),
         ranks: 1,
         tile_rows: layout.tile_rows,
     };

@@ -36,6 +36,7 @@ fn method_of(kind: Kind, input_channels: i64) -> Box<dyn Method> {
         images: BATCH,
         batch: BATCH,
         classes: 0,
+        multi_label: false,
         teacher: None,
         seed: 3,
         device: Device::Cpu,

@@ -26,6 +26,7 @@ fn after_step(method: &str, sides: &[usize], micro_batch: usize, group: usize) -
         images: BATCH,
         batch: BATCH,
         classes: 0,
+        multi_label: false,
         teacher: None,
         seed: 3,
         device: Device::Cpu,

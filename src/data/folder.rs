@@ -2,7 +2,8 @@
 
 use super::decode::{ACCEPTED, codec};
 use super::{
-    Dataset, EXTENSIONS, Entry, Image, Source, decode_file, entries, is_image, is_split_name,
+    Dataset, EXTENSIONS, Entry, Image, MultiLabels, Presence, Source, decode_file, entries,
+    is_image, is_split_name,
 };
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -223,12 +224,18 @@ impl Layout {
 pub(super) struct Folder {
     root: Arc<Path>,
     files: Vec<(Box<Path>, Option<u32>)>,
+    presence: Option<MultiLabels>,
 }
 
 impl Folder {
-    /// The files of a list, by their paths below the root; read when they are asked for.
-    pub(super) fn listed(root: &Arc<Path>, files: Vec<(Box<Path>, Option<u32>)>) -> Self {
-        Self { root: root.clone(), files }
+    /// The files of a list, by their paths below the root, which may show several classes each; read when they are asked
+    /// for.
+    pub(super) fn listed(
+        root: &Arc<Path>,
+        files: Vec<(Box<Path>, Option<u32>)>,
+        presence: Option<MultiLabels>,
+    ) -> Self {
+        Self { root: root.clone(), files, presence }
     }
 
     fn of(layout: Layout, root: &Arc<Path>, classes: &[String]) -> Self {
@@ -244,7 +251,7 @@ impl Folder {
                 }
             }
         }
-        Self { root: root.clone(), files }
+        Self { root: root.clone(), files, presence: None }
     }
 }
 
@@ -255,6 +262,10 @@ impl Dataset for Folder {
 
     fn label(&self, index: usize) -> Option<u32> {
         self.files[index].1
+    }
+
+    fn presence(&self, index: usize) -> Option<Vec<Presence>> {
+        self.presence.as_ref().map(|presence| presence.of(index).to_vec())
     }
 
     fn path(&self, index: usize) -> String {

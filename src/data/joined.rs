@@ -1,6 +1,6 @@
 //! Several data sets as one.
 
-use super::{Dataset, Image, Object};
+use super::{Dataset, Image, Object, Presence};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -35,6 +35,11 @@ impl Dataset for Joined {
     fn label(&self, index: usize) -> Option<u32> {
         let (part, within) = self.place(index);
         part.label(within)
+    }
+
+    fn presence(&self, index: usize) -> Option<Vec<Presence>> {
+        let (part, within) = self.place(index);
+        part.presence(within)
     }
 
     fn path(&self, index: usize) -> String {

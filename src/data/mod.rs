@@ -20,6 +20,7 @@ mod folder;
 #[doc(hidden)]
 pub mod idx;
 pub mod joined;
+mod labels;
 #[cfg(test)]
 pub(crate) mod mutation;
 mod options;
@@ -38,6 +39,7 @@ pub mod transfer;
 pub mod write;
 
 pub use detect::open;
+pub use labels::{Labels, MultiLabels, Presence};
 pub use summary::{Summary, summary};
 
 /// An RGB image: 8 bits a channel, rows from the top, channels interleaved, `3 · width · height` bytes.
@@ -61,6 +63,11 @@ pub trait Dataset: Send + Sync {
     }
     /// Class id of an image, if the source has labels.
     fn label(&self, index: usize) -> Option<u32>;
+    /// Which classes an image shows, one mark a class, where it may be any number of them; such images have no
+    /// [`Dataset::label`].
+    fn presence(&self, _index: usize) -> Option<Vec<Presence>> {
+        None
+    }
     /// What to call an image in messages and lists: a path or a name within the source.
     fn path(&self, index: usize) -> String;
     /// Decodes an image.

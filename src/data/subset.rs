@@ -8,7 +8,7 @@ pub use draw::{Rule, Tail, balanced_counts, draw, long_tail_counts};
 pub use frequency::{Cuts, Frequency};
 pub use list::IndexList;
 
-use super::{Dataset, Image, Object, Source};
+use super::{Dataset, Image, Object, Presence, Source};
 use crate::error::{Error, Result};
 use crate::overrides::nearest;
 use crate::random::{Purpose, Scope, Stream};
@@ -54,6 +54,10 @@ impl Dataset for Subset {
 
     fn label(&self, index: usize) -> Option<u32> {
         self.whole.label(self.original(index))
+    }
+
+    fn presence(&self, index: usize) -> Option<Vec<Presence>> {
+        self.whole.presence(self.original(index))
     }
 
     fn path(&self, index: usize) -> String {

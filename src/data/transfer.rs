@@ -7,7 +7,7 @@
 //! Each layout is tested on a made miniature; none was tried on the original files.
 
 use super::folder::Folder;
-use super::{Source, entries};
+use super::{Dataset, MultiLabels, Presence, Source, entries, subset};
 use crate::error::{Error, Result};
 use crate::overrides::nearest;
 use rayon::prelude::*;
@@ -31,7 +31,7 @@ pub mod suite;
 mod table;
 mod voc;
 
-pub use splits::{ABSENT, DIFFICULT, PRESENT, Presence, Split, Splits, Validation, fifth, splits};
+pub use splits::{Splits, Validation, fifth, splits};
 use table::{Entry, Reader, SETS};
 
 /// The names that [`open`] knows.
@@ -112,11 +112,11 @@ pub struct TransferSet {
     /// Where it was opened.
     pub location: String,
     /// Training images, without official validation images.
-    pub train: Split,
+    pub train: Arc<dyn Dataset>,
     /// Official validation images; without them, [`splits`] takes a fifth of `train`.
-    pub validation: Option<Split>,
+    pub validation: Option<Arc<dyn Dataset>>,
     /// Test images.
-    pub test: Split,
+    pub test: Arc<dyn Dataset>,
     /// Names of the classes by label.
     pub classes: Vec<String>,
     /// What is told of it.
@@ -140,8 +140,8 @@ impl TransferSet {
     pub fn source(&self) -> Source {
         let splits = [("train", Some(&self.train)), ("validation", self.validation.as_ref())];
         let splits = splits.into_iter().chain([("test", Some(&self.test))]);
-        let named = |(name, split): (&str, Option<&Split>)| {
-            split.map(|split| (name.to_owned(), split.images.clone()))
+        let named = |(name, split): (&str, Option<&Arc<dyn Dataset>>)| {
+            split.map(|split| (name.to_owned(), split.clone()))
         };
         let counts = if self.found == self.published {
             "as published".to_owned()
@@ -162,11 +162,12 @@ impl TransferSet {
     /// # Errors
     /// [`Error::Recipe`] when `count` is 0.
     pub fn limited(mut self, count: usize, seed: u64) -> Result<Self> {
-        self.train = self.train.limited(count, seed)?;
-        self.test = self.test.limited(count, seed)?;
-        if let Some(validation) = &mut self.validation {
-            *validation = validation.limited(count, seed)?;
+        if count == 0 {
+            return Err(Error::Recipe("`limit` must be at least 1, found `0`".to_owned()));
         }
+        self.train = subset::limit(self.train, count, seed);
+        self.test = subset::limit(self.test, count, seed);
+        self.validation = self.validation.map(|split| subset::limit(split, count, seed));
         let before = self.found;
         self.found = self.counted();
         if self.found != before {
@@ -189,7 +190,7 @@ impl TransferSet {
     fn counted(&self) -> Counts {
         Counts {
             train: self.train.len(),
-            validation: self.validation.as_ref().map(Split::len),
+            validation: self.validation.as_ref().map(|split| split.len()),
             test: self.test.len(),
         }
     }
@@ -339,7 +340,7 @@ fn not_found(entry: &Entry, root: &Path) -> Error {
 /// What an image shows.
 enum Target {
     Class(u32),
-    Presence(Box<[u8]>),
+    Presence(Box<[Presence]>),
 }
 
 /// An image of a list: its path below the folder of images.
@@ -461,7 +462,7 @@ fn present(
     (name, items): (&str, Vec<Item>),
     hash: &mut blake3::Hasher,
     warnings: &mut Vec<String>,
-) -> Result<Split> {
+) -> Result<Arc<dyn Dataset>> {
     let listed = items.len();
     let size = |item: &Item| {
         let file = std::fs::metadata(root.join(&item.path)).ok().filter(std::fs::Metadata::is_file);
@@ -489,7 +490,7 @@ fn present(
             Target::Class(label) => hash.update(&label.to_le_bytes()),
             Target::Presence(row) => {
                 marks.extend_from_slice(&row);
-                hash.update(&row)
+                hash.update(&row.iter().map(|mark| *mark as u8).collect::<Vec<u8>>())
             }
         };
         files.push((item.path.into_boxed_path(), label));
@@ -509,9 +510,9 @@ fn present(
             "{missing} of {listed} listed {name} images are missing, the first is `{first}`"
         ));
     }
-    let presence =
-        (!marks.is_empty()).then(|| Arc::new(Presence { classes: classes.len(), marks }));
-    Ok(Split { images: Arc::new(Folder::listed(root, files)), presence })
+    let several = !marks.is_empty();
+    let presence = several.then(|| MultiLabels::new(classes.len(), marks)).transpose()?;
+    Ok(Arc::new(Folder::listed(root, files, presence)))
 }
 
 /// A set that another reader opened.
@@ -523,7 +524,7 @@ fn of_source(
     test: &str,
 ) -> Result<TransferSet> {
     let split = |name: &str| {
-        let images = source.split(name).cloned().ok_or_else(|| {
+        let images: Arc<dyn Dataset> = source.split(name).cloned().ok_or_else(|| {
             let location = &source.location;
             Error::Data(format!("`{location}` ({}) has no split `{name}`", source.format))
         })?;
@@ -533,7 +534,7 @@ fn of_source(
                 source.location
             )));
         }
-        Ok(Split { images, presence: None })
+        Ok(images)
     };
     let mut warnings = Vec::new();
     if entry.lossless && source.format.contains("JPEG") {

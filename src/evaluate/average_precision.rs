@@ -2,21 +2,9 @@
 
 use super::interval::bootstrap;
 use super::record::Measure;
+use crate::data::{MultiLabels, Presence};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-
-/// Whether an image shows a class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u8)]
-pub enum Presence {
-    /// It does not.
-    Absent = 0,
-    /// It does.
-    Present = 1,
-    /// Only in a way that the annotators call difficult: small, hidden, cut off (label 0 of VOC 2007).
-    Difficult = 2,
-}
 
 /// What becomes of images that show a class only in a difficult way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,78 +25,6 @@ impl Difficult {
             (Presence::Absent, _) | (Presence::Difficult, Self::Negative) => Some(false),
             (Presence::Difficult, Self::Ignore) => None,
         }
-    }
-}
-
-/// For every image of a split and every class, whether it is there.
-///
-/// They stand beside [`super::Features`], by index in the split, and not in them: the annotations do not depend on a
-/// network, so stored features keep their form, and a damaged image needs no special care.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MultiLabels {
-    classes: usize,
-    values: Vec<Presence>,
-}
-
-impl MultiLabels {
-    /// Labels `[images, classes]`, row after row.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the number of values is no multiple of `classes`; [`Error::Data`] if there is no class.
-    pub fn new(classes: usize, values: Vec<Presence>) -> Result<Self> {
-        if classes == 0 {
-            return Err(Error::Data("labels of no class cannot be judged".to_owned()));
-        }
-        if !values.len().is_multiple_of(classes) {
-            let found = values.len();
-            return Err(Error::Shape(format!("{found} labels are no rows of {classes} classes")));
-        }
-        Ok(Self { classes, values })
-    }
-
-    /// Number of classes.
-    pub fn classes(&self) -> usize {
-        self.classes
-    }
-
-    /// Number of images.
-    pub fn images(&self) -> usize {
-        self.values.len() / self.classes
-    }
-
-    /// The labels of an image, `[classes]`.
-    pub fn of(&self, image: usize) -> &[Presence] {
-        &self.values[image * self.classes..(image + 1) * self.classes]
-    }
-
-    /// The labels of some images, in their order.
-    ///
-    /// # Errors
-    /// [`Error::Data`] if there is no such image.
-    pub fn at(&self, images: &[i64]) -> Result<Self> {
-        let mut values = Vec::with_capacity(images.len() * self.classes);
-        for image in images {
-            let known = usize::try_from(*image).ok().filter(|image| *image < self.images());
-            let Some(image) = known else {
-                let found = self.images();
-                return Err(Error::Data(format!(
-                    "image {image} has no labels, there are {found} rows"
-                )));
-            };
-            values.extend_from_slice(self.of(image));
-        }
-        Ok(Self { classes: self.classes, values })
-    }
-
-    /// These and then those of other images.
-    pub(super) fn and(&self, others: &Self) -> Result<Self> {
-        if self.classes != others.classes {
-            let (expected, found) = (self.classes, others.classes);
-            return Err(Error::Data(format!(
-                "labels of {found} classes do not go with those of {expected}"
-            )));
-        }
-        Ok(Self { classes: self.classes, values: [&self.values[..], &others.values].concat() })
     }
 }
 
@@ -445,8 +361,6 @@ pub(super) mod tests {
         assert!(matches!(mean(&[0.0; 3], &good), Err(Error::Shape(_))));
         assert!(matches!(mean(&[f64::NAN; 4], &good), Err(Error::NonFinite(_))));
         assert!(matches!(mean(&[0.0; 4], &labels(&[[0, 0], [0, 2]])), Err(Error::Data(_))));
-        assert!(matches!(MultiLabels::new(0, Vec::new()), Err(Error::Data(_))));
-        assert!(matches!(MultiLabels::new(2, vec![Presence::Absent; 3]), Err(Error::Shape(_))));
         assert!(matches!(good.at(&[2]), Err(Error::Data(_))));
         assert_eq!(good.at(&[1]).unwrap(), labels(&[[0, 1]]));
     }

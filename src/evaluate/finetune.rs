@@ -1,11 +1,14 @@
 //! Judging a trained classifier: every image of the evaluation split once, under the evaluation preprocessing.
 
 use super::Ranks;
+use super::average_precision::{
+    AveragePrecision, Difficult, MeanAveragePrecision, mean_average_precision,
+};
 use super::features::{Damaged, extract};
 use super::run::{batch, prepare};
 use super::scores::judged;
 use crate::augment::{Preprocess, to_device};
-use crate::data::Dataset;
+use crate::data::{Dataset, MultiLabels};
 use crate::error::{Error, Result};
 use crate::method::classifier::Network;
 use crate::method::distill::Teacher;
@@ -21,15 +24,26 @@ pub struct Classifier {
 }
 
 /// What judging found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
-    /// Where each image's class came out.
-    pub ranks: Ranks,
+    /// How well the classes were told.
+    pub result: Told,
     /// Images that could not be read. They and those ranked are the whole split.
     pub damaged: Vec<Damaged>,
 }
 
-/// What settings are chosen by, and what is told first.
+/// How well the classes of a split were told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// Images of one class each: where it came out.
+    Ranks(Ranks),
+    /// Images of any number of classes: [`AveragePrecision::ElevenPoint`] of each class, images that show it only in a
+    /// difficult way left out, as the development kit of VOC 2007 has it.
+    Precision(MeanAveragePrecision),
+}
+
+/// What settings are chosen by, and what is told first, of images of one class each; of others it is the mean average
+/// precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -42,10 +56,11 @@ pub enum Metric {
 
 impl Metric {
     /// Its value, a share in [0, 1].
-    pub fn of(self, ranks: &Ranks, seed: u64) -> f64 {
-        match self {
-            Self::Top1 => ranks.top(1).value,
-            Self::MeanPerClass => ranks.mean_per_class(seed).value,
+    pub fn of(self, told: &Told, seed: u64) -> f64 {
+        match (told, self) {
+            (Told::Precision(precision), _) => precision.mean.value,
+            (Told::Ranks(ranks), Self::Top1) => ranks.top(1).value,
+            (Told::Ranks(ranks), Self::MeanPerClass) => ranks.mean_per_class(seed).value,
         }
     }
 }
@@ -82,7 +97,8 @@ impl Classifier {
         })
     }
 
-    /// Ranks the class of every image of a split, each once. `progress` gets images done and images in all.
+    /// Tells the classes of every image of a split, each once; `seed` is that of intervals. `progress` gets images done
+    /// and images in all.
     ///
     /// # Errors
     /// [`Error::Data`] if an image has no label or one that the classifier never saw, or none can be read;
@@ -91,6 +107,7 @@ impl Classifier {
         &self,
         preprocess: &Preprocess,
         dataset: &dyn Dataset,
+        seed: u64,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Judged> {
         let side = preprocess.size_px();
@@ -106,6 +123,24 @@ impl Classifier {
                     .to_owned(),
             ));
         }
+        if let Some(labels) = MultiLabels::of_all(dataset) {
+            if labels.classes() != classes {
+                return Err(Error::Data(format!(
+                    "images to judge are marked for {} classes, and the classifier learned {classes}; both splits must be \
+                     labelled alike",
+                    labels.classes()
+                )));
+            }
+            let scores: Vec<f64> = scores.into_iter().map(f64::from).collect();
+            let precision = mean_average_precision(
+                AveragePrecision::ElevenPoint,
+                Difficult::Ignore,
+                &scores,
+                &labels.at(&found.indices())?,
+                seed,
+            )?;
+            return Ok(Judged { result: Told::Precision(precision), damaged: found.damaged });
+        }
         let labels = found.labels();
         let known = |label: &i64| usize::try_from(*label).is_ok_and(|label| label < classes);
         if let Some(label) = labels.iter().find(|label| !known(label)) {
@@ -119,6 +154,6 @@ impl Classifier {
         for (scores, label) in scores.chunks(classes).zip(&labels) {
             ranks.push(judged(scores, *label as usize), *label as u32);
         }
-        Ok(Judged { ranks, damaged: found.damaged })
+        Ok(Judged { result: Told::Ranks(ranks), damaged: found.damaged })
     }
 }

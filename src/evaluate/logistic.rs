@@ -13,10 +13,10 @@ mod sweep;
 
 use super::Features;
 use super::average_precision::{
-    AveragePrecision, Difficult, MeanAveragePrecision, MultiLabels, mean_average_precision,
-    mean_only,
+    AveragePrecision, Difficult, MeanAveragePrecision, mean_average_precision, mean_only,
 };
 use super::scores::{Ranks, judged, labels};
+use crate::data::MultiLabels;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use crate::shape;

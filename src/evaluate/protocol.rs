@@ -1,6 +1,7 @@
 //! What protocols that need stored features alone have in common: settings in, a finding out.
 
 use super::Features;
+use super::average_precision::MeanAveragePrecision;
 use super::record::Measure;
 use super::scores::Ranks;
 use crate::error::Result;
@@ -57,6 +58,10 @@ pub struct Details {
     /// Images of each class (row) by the class they were taken for (column).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confusion: Vec<Vec<u64>>,
+    /// Average precision of each class, where images show any number of them; none of a class that no image shows. Of
+    /// several seeds the mean.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub precision: Vec<Option<f64>>,
     /// Names of the rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
@@ -111,15 +116,20 @@ impl Details {
                 row.iter_mut().zip(more).for_each(|(count, more)| *count += more);
             }
         }
+        let mean = |class: usize| {
+            let values = findings.iter().map(|finding| *finding.details.precision.get(class)?);
+            Some(values.sum::<Option<f64>>()? / findings.len() as f64)
+        };
+        sum.precision = (0..sum.precision.len()).map(mean).collect();
         sum.seeds = seeds.to_vec();
         sum
     }
 
-    /// With the names of the classes that the rows of the table stand for.
+    /// With the names of the classes that the rows of the tables stand for.
     #[must_use]
     pub fn with_classes(mut self, classes: &[String]) -> Self {
         let name = |class: usize| classes.get(class).cloned().unwrap_or_else(|| class.to_string());
-        self.classes = (0..self.confusion.len()).map(name).collect();
+        self.classes = (0..self.confusion.len().max(self.precision.len())).map(name).collect();
         self
     }
 }
@@ -136,6 +146,16 @@ impl Finding {
             value: ranks.top(1),
             also,
             details: Details { confusion: ranks.confusion(), ..Details::default() },
+            ..Self::default()
+        }
+    }
+
+    /// Of images that show any number of classes: the mean average precision, that of each class beside it.
+    pub fn of_precision(found: &MeanAveragePrecision) -> Self {
+        Self {
+            metric: "mean_average_precision".to_owned(),
+            value: found.mean.clone(),
+            details: Details { precision: found.classes.clone(), ..Details::default() },
             ..Self::default()
         }
     }
@@ -186,6 +206,14 @@ mod tests {
             [finding(vec![vec![3, 1]], &["0", "1"]), finding(vec![vec![0, 4]], &["0", "1"])];
         let first = Details::of_all(&clusters, &[5, 6]);
         assert_eq!((first.confusion, first.seeds), (vec![vec![3, 1]], vec![5]));
+        let of = |classes: &[Option<f64>]| {
+            let mean = Measure::plain(0.5);
+            Finding::of_precision(&MeanAveragePrecision { mean, classes: classes.to_vec() })
+        };
+        let precision = [of(&[Some(0.25), None]), of(&[Some(0.75), Some(1.0)])];
+        let mean = Details::of_all(&precision, &[5, 6]).with_classes(&["cat".to_owned()]);
+        assert_eq!(mean.precision, [Some(0.5), None]);
+        assert_eq!(mean.classes, ["cat", "1"]);
         // Another number of classes was seen with the second seed.
         let other = [two[0].clone(), finding(vec![vec![1]], &[])];
         assert_eq!(Details::of_all(&other, &[5, 6]).seeds, [5]);

@@ -223,7 +223,7 @@ impl Finetune<'_> {
             return Ok(value);
         }
         match self.judge(folder, validation, &recipe.train.device) {
-            Ok((judged, _)) => note(folder, Some(self.metric.of(&judged.ranks, self.seed))),
+            Ok((judged, _)) => note(folder, Some(self.metric.of(&judged.result, self.seed))),
             Err(Error::NonFinite(_)) => note(folder, None),
             Err(other) => Err(other),
         }
@@ -319,7 +319,8 @@ impl Finetune<'_> {
         let classifier = Classifier::new(&trained.teacher()?, device)?;
         let model = self.model.preprocess.as_ref().or(trained.preprocess.as_ref());
         let model = model.ok_or_else(|| Error::Weights("no preprocessing is known".to_owned()))?;
-        let judged = classifier.judge(&self.protocol.preprocess(model), split, &mut |_, _| ())?;
+        let judged =
+            classifier.judge(&self.protocol.preprocess(model), split, self.seed, &mut |_, _| ())?;
         Ok((judged, trained))
     }
 

@@ -4,7 +4,7 @@ pub mod finetune;
 mod plan;
 
 use crate::augment::{Batches, DeviceLoader, Loader, LoaderConfig, views_gallery};
-use crate::data::Source;
+use crate::data::{Labels, Source};
 use crate::error::{Error, Result};
 use crate::evaluate::weights::Weights;
 use crate::machine;
@@ -121,7 +121,7 @@ impl Experiment<'_> {
             steps: plan.steps,
             steps_per_epoch: plan.order.steps_per_epoch(),
             seed: recipe.seed,
-            labels: plan.labels.clone().map(Into::into),
+            labels: plan.labels.clone(),
             max_damaged: (recipe.data.max_damaged * plan.dataset.len() as f64) as usize,
             model: json!({
                 // A checkpoint knows no paths.
@@ -175,6 +175,7 @@ fn build(recipe: &Recipe, source: &Source, plan: &Plan) -> Result<Trained> {
         images: plan.dataset.len(),
         batch: layout.batch,
         classes: plan.classes,
+        multi_label: matches!(plan.labels, Some(Labels::Several(_))),
         teacher: teacher.as_ref(),
         seed: recipe.seed,
         device: layout.device,
@@ -182,10 +183,10 @@ fn build(recipe: &Recipe, source: &Source, plan: &Plan) -> Result<Trained> {
     })?;
     let optimizer = Optimizer::new(recipe.train.optimizer.clone(), method.parameters())
         .hold(recipe.train.schedule.constant(), plan.peak_learning_rate)?;
-    let labels = plan.labels.clone().filter(|_| recipe.train.probe.enabled);
-    let probe = labels.map(|labels| {
+    let labels = plan.labels.as_ref().and_then(Labels::one);
+    let probe = labels.filter(|_| recipe.train.probe.enabled).map(|labels| {
         let (features, classes) = (method.backbone().features(), source.classes.len());
-        Probe::new(&recipe.train.probe, labels, classes, features, (layout.device, kind))
+        Probe::new(&recipe.train.probe, labels.to_vec(), classes, features, (layout.device, kind))
     });
     Ok(Trained { method, optimizer, probe })
 }

@@ -1,7 +1,7 @@
 //! What follows from a recipe and a data source before anything is built.
 
 use crate::augment::{Order, Pipeline, Preprocess};
-use crate::data::{self, Dataset, Selection, Source};
+use crate::data::{Dataset, Labels, Selection, Source};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::recipe::Recipe;
@@ -23,7 +23,7 @@ pub struct Plan {
     /// How images are brought to the network's input at evaluation.
     pub preprocess: Preprocess,
     /// Labels of the training images, if each has one.
-    pub labels: Option<Vec<u32>>,
+    pub labels: Option<Labels>,
     /// Classes of the data set, 0 unless every training image has a label.
     pub classes: usize,
     /// Optimizer steps of the run.
@@ -93,7 +93,7 @@ impl Plan {
             device: machine::device(&config.device)?,
             precision: config.precision,
         };
-        let labels = data::labels(dataset.as_ref()).filter(|_| source.classes.len() > 1);
+        let labels = Labels::of(dataset.as_ref()).filter(|_| source.classes.len() > 1);
         Ok(Self {
             classes: labels.as_ref().map_or(0, |_| source.classes.len()),
             labels,

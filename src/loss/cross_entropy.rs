@@ -1,11 +1,11 @@
-//! Cross-entropy of class scores with labels, and with the scores of a teacher.
+//! Cross-entropy of class scores with labels, one or several an image, and with the scores of a teacher.
 //!
 //! `L = -mean_i Σ_y p_i(y) · ln softmax(z_i)(y)`, where `p_i` is 1 at the label of image i, or a teacher's softmax.
 //! Both grow with the batch alone, so plain automatic differentiation carries their gradient.
 
 use crate::error::Result;
 use crate::shape;
-use tch::{Kind, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 /// Mean cross-entropy of logits `[N, C]` with labels i64 `[N]`, each from 0 to C − 1: a scalar with a graph.
 ///
@@ -15,6 +15,18 @@ pub fn with_labels(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     shape::check("logits", logits, &[-1, -1])?;
     shape::check("labels", labels, &[logits.size()[0]])?;
     Ok(log_probabilities(logits).nll_loss(labels))
+}
+
+/// Mean binary cross-entropy of logits `[N, C]` with what is shown, `[N, C]` of zeros and ones:
+/// `-mean_ic [s_ic ln σ(z_ic) + (1 - s_ic) ln(1 - σ(z_ic))]`, a scalar with a graph (Ericsson et al. 2021,
+/// arXiv:2011.13377; linusericsson/ssl-transfer, `finetune.py`).
+///
+/// # Errors
+/// [`crate::error::Error::Shape`] if the sides differ in shape.
+pub fn with_shown(logits: &Tensor, shown: &Tensor) -> Result<Tensor> {
+    shape::check("logits", logits, &[-1, -1])?;
+    shape::check("what is shown", shown, &logits.size())?;
+    Ok(logits.binary_cross_entropy_with_logits::<Tensor>(shown, None, None, Reduction::Mean))
 }
 
 /// `-T² · mean_i Σ_y P_teacher(y|i; T) · ln P_student(y|i; T)` with `P(·; T) = softmax(logits / T)`: a scalar with a graph
@@ -37,6 +49,11 @@ pub fn with_teacher(student: &Tensor, teacher: &Tensor, temperature: f64) -> Res
 /// Share of the rows whose largest logit is at the label, from 0 to 1.
 pub fn top1(logits: &Tensor, labels: &Tensor) -> f64 {
     logits.argmax(1, false).eq_tensor(labels).to_kind(Kind::Double).mean(None).double_value(&[])
+}
+
+/// Share of the marks `[N, C]` that a logit above or below 0 tells, from 0 to 1.
+pub fn marks(logits: &Tensor, shown: &Tensor) -> f64 {
+    logits.gt(0).eq_tensor(&shown.gt(0)).to_kind(Kind::Double).mean(None).double_value(&[])
 }
 
 fn log_probabilities(logits: &Tensor) -> Tensor {
@@ -92,6 +109,29 @@ mod tests {
         assert!((found - expected).abs() < 1e-12, "{found} {expected}");
         slopes(&z, |z| with_labels(z, &labels).unwrap());
         assert!(with_labels(&z, &labels.narrow(0, 0, 4)).is_err());
+    }
+
+    #[test]
+    fn binary_cross_entropy_is_the_mean_over_marks_and_its_gradient_its_slope() {
+        let z = logits(0);
+        let shown = logits(1).gt(0.5).to_kind(Kind::Double);
+        let mut expected = 0.0;
+        for (z, shown) in numbers(&z).into_iter().zip(numbers(&shown)) {
+            let yes = 1.0 / (1.0 + (-z).exp());
+            expected -= if shown > 0.0 { yes.ln() } else { (1.0 - yes).ln() };
+        }
+        expected /= (N * C) as f64;
+        let found = with_shown(&z, &shown).unwrap().double_value(&[]);
+        assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        slopes(&z, |z| with_shown(z, &shown).unwrap());
+        assert!(with_shown(&z, &shown.narrow(1, 0, 3)).is_err());
+        let pairs = numbers(&z).into_iter().zip(numbers(&shown));
+        let right = pairs.filter(|(z, shown)| (*z > 0.0) == (*shown > 0.0));
+        assert!((marks(&z, &shown) - right.count() as f64 / (N * C) as f64).abs() < 1e-12);
+    }
+
+    fn numbers(values: &Tensor) -> Vec<f64> {
+        values.contiguous().view(-1).try_into().unwrap()
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! arXiv:1603.08511) and fine-tuning with few labels (Chen et al. 2020, arXiv:2002.05709, appendix B.5; from the middle of
 //! the projector: arXiv:2006.10029, section 2) are this method with other settings.
 //!
-//! **Idea.** One view of an image, a linear layer with a bias, cross-entropy with the label. From random weights it is the
+//! **Idea.** One view of an image, a linear layer with a bias, cross-entropy with the label; where an image may show several
+//! classes, binary cross-entropy with each (Ericsson et al. 2021, arXiv:2011.13377). From random weights it is the
 //! supervised baseline; from pre-trained ones (`backbone.weights`) fine-tuning; with `frozen` the linear evaluation.
 //!
 //! **Symbols.** h = f(x) features; t = the tap: h, or the output of a projector layer with its norm and `ReLU`;
-//! z = W t + b logits `[N, C]`. `L = -mean_i ln softmax(z_i)[y_i]`.
+//! z = W t + b logits `[N, C]`. `L = -mean_i ln softmax(z_i)[y_i]`, or with several classes an image, s_ic 1 where c is shown,
+//! `L = -mean_ic [s_ic ln σ(z_ic) + (1 - s_ic) ln(1 - σ(z_ic))]`.
 //!
 //! **Deviations.** A frozen backbone is in evaluation mode and its rows carry no graph; so is what the tap keeps of the
 //! projector. Where it is not frozen, all of it is in training mode and its running statistics move.
@@ -20,7 +22,7 @@ use super::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, require,
 };
 use crate::error::{Error, Result};
-use crate::loss::cross_entropy::{top1, with_labels};
+use crate::loss::cross_entropy::{marks, top1, with_labels, with_shown};
 use crate::model::heads::{Head, HeadConfig};
 use crate::model::layers::{Initialization, Linear};
 use crate::model::resnet::ResNet;
@@ -28,6 +30,7 @@ use crate::model::{BackboneConfig, Parameters, Phase, Place, Statistics};
 use crate::plugin::Plugins;
 use crate::shape;
 use serde::{Deserialize, Serialize};
+use std::f64::consts::LN_2;
 use tch::Tensor;
 
 /// Settings of the classifier.
@@ -232,6 +235,7 @@ pub struct Classifier {
     wiring: Wiring,
     network: Network,
     config: Config,
+    multi_label: bool,
 }
 
 impl Classifier {
@@ -243,7 +247,8 @@ impl Classifier {
         let network =
             Network::build(&mut parameters.root(), setup.backbone, config, setup.classes)?;
         let wiring = config.wiring(setup.plugins, setup.views);
-        Ok(Self { parameters, wiring, network, config: config.clone() })
+        let multi_label = setup.multi_label;
+        Ok(Self { parameters, wiring, network, config: config.clone(), multi_label })
     }
 
     /// The parts of a pre-trained model below the linear layer.
@@ -267,7 +272,6 @@ impl Method for Classifier {
     }
 
     fn objective(&self, rows: &Rows, step: &Step<'_>) -> Result<Objective> {
-        let labels = step.labels_of_batch("classifier", rows.online.device())?;
         let features = self.network.backbone.features();
         let (h, phase) = if self.config.frozen {
             (rows.targets()?.shallow_clone(), Phase::Evaluation)
@@ -278,12 +282,21 @@ impl Method for Classifier {
         };
         shape::check("rows", &h, &[1, -1, features])?;
         let logits = self.network.logits(&h.squeeze_dim(0), phase);
-        let loss = with_labels(&logits, &labels)?;
+        let (loss, scalar) = match step.shown_in_batch((logits.device(), logits.kind())) {
+            Some(shown) => (with_shown(&logits, &shown)?, ("marks", marks(&logits, &shown))),
+            None => {
+                let labels = step.labels_of_batch("classifier", logits.device())?;
+                (with_labels(&logits, &labels)?, ("top1", top1(&logits, &labels)))
+            }
+        };
         let leaf = if self.config.frozen { &rows.online } else { &h };
-        Ok(Objective::backward(&loss, leaf, &logits).with([("top1", top1(&logits, &labels))]))
+        Ok(Objective::backward(&loss, leaf, &logits).with([scalar]))
     }
 
     fn stuck_at(&self, _batch_size: usize) -> Option<Constant> {
+        if self.multi_label {
+            return Some(Constant { value: LN_2, formula: "ln 2" });
+        }
         let value = (self.network.classes as f64).ln();
         Some(Constant { value, formula: "ln C" })
     }
@@ -311,11 +324,14 @@ mod tests {
         CLASSES, IMAGES, build, head_gradients, hold_slopes, named, refused, rows, step, tensors,
     };
     use super::*;
+    use crate::data::{Labels, MultiLabels, Presence};
+    use std::sync::{Arc, LazyLock};
 
     const LABELS: &[u32] = &[2, 0, 1, 1, 0, 2];
 
     fn at(index: u64) -> Step<'static> {
-        Step { labels: Some(LABELS), ..step(index) }
+        static ONE: LazyLock<Labels> = LazyLock::new(|| Labels::One(LABELS.into()));
+        Step { labels: Some(&ONE), ..step(index) }
     }
 
     /// Logits of an independent loop, and their mean cross-entropy.
@@ -417,6 +433,36 @@ mod tests {
         let bound = 1.0 / 8.0; // 64 features
         assert!(most(&weight) <= bound && most(&weight) > 0.9 * bound);
         assert!(most(&bias) <= bound && most(&bias) > 0.0);
+    }
+
+    #[test]
+    fn images_of_several_classes_have_a_binary_cross_entropy_for_each() {
+        use Presence::{Absent, Difficult, Present};
+        let rows_of = [[Present, Absent, Present], [Difficult, Present, Absent], [Absent; 3]];
+        let all = [rows_of, rows_of].concat().concat();
+        let labels = Labels::Several(Arc::new(MultiLabels::new(CLASSES, all).unwrap()));
+        let at = Step { labels: Some(&labels), ..step(0) };
+        let method = build("name = 'classifier'", "", 1);
+        let rows = rows(1, 1);
+        let found = method.objective(&rows, &at).unwrap();
+        let logits = &found.projections;
+        let mut expected = 0.0;
+        for image in 0..IMAGES {
+            for (class, mark) in rows_of[image % 3].iter().enumerate() {
+                let z = logits.double_value(&[image as i64, class as i64]);
+                // A class that is only shown in a difficult way is learned as absent.
+                expected += (1.0 + z.exp()).ln() - if *mark == Present { z } else { 0.0 };
+            }
+        }
+        expected /= (IMAGES * CLASSES) as f64;
+        assert!((found.loss - expected).abs() < 1e-12, "{} {expected}", found.loss);
+        let mut held = head_gradients(method.as_ref());
+        held.push(("rows", rows.online.shallow_clone(), found.rows_gradient));
+        hold_slopes(&held, || method.objective(&rows, &at).unwrap().loss);
+        let other = build("name = 'supcon'", "", 2);
+        let error =
+            other.objective(&super::super::testing::rows(2, 1), &at).unwrap_err().to_string();
+        assert!(error.contains("supcon learns one class an image"), "{error}");
     }
 
     #[test]

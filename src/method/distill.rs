@@ -213,12 +213,15 @@ mod tests {
     };
     use super::super::{Config as AnyConfig, Setup};
     use super::*;
+    use crate::data::Labels;
+    use std::sync::LazyLock;
     use tch::Device;
 
     const LABELS: &[u32] = &[2, 0, 1, 1, 0, 2];
 
     fn at(index: u64) -> Step<'static> {
-        Step { labels: Some(LABELS), ..step(index) }
+        static ONE: LazyLock<Labels> = LazyLock::new(|| Labels::One(LABELS.into()));
+        Step { labels: Some(&ONE), ..step(index) }
     }
 
     /// Rows of a student and logits of a teacher.
@@ -291,6 +294,7 @@ mod tests {
             images: 24,
             batch: IMAGES,
             classes: CLASSES,
+            multi_label: false,
             teacher: None,
             seed: 5,
             device: Device::Cpu,

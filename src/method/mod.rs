@@ -28,6 +28,7 @@ mod prediction;
 mod testing;
 
 use crate::augment::ViewRecipe;
+use crate::data::{Labels, Presence};
 use crate::error::{Error, Result};
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
@@ -50,8 +51,8 @@ pub struct Step<'a> {
     pub seed: u64,
     /// Index in the data set of each image of the batch.
     pub indices: &'a [usize],
-    /// Label of each image of the data set, for methods that learn from labels.
-    pub labels: Option<&'a [u32]>,
+    /// What each image of the data set shows, for methods that learn from labels.
+    pub labels: Option<&'a Labels>,
     /// Virtual ranks: normalisation groups, each of consecutive images of the batch.
     pub ranks: i64,
     /// Rows of a tile in the losses that compare all rows with all rows, at least 1.
@@ -77,7 +78,7 @@ impl Step<'_> {
     /// The labels of the batch, i64 `[N]`, for `method`, which learns from them.
     ///
     /// # Errors
-    /// [`Error::Data`] if not every training image has one.
+    /// [`Error::Data`] if not every training image has one, or they show several classes.
     pub fn labels_of_batch(&self, method: &str, device: Device) -> Result<Tensor> {
         let labels = self.labels.ok_or_else(|| {
             Error::Data(format!(
@@ -85,8 +86,25 @@ impl Step<'_> {
                  without labels"
             ))
         })?;
+        let labels = labels.one().ok_or_else(|| {
+            Error::Data(format!(
+                "method {method} learns one class an image, and these images show any number of classes; \
+                 `classifier` learns from such"
+            ))
+        })?;
         let labels: Vec<i64> = self.indices.iter().map(|image| i64::from(labels[*image])).collect();
         Ok(Tensor::from_slice(&labels).to_device(device))
+    }
+
+    /// 1 for each class that an image of the batch shows, else 0, `[N, C]`, where images show any number of classes. A
+    /// class that is only shown in a difficult way counts as not shown.
+    pub fn shown_in_batch(&self, (device, kind): (Device, Kind)) -> Option<Tensor> {
+        let Some(Labels::Several(labels)) = self.labels else { return None };
+        let rows = self.indices.iter().flat_map(|image| labels.of(*image));
+        let shown: Vec<f32> =
+            rows.map(|it| f32::from(u8::from(*it == Presence::Present))).collect();
+        let shown = Tensor::from_slice(&shown).view([-1, labels.classes() as i64]);
+        Some(shown.to_device(device).to_kind(kind))
     }
 
     /// The indices as i64 `[N]`.
@@ -277,6 +295,8 @@ pub struct Setup<'a> {
     pub batch: usize,
     /// Classes of the data set, 0 unless every image has a label.
     pub classes: usize,
+    /// Whether an image may show several of them.
+    pub multi_label: bool,
     /// Who teaches, for a method that learns from another network.
     pub teacher: Option<&'a distill::Teacher>,
     /// Initial values are drawn from it.

@@ -28,6 +28,7 @@ pub(super) fn build(method: &str, plugins: &str, views: usize) -> Box<dyn Method
         images: 4 * IMAGES,
         batch: IMAGES,
         classes: CLASSES,
+        multi_label: false,
         teacher: None,
         seed: 5,
         device: Device::Cpu,

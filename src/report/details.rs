@@ -28,6 +28,8 @@ pub(super) struct Detail {
     pub(super) classes: Vec<Class>,
     /// Whether `classes` are only those that fare worst.
     pub(super) worst: bool,
+    /// Whether it is their average precision, which has no interval.
+    pub(super) precision: bool,
     /// Class, what it is taken for, how often: the most frequent confusions.
     pub(super) pairs: Vec<(String, String, String)>,
     pub(super) sweeps: Vec<SweepFigure>,
@@ -95,7 +97,11 @@ impl Detail {
             |class: usize| details.classes.get(class).cloned().unwrap_or_else(|| class.to_string());
         let small = counts.len() <= TABLE && counts.iter().all(|row| row.len() <= TABLE);
         let square = details.columns.is_empty();
-        let mut classes: Vec<(f64, Class)> = if square {
+        let precision = !details.precision.is_empty();
+        let mut classes: Vec<(f64, Class)> = if precision {
+            let all = details.precision.iter().enumerate();
+            all.filter_map(|(class, value)| Some(precise(name(class), (*value)?))).collect()
+        } else if square {
             counts
                 .iter()
                 .enumerate()
@@ -104,7 +110,7 @@ impl Detail {
         } else {
             Vec::new()
         };
-        let worst = !small && classes.len() > LISTED;
+        let worst = (!small || details.precision.len() > TABLE) && classes.len() > LISTED;
         if worst {
             classes.sort_by(|a, b| a.0.total_cmp(&b.0));
             classes.truncate(LISTED);
@@ -115,7 +121,7 @@ impl Detail {
         Self {
             protocol: evaluation.protocol.clone(),
             file: evaluation.file.clone(),
-            seeds: told_seeds(&details.seeds),
+            seeds: told_seeds(&details.seeds, precision),
             matrix: (small && !counts.is_empty()).then(|| Matrix {
                 columns,
                 rows: counts
@@ -126,6 +132,7 @@ impl Detail {
             }),
             classes: classes.into_iter().map(|(_, class)| class).collect(),
             worst,
+            precision,
             pairs,
             sweeps: details
                 .sweeps
@@ -137,11 +144,12 @@ impl Detail {
 }
 
 /// `Counts are sums over the seeds 0, 1, 2.`
-fn told_seeds(seeds: &[u64]) -> Option<String> {
+fn told_seeds(seeds: &[u64], precision: bool) -> Option<String> {
     let all: Vec<String> = seeds.iter().map(u64::to_string).collect();
     match all.as_slice() {
         [] => None,
         [only] => Some(format!("Of seed {only} alone.")),
+        all if precision => Some(format!("Means over the seeds {}.", all.join(", "))),
         all => Some(format!(
             "Counts are sums over the seeds {}; what was swept is of seed {}.",
             all.join(", "),
@@ -177,6 +185,15 @@ fn of_class(name: String, class: usize, row: &[u64], seeds: usize) -> Option<(f6
         bar: [value, low, high].map(|share| 100.0 * share),
     };
     Some((value, class))
+}
+
+/// The average precision of a class, a share.
+fn precise(name: String, value: f64) -> (f64, Class) {
+    let bar = [100.0 * value.clamp(0.0, 1.0); 3];
+    (
+        value,
+        Class { name, value: percent(value), interval: String::new(), images: String::new(), bar },
+    )
 }
 
 fn most_confused(

@@ -190,6 +190,7 @@ mod tests {
             images: 8,
             batch: 4,
             classes: 0,
+            multi_label: false,
             teacher: None,
             seed: 1,
             device: Device::Cpu,

@@ -68,6 +68,7 @@ fn on_a_frozen_backbone_it_is_logistic_regression_on_its_rows() {
         let rows = trained.method.backbone().forward(&images, Phase::Evaluation);
         let rows: Vec<Vec<f64>> = numbers(&rows).chunks(width).map(<[f64]>::to_vec).collect();
         let all = labels();
+        let all = all.one().unwrap();
         let y: Vec<u32> = batch.indices.iter().map(|image| all[*image]).collect();
         layer.step(&rows, &y, 0.05, 0.9, 1e-4);
         case.train(&mut trained, step..step + 1, &layout);

@@ -278,8 +278,9 @@ fn a_step_that_is_left_out_moves_nothing() {
     let dataset = source.for_training(&Selection::default()).unwrap();
     // As many classes as the methods were built for.
     let labels = data::labels(dataset.as_ref());
-    let labels = labels
-        .map(|labels| labels.iter().map(|label| label % CLASSES as u32).collect::<Vec<u32>>());
+    let labels = labels.map(|labels| {
+        data::Labels::One(labels.iter().map(|label| label % CLASSES as u32).collect())
+    });
     let sentinels = "epochs = 1\nmax_steps = 3\ncheckpoint_every_steps = 1\nthreads = 1\n\
         optimizer = { name = \"sgd\", learning_rate = 0.05, weight_decay = 0.0 }\n\
         schedule = { name = \"constant\" }\nsentinels = { non_finite = \"warn\" }";

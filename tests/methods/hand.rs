@@ -40,6 +40,7 @@ pub(crate) fn method(config: &Config, plugins: &Plugins, group: usize) -> Box<dy
         images: IMAGES,
         batch: BATCH,
         classes: CLASSES,
+        multi_label: false,
         teacher: None,
         seed: 5,
         device: Device::Cpu,

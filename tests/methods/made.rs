@@ -1,6 +1,7 @@
 //! Small methods, their plug-ins, and batches of made images.
 
 use diptych::augment::HostBatch;
+use diptych::data::Labels;
 use diptych::method::distill::Teacher;
 use diptych::method::{Config, Method, NAMES, Setup, Step};
 use diptych::model::BackboneConfig;
@@ -161,6 +162,7 @@ pub(crate) fn build(
         images: IMAGES,
         batch: BATCH,
         classes: CLASSES,
+        multi_label: false,
         teacher: None,
         seed: 3,
         device: Device::Cpu,
@@ -186,15 +188,15 @@ pub(crate) fn teacher(setup: &Setup<'_>) -> Teacher {
 }
 
 /// A label for every image.
-pub(crate) fn labels() -> Vec<u32> {
-    (0..IMAGES).map(|image| (image % CLASSES) as u32).collect()
+pub(crate) fn labels() -> Labels {
+    Labels::One((0..IMAGES).map(|image| (image % CLASSES) as u32).collect())
 }
 
 /// The step with this number for a batch of these images.
 pub(crate) fn at<'a>(
     index: u64,
     indices: &'a [usize],
-    labels: &'a [u32],
+    labels: &'a Labels,
     ranks: usize,
 ) -> Step<'a> {
     Step {

@@ -8,12 +8,12 @@ use super::{Trained, choose_preprocess, describe, recipe_of};
 use crate::cli::monitor::{ProgressBar, location, open_subset};
 use crate::cli::{Answer, tell};
 use anyhow::Result;
-use diptych::data::joined::Joined;
 use diptych::data::transfer::{self, TransferSet, splits};
 use diptych::data::{Dataset, Selection, Source, labels, subset};
 use diptych::error::Error;
-use diptych::evaluate::finetune::Metric;
-use diptych::evaluate::frequency::{grouped, per_class};
+use diptych::evaluate::average_precision::{AveragePrecision, Difficult};
+use diptych::evaluate::finetune::{Metric, Told};
+use diptych::evaluate::frequency::{Groups, grouped, per_class};
 use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::weights::Weights;
 use diptych::evaluate::{DataUsed, Details, Finding, Measure, Record, Repeats};
@@ -81,6 +81,13 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
     if source.classes.is_empty() {
         return Err(Error::Data(format!(
             "`{}` has no labels to train with; `diptych evaluate quality` judges a representation without",
+            source.location
+        ))
+        .into());
+    }
+    if images.several_classes() && matches!(settings.groups, Groups::Liu | Groups::Cld) {
+        return Err(Error::Recipe(format!(
+            "`groups` tells apart classes of images that show one class each, and those of `{}` show several; leave it out",
             source.location
         ))
         .into());
@@ -197,15 +204,6 @@ impl Images {
                 transfer: None,
             });
         };
-        let metric = transfer::published().find(|(known, ..)| *known == name).map(|it| it.3);
-        if metric == Some(transfer::Metric::VocMap) {
-            return Err(Error::Recipe(format!(
-                "`{name}` shows several classes an image and is told by their average precision; fine-tuning here learns one \
-                 class an image (softmax), so it would have to ignore all others. `diptych evaluate transfer` judges a model \
-                 on it, a logistic regression for each class"
-            ))
-            .into());
-        }
         let set = transfer::open(name, Path::new(root))?;
         for warning in &set.warnings {
             tell(&format!("warning: {name}: {warning}"));
@@ -234,15 +232,25 @@ impl Images {
         }
     }
 
+    /// Whether an image may show several classes.
+    fn several_classes(&self) -> bool {
+        self.transfer.as_ref().is_some_and(|set| set.metric == transfer::Metric::VocMap)
+    }
+
     /// What of it made the number.
     fn settings(&self) -> BTreeMap<String, Value> {
         let Some(set) = &self.transfer else { return BTreeMap::new() };
         let validation = if set.validation.is_some() { "official" } else { "a fifth of train" };
-        BTreeMap::from([
+        let mut settings = BTreeMap::from([
             ("set".to_owned(), json!(set.name)),
             ("validation".to_owned(), json!(validation)),
             ("notes".to_owned(), json!(set.notes)),
-        ])
+        ]);
+        if self.several_classes() {
+            settings.insert("average_precision".to_owned(), json!(AveragePrecision::ElevenPoint));
+            settings.insert("difficult".to_owned(), json!(Difficult::Ignore));
+        }
+        settings
     }
 
     /// The images of a seed. Of a set with published splits all training images are learned from in the end, those of an
@@ -258,19 +266,24 @@ impl Images {
             Some(limit) => set.clone().limited(limit, seed)?,
             None => set.clone(),
         };
-        let cut = splits(&set, 0)?;
-        let mut train = Arc::clone(&cut.train.images);
-        let mut all = cut.train.with(&cut.validation).images;
+        let mut cut = splits(&set, 0)?;
         if let Some(fraction) = label_fraction {
-            train = subset::label_fraction(&train, fraction, seed)?;
+            if self.several_classes() {
+                return Err(Error::Recipe(format!(
+                    "`data.label_fraction` keeps the same share of every class, and images of `{}` show several; \
+                     `data.limit` keeps some images, whatever they show",
+                    set.name
+                ))
+                .into());
+            }
             // What is chosen on has labels too: it is as small a part.
-            let validation = subset::label_fraction(&cut.validation.images, fraction, seed)?;
-            all = Arc::new(Joined::new(vec![Arc::clone(&train), Arc::clone(&validation)]));
-            let choosing = Some([train, validation]);
-            return Ok(Cut { references: all, queries: cut.test.images, choosing });
+            for part in [&mut cut.train, &mut cut.validation] {
+                *part = subset::label_fraction(part, fraction, seed)?;
+            }
         }
-        let choosing = Some([train, cut.validation.images]);
-        Ok(Cut { references: all, queries: cut.test.images, choosing })
+        let references = cut.train_and_validation();
+        let choosing = Some([cut.train, cut.validation]);
+        Ok(Cut { references, queries: cut.test, choosing })
     }
 }
 
@@ -326,10 +339,13 @@ fn name(id: &str, fraction: Option<f64>, seed: u64) -> PathBuf {
 }
 
 fn finding(outcome: &Outcome, metric: Metric, seed: u64) -> Finding {
-    let mut finding = Finding::of_ranks(&outcome.judged.ranks, seed);
-    if metric == Metric::MeanPerClass {
-        finding = finding.by_mean_per_class();
-    }
+    let mut finding = match &outcome.judged.result {
+        Told::Ranks(ranks) if metric == Metric::MeanPerClass => {
+            Finding::of_ranks(ranks, seed).by_mean_per_class()
+        }
+        Told::Ranks(ranks) => Finding::of_ranks(ranks, seed),
+        Told::Precision(precision) => Finding::of_precision(precision),
+    };
     if let Some(loss) = outcome.train_loss {
         finding = finding.and("train_loss", Measure::plain(loss));
     }

@@ -7,12 +7,11 @@ use crate::cli::monitor::{image_bar, round_bar};
 use crate::cli::table::aligned;
 use crate::cli::{Answer, tell};
 use anyhow::Result;
-use diptych::data::Selection;
 use diptych::data::transfer::suite::Suite;
-use diptych::data::transfer::{ABSENT, PRESENT, Split, Splits, splits};
 use diptych::data::transfer::{Metric, TransferSet};
+use diptych::data::transfer::{Splits, splits};
+use diptych::data::{Dataset, MultiLabels, Selection};
 use diptych::error::Error;
-use diptych::evaluate::average_precision::{MultiLabels, Presence};
 use diptych::evaluate::logistic::{Logistic, Metric as Chosen, VERSION};
 use diptych::evaluate::run::{Part, features};
 use diptych::evaluate::{Features, Finding, Measure};
@@ -126,13 +125,13 @@ fn one(arguments: &Transfer, set: &TransferSet, variant: &'static Variant) -> Re
     let seed = subject.settings.seed;
     let cut = splits(set, 0)?;
     let Splits { train, validation, test, rule } = &cut;
-    let of = |split: &Split, role: &'static str| extracted(&subject, split, role);
+    let of = |split: &Arc<dyn Dataset>, role: &'static str| extracted(&subject, split, role);
     let (references, held_out, queries) =
         (of(train, "train")?, of(validation, "validation")?, of(test, "test")?);
     let mut bar = round_bar(set.name);
     let mut done = |at: usize, all: usize| bar(at as u64, all as u64);
     let finding = if set.metric == Metric::VocMap {
-        let label = |split: &Split| labels(split, set);
+        let label = |split: &Arc<dyn Dataset>| labels(split.as_ref(), set);
         let found = logistic.evaluate_multi_label(
             (&queries, &label(test)?),
             (&references, &label(train)?),
@@ -140,13 +139,9 @@ fn one(arguments: &Transfer, set: &TransferSet, variant: &'static Variant) -> Re
             seed,
             &mut done,
         )?;
-        Finding {
-            metric: "mean_average_precision".to_owned(),
-            value: found.precision.mean,
-            chosen: [("lambda".to_owned(), json!(found.choice.lambda))].into(),
-            ..Finding::default()
-        }
-        .and("train_mean_average_precision", Measure::plain(found.training))
+        let chosen = [("lambda".to_owned(), json!(found.choice.lambda))].into();
+        Finding { chosen, ..Finding::of_precision(&found.precision) }
+            .and("train_mean_average_precision", Measure::plain(found.training))
     } else {
         let found = logistic.evaluate(&queries, &references, Some(&held_out), seed, &mut done)?;
         logistic.finding(&found, seed)
@@ -167,24 +162,18 @@ fn one(arguments: &Transfer, set: &TransferSet, variant: &'static Variant) -> Re
     Ok(answer.json)
 }
 
-fn extracted(subject: &Subject, split: &Split, role: &'static str) -> Result<Features> {
+fn extracted(subject: &Subject, split: &Arc<dyn Dataset>, role: &'static str) -> Result<Features> {
     let store = subject.weights.run.as_ref().map(|run| run.join("features"));
     let selection = Selection::default();
-    let part =
-        Part { dataset: Arc::clone(&split.images), role, source: &subject.source, selection };
+    let part = Part { dataset: Arc::clone(split), role, source: &subject.source, selection };
     let Subject { weights, preprocess, layer, .. } = subject;
     Ok(features(weights, preprocess, *layer, &part, store.as_deref(), &mut image_bar(role))?)
 }
 
 /// Which classes each image of a split shows.
-fn labels(split: &Split, set: &TransferSet) -> Result<MultiLabels> {
-    let presence = split.presence.as_ref().ok_or_else(|| {
+fn labels(split: &dyn Dataset, set: &TransferSet) -> Result<MultiLabels> {
+    let labels = MultiLabels::of_all(split).ok_or_else(|| {
         Error::Data(format!("`{}` does not say which classes its images show", set.location))
     })?;
-    let of = |mark: &u8| match *mark {
-        PRESENT => Presence::Present,
-        ABSENT => Presence::Absent,
-        _ => Presence::Difficult,
-    };
-    Ok(MultiLabels::new(presence.classes, presence.marks.iter().map(of).collect())?)
+    Ok(labels)
 }

@@ -2,7 +2,7 @@
 
 use super::lists::{self, List};
 use super::{Item, Lists, Place};
-use crate::data::{self, Source, entries, folder};
+use crate::data::{self, Dataset, Source, entries, folder};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
 use std::collections::BTreeSet;
@@ -170,10 +170,10 @@ pub(super) fn cifar(place: &Place<'_>) -> Result<(Source, &'static str)> {
 /// # Errors
 /// [`Error::Data`] when an image has several labels; [`Error::Io`] when a file cannot be written.
 pub(super) fn store(set: &super::TransferSet, folder: &Path) -> Result<()> {
-    let text = |split: &super::Split| -> Result<String> {
+    let text = |split: &dyn Dataset| -> Result<String> {
         let line = |index| {
-            let path = split.images.path(index);
-            let label = split.images.label(index).ok_or_else(|| {
+            let path = split.path(index);
+            let label = split.label(index).ok_or_else(|| {
                 Error::Data(format!("`{path}` has no single label that a list could tell"))
             })?;
             if lists::inside(&path).is_none() || path.contains(['\n', '\r', '\u{fffd}']) {
@@ -181,11 +181,12 @@ pub(super) fn store(set: &super::TransferSet, folder: &Path) -> Result<()> {
             }
             Ok(format!("{path} {label}\n"))
         };
-        (0..split.images.len()).map(line).collect()
+        (0..split.len()).map(line).collect()
     };
-    let mut files = vec![("train.txt", text(&set.train)?), ("test.txt", text(&set.test)?)];
+    let mut files =
+        vec![("train.txt", text(set.train.as_ref())?), ("test.txt", text(set.test.as_ref())?)];
     if let Some(validation) = &set.validation {
-        files.push(("val.txt", text(validation)?));
+        files.push(("val.txt", text(validation.as_ref())?));
     }
     files.push(("classes.txt", set.classes.join("\n") + "\n"));
     for (name, text) in files {
@@ -196,10 +197,12 @@ pub(super) fn store(set: &super::TransferSet, folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use crate::data::Dataset;
     use crate::data::transfer::miniature::{Tree, expected, of, seen};
-    use crate::data::transfer::{Metric, Options, Split};
+    use crate::data::transfer::{Metric, Options};
+    use std::sync::Arc;
 
-    fn of_class(split: &Split, label: u32) -> Vec<String> {
+    fn of_class(split: &Arc<dyn Dataset>, label: u32) -> Vec<String> {
         seen(split).into_iter().filter(|(_, l)| *l == Some(label)).map(|(path, _)| path).collect()
     }
 
@@ -289,7 +292,7 @@ mod tests {
         let set = tree.open("imagenette");
         assert_eq!(set.classes, ["tench", "parachute"]);
         assert_eq!((set.train.len(), set.test.len()), (4, 2));
-        assert_eq!(set.test.images.label(1), Some(1));
+        assert_eq!(set.test.label(1), Some(1));
         assert!(set.notes[0].contains("ImageNet"));
         tree.image("imagenette2-160/train/n00000000/1.JPEG");
         let text = tree.failure("imagenette");

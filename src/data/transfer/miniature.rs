@@ -1,9 +1,11 @@
 //! Miniatures of the sets, as their archives lay them out.
 
-use super::{Options, Split, TransferSet, open, open_with};
+use super::{Options, TransferSet, open, open_with};
+use crate::data::Dataset;
 use crate::data::testing::golden;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A folder of its own.
 pub(super) struct Tree {
@@ -61,8 +63,7 @@ impl Tree {
 }
 
 /// Path and label of each image of a split, all of which can be decoded.
-pub(super) fn seen(split: &Split) -> Vec<(String, Option<u32>)> {
-    let images = &split.images;
+pub(super) fn seen(images: &Arc<dyn Dataset>) -> Vec<(String, Option<u32>)> {
     (0..images.len())
         .map(|index| {
             images.image(index).unwrap();

@@ -6,95 +6,7 @@ use crate::data::Dataset;
 use crate::data::joined::Joined;
 use crate::data::subset::Subset;
 use crate::error::{Error, Result};
-use crate::random::{Purpose, Scope, Stream};
 use std::sync::Arc;
-
-/// The class is not in the image.
-pub const ABSENT: u8 = 0;
-/// The class is in the image.
-pub const PRESENT: u8 = 1;
-/// The class is in the image only in instances marked as difficult. The devkit leaves the image out for that class;
-/// ssl-transfer counts it as [`ABSENT`].
-pub const DIFFICULT: u8 = 2;
-
-/// Which classes are seen in which images, where it may be several.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Presence {
-    /// Number of classes.
-    pub classes: usize,
-    /// `marks[image * classes + class]`: [`ABSENT`], [`PRESENT`] or [`DIFFICULT`].
-    pub marks: Vec<u8>,
-}
-
-impl Presence {
-    /// The marks of an image, one a class.
-    pub fn of(&self, image: usize) -> &[u8] {
-        &self.marks[image * self.classes..(image + 1) * self.classes]
-    }
-}
-
-/// Some images of a transfer set.
-#[derive(Clone)]
-pub struct Split {
-    /// The images; they have labels unless there is `presence`.
-    pub images: Arc<dyn Dataset>,
-    /// The classes seen in each, for a set where it may be several.
-    pub presence: Option<Arc<Presence>>,
-}
-
-impl Split {
-    /// Number of images.
-    pub fn len(&self) -> usize {
-        self.images.len()
-    }
-
-    /// Whether there is no image.
-    pub fn is_empty(&self) -> bool {
-        self.images.is_empty()
-    }
-
-    /// The images at some indices, in that order.
-    ///
-    /// # Errors
-    /// [`Error::Data`] when there is no such image.
-    pub fn part(&self, indices: &[u32]) -> Result<Self> {
-        let images = Arc::new(Subset::new(self.images.clone(), indices.to_vec())?);
-        let presence = self.presence.as_ref().map(|presence| {
-            let rows = indices.iter().flat_map(|index| presence.of(*index as usize));
-            Arc::new(Presence { classes: presence.classes, marks: rows.copied().collect() })
-        });
-        Ok(Self { images, presence })
-    }
-
-    /// At most `count` images, as [`crate::data::subset::limit`] chooses them: a smaller limit keeps a part of a larger one.
-    ///
-    /// # Errors
-    /// [`Error::Recipe`] when none is to be kept.
-    pub fn limited(&self, count: usize, seed: u64) -> Result<Self> {
-        if count == 0 {
-            return Err(Error::Recipe("`limit` must be at least 1, found `0`".to_owned()));
-        }
-        if count >= self.len() {
-            return Ok(self.clone());
-        }
-        let order = Stream::open(seed, Purpose::Subset, Scope::Item(0)).permutation(self.len());
-        let mut kept: Vec<u32> = order.into_iter().take(count).map(|index| index as u32).collect();
-        kept.sort_unstable();
-        self.part(&kept)
-    }
-
-    /// The images of this split and then those of another, which settings once chosen are fitted on again.
-    #[must_use]
-    pub fn with(&self, other: &Self) -> Self {
-        let presence =
-            self.presence.as_ref().zip(other.presence.as_ref()).map(|(first, second)| {
-                let marks = [&first.marks[..], &second.marks[..]].concat();
-                Arc::new(Presence { classes: first.classes, marks })
-            });
-        let images = Arc::new(Joined::new(vec![self.images.clone(), other.images.clone()]));
-        Self { images, presence }
-    }
-}
 
 /// Where the validation images come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +24,20 @@ pub enum Validation {
 #[derive(Clone)]
 pub struct Splits {
     /// To fit under each setting.
-    pub train: Split,
+    pub train: Arc<dyn Dataset>,
     /// To choose the setting on.
-    pub validation: Split,
+    pub validation: Arc<dyn Dataset>,
     /// To report on; looked at once.
-    pub test: Split,
+    pub test: Arc<dyn Dataset>,
     /// Where `validation` comes from.
     pub rule: Validation,
+}
+
+impl Splits {
+    /// The images of `train` and then those of `validation`, which settings once chosen are fitted on again.
+    pub fn train_and_validation(&self) -> Arc<dyn Dataset> {
+        Arc::new(Joined::new(vec![self.train.clone(), self.validation.clone()]))
+    }
 }
 
 /// The splits of a set: the official validation images, or a fifth of the training images, drawn as ssl-transfer does (seed 0
@@ -143,8 +62,9 @@ pub fn splits(set: &TransferSet, seed: u32) -> Result<Splits> {
             set.train.len()
         )));
     }
-    let (train, validation) = (set.train.part(&train)?, set.train.part(&validation)?);
-    Ok(Splits { train, validation, test, rule: Validation::Fifth { seed } })
+    let part = |indices| Ok::<_, Error>(Arc::new(Subset::new(set.train.clone(), indices)?));
+    let rule = Validation::Fifth { seed };
+    Ok(Splits { train: part(train)?, validation: part(validation)?, test, rule })
 }
 
 /// The indices of training and of validation images among `count`: `numpy.random.seed(seed)`, `shuffle` of `0..count`, the
@@ -178,10 +98,10 @@ mod tests {
         assert_eq!(cut.validation.len(), count / 5);
         let mut both: Vec<String> = [&cut.train, &cut.validation]
             .into_iter()
-            .flat_map(|part| (0..part.len()).map(|index| part.images.path(index)))
+            .flat_map(|part| (0..part.len()).map(|index| part.path(index)))
             .collect();
         both.sort();
-        let mut all: Vec<String> = (0..count).map(|index| set.train.images.path(index)).collect();
+        let mut all: Vec<String> = (0..count).map(|index| set.train.path(index)).collect();
         all.sort();
         assert_eq!(both, all, "each image once");
         assert_eq!(cut.test.len(), set.test.len());
@@ -209,19 +129,18 @@ mod tests {
         let few = set.clone().limited(1, 3).unwrap();
         assert_eq!((few.found.train, few.found.validation, few.found.test), (1, Some(1), 1));
         assert_ne!(few.fingerprint, set.fingerprint);
-        let kept = few.train.images.path(0);
-        let row = (0..2).find(|index| set.train.images.path(*index) == kept).unwrap();
-        let marks = |split: &Split, image| split.presence.as_ref().unwrap().of(image).to_vec();
-        assert_eq!(marks(&few.train, 0), marks(&set.train, row));
+        let kept = few.train.path(0);
+        let row = (0..2).find(|index| set.train.path(*index) == kept).unwrap();
+        assert_eq!(few.train.presence(0).unwrap(), set.train.presence(row).unwrap());
         let all = set.clone().limited(100, 3).unwrap();
         assert_eq!(all.fingerprint, set.fingerprint);
         assert!(set.limited(0, 3).is_err());
         // The same images as `data.limit` keeps.
-        let cifar = of("cifar10").open("cifar10").train;
-        let limit = crate::data::subset::limit(cifar.images.clone(), 4, 6);
+        let cifar = of("cifar10").open("cifar10");
+        let limit = crate::data::subset::limit(cifar.train.clone(), 4, 6);
         let paths: Vec<String> = (0..4).map(|index| limit.path(index)).collect();
         let found: Vec<String> =
-            seen(&cifar.limited(4, 6).unwrap()).into_iter().map(|(path, _)| path).collect();
+            seen(&cifar.limited(4, 6).unwrap().train).into_iter().map(|(path, _)| path).collect();
         assert_eq!(found, paths);
     }
 }

@@ -1,8 +1,8 @@
 //! PASCAL VOC 2007: several classes may be seen in one image.
 
 use super::lists::List;
-use super::splits::{ABSENT, DIFFICULT, PRESENT};
 use super::{Item, Lists, Place, Target};
+use crate::data::Presence;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -30,9 +30,6 @@ pub(super) const CLASSES: [&str; 20] = [
     "tvmonitor",
 ];
 
-/// A mark that no file gives.
-const UNTOLD: u8 = u8::MAX;
-
 /// `ImageSets/Main/{train,val,test}.txt` list the images, `ImageSets/Main/CLASS_SPLIT.txt` say of each whether the class is seen
 /// (1), not (-1), or only in instances marked as difficult (0). Images in `JPEGImages`.
 pub(super) fn voc2007(place: &Place<'_>) -> Result<Lists> {
@@ -42,7 +39,7 @@ pub(super) fn voc2007(place: &Place<'_>) -> Result<Lists> {
         let first = |line: &'_ str| line.split_whitespace().next().unwrap_or_default().to_owned();
         let ids: Vec<String> = list.lines().map(|(_, line)| first(line)).collect();
         let rows: BTreeMap<&str, usize> = ids.iter().map(String::as_str).zip(0..).collect();
-        let mut marks = vec![[UNTOLD; CLASSES.len()]; ids.len()];
+        let mut marks = vec![[None; CLASSES.len()]; ids.len()];
         for (class, named) in CLASSES.iter().enumerate() {
             let told = List::read(main.join(format!("{named}_{name}.txt")))?;
             for (number, line) in told.lines() {
@@ -52,13 +49,13 @@ pub(super) fn voc2007(place: &Place<'_>) -> Result<Lists> {
                     told.error(number, &format!("names an image that `{name}.txt` lacks"))
                 })?;
                 marks[*row][class] = match words.next() {
-                    Some("1") => PRESENT,
-                    Some("-1") => ABSENT,
-                    Some("0") => DIFFICULT,
+                    Some("1") => Some(Presence::Present),
+                    Some("-1") => Some(Presence::Absent),
+                    Some("0") => Some(Presence::Difficult),
                     _ => return Err(told.error(number, "has no mark 1, 0 or -1")),
                 };
             }
-            if let Some(row) = marks.iter().position(|marks| marks[class] == UNTOLD) {
+            if let Some(row) = marks.iter().position(|marks| marks[class].is_none()) {
                 return Err(Error::Data(format!(
                     "`{}` says nothing of image `{}`",
                     main.join(format!("{named}_{name}.txt")).display(),
@@ -68,7 +65,8 @@ pub(super) fn voc2007(place: &Place<'_>) -> Result<Lists> {
         }
         let items = list.lines().zip(marks).map(|((number, line), marks)| {
             let path = list.inside(number, &format!("{}.jpg", first(line)))?;
-            Ok(Item { path, target: Target::Presence(Box::new(marks)) })
+            let marks = marks.into_iter().flatten().collect();
+            Ok(Item { path, target: Target::Presence(marks) })
         });
         items.collect()
     };
@@ -82,8 +80,11 @@ pub(super) fn voc2007(place: &Place<'_>) -> Result<Lists> {
 
 #[cfg(test)]
 mod tests {
+    use crate::data::Presence::{Absent, Difficult, Present};
+    use crate::data::subset::Subset;
     use crate::data::transfer::miniature::{of, seen};
-    use crate::data::transfer::{ABSENT, DIFFICULT, Metric, PRESENT};
+    use crate::data::transfer::{Metric, splits};
+    use crate::data::{Dataset, MultiLabels};
 
     #[test]
     fn present_absent_and_difficult_are_told_apart_per_split() {
@@ -95,20 +96,21 @@ mod tests {
         assert_eq!((set.classes.len(), person, train), (20, 14, 18));
         let images = seen(&set.train);
         assert_eq!(images[1], ("000002.jpg".to_owned(), None), "one label would say too little");
-        let marks = set.train.presence.as_ref().unwrap();
-        assert_eq!((marks.classes, marks.marks.len()), (20, 40));
-        assert_eq!(
-            [dog, person, train].map(|class| marks.of(0)[class]),
-            [PRESENT, DIFFICULT, ABSENT]
-        );
-        assert_eq!([dog, person, train].map(|class| marks.of(1)[class]), [ABSENT, ABSENT, PRESENT]);
-        let mut all = marks.marks.clone();
-        all.sort_unstable();
-        let counted = [vec![ABSENT; 37], vec![PRESENT; 2], vec![DIFFICULT; 1]].concat();
-        assert_eq!(all, counted);
-        let validation = set.validation.as_ref().unwrap().presence.as_ref().unwrap();
-        assert_eq!(validation.of(0)[dog], PRESENT);
-        assert_eq!(set.test.presence.as_ref().unwrap().marks, [ABSENT; 20]);
+        let row = |split: &dyn Dataset, image, classes: [usize; 3]| {
+            let marks = split.presence(image).unwrap();
+            classes.map(|class| marks[class])
+        };
+        let asked = [dog, person, train];
+        assert_eq!(row(set.train.as_ref(), 0, asked), [Present, Difficult, Absent]);
+        assert_eq!(row(set.train.as_ref(), 1, asked), [Absent, Absent, Present]);
+        let marks = MultiLabels::of_all(set.train.as_ref()).unwrap();
+        assert_eq!((marks.classes(), marks.images()), (20, 2));
+        let count =
+            |mark| (0..2).flat_map(|image| marks.of(image)).filter(|it| **it == mark).count();
+        assert_eq!([Absent, Present, Difficult].map(count), [37, 2, 1]);
+        let validation = set.validation.as_ref().unwrap();
+        assert_eq!(row(validation.as_ref(), 0, asked)[0], Present);
+        assert_eq!(set.test.presence(0).unwrap(), [Absent; 20]);
     }
 
     #[test]
@@ -117,14 +119,13 @@ mod tests {
         std::fs::remove_file(tree.at("VOCdevkit/VOC2007/JPEGImages/000001.jpg")).unwrap();
         let set = tree.open("voc2007");
         assert_eq!(seen(&set.train), [("000002.jpg".to_owned(), None)]);
-        assert_eq!(set.train.presence.as_ref().unwrap().of(0)[18], PRESENT);
+        assert_eq!(set.train.presence(0).unwrap()[18], Present);
         assert!(set.warnings[0].contains("1 of 2 listed train images are missing"));
-        let both = set.train.with(set.validation.as_ref().unwrap());
-        assert_eq!(both.images.path(1), "000003.jpg");
-        assert_eq!(both.presence.as_ref().unwrap().of(1)[11], PRESENT);
-        let last = both.part(&[1]).unwrap();
-        assert_eq!(last.presence.unwrap().marks, both.presence.unwrap().marks[20..]);
-        assert_eq!(last.images.path(0), "000003.jpg");
+        let both = splits(&set, 0).unwrap().train_and_validation();
+        assert_eq!(both.path(1), "000003.jpg");
+        assert_eq!(both.presence(1).unwrap()[11], Present);
+        let last = Subset::new(both, vec![1]).unwrap();
+        assert_eq!((last.path(0).as_str(), last.presence(0).unwrap()[11]), ("000003.jpg", Present));
     }
 
     #[test]

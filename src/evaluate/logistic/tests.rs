@@ -1,8 +1,9 @@
 //! Promises of logistic regression: its minimum, its sweep, several labels an image.
 
-use super::super::average_precision::{Presence, tests::golden};
+use super::super::average_precision::tests::golden;
 use super::super::features::tests::made;
 use super::*;
+use crate::data::Presence;
 
 fn far(left: &Tensor, right: &Tensor) -> f64 {
     (left - right).abs().max().double_value(&[])

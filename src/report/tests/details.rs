@@ -58,6 +58,17 @@ fn of_many_classes_the_worst_are_listed() {
 }
 
 #[test]
+fn average_precision_is_told_by_class_without_an_interval() {
+    let page = page(r#"{"precision":[0.625,null,1.0],"classes":["cat","cow","dog"]}"#);
+    assert!(
+        page.contains("Average precision by class") && page.contains("62.50\u{202f}%"),
+        "{page}"
+    );
+    assert!(page.contains(">dog</th>") && !page.contains(">cow</th>"), "no image shows a cow");
+    assert!(!page.contains("interval</th><th scope=\"col\">Images"), "{page}");
+}
+
+#[test]
 fn a_sweep_is_a_curve_and_a_table() {
     let sweep = r#"{"sweeps":[{"setting":"weight_decay","measure":"top1 on the validation part","logarithmic":true,
         "at":[1e-6,1e-3,1.0],"curves":[["a",[0.25,0.5,0.375]],["b",[0.25,null,0.5]]],"chosen":0.001}]}"#;

@@ -37,6 +37,7 @@ fn trained() -> Trained {
         images: BATCH,
         batch: BATCH,
         classes: 0,
+        multi_label: false,
         teacher: None,
         seed: 0,
         device: Device::Cpu,
