@@ -107,6 +107,9 @@ impl Known {
 struct Arguments {
     /// Only lines that have all of these words in their name or as their data
     words: Vec<String>,
+    /// What is run, in place of the built-in `runs.toml`
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
     /// Where runs are kept
     #[arg(long, default_value = "runs/learns")]
     runs: PathBuf,
@@ -127,7 +130,11 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     // `cargo bench` starts in the package's folder.
-    let plan: Plan = toml::from_str(include_str!("runs.toml")).context("runs.toml")?;
+    let text = match &arguments.plan {
+        Some(file) => std::fs::read_to_string(file).with_context(|| file.display().to_string())?,
+        None => include_str!("runs.toml").to_owned(),
+    };
+    let plan: Plan = toml::from_str(&text).context("what is to be run")?;
     std::fs::create_dir_all(&arguments.runs)?;
     std::fs::create_dir_all(&arguments.out)?;
     let started = Instant::now();
