@@ -121,7 +121,7 @@ impl Path<'_> {
     }
 }
 
-impl<'a> Tree<'_, 'a> {
+impl Tree<'_, '_> {
     fn visit(&mut self, path: Path<'_>, id: Id, depth: usize) -> Result<(), String> {
         self.visits += 1;
         if self.visits > MOST_VISITS {

@@ -196,7 +196,7 @@ mod tests {
 
     /// A list of a long string, a short one and a long one.
     fn three() -> Vec<u8> {
-        let long = |fill: u8| [&b"B\0\0\x01\0"[..], &[fill; 1 << 16]].concat();
+        let long = |fill: u8| [&b"B\0\0\x01\0"[..], &vec![fill; 1 << 16]].concat();
         [b"\x80\x03](", &long(b'.')[..], b"C\x02ab", &long(b'(')[..], b"e."].concat()
     }
 
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn where_no_bytes_are_wanted_a_long_string_is_none() {
         // As a text, a key, an encoding: refused or kept, and never taken for what it is not.
-        let bytes = [&b"\x80\x03}(B\0\0\x01\0"[..], &[b'a'; 1 << 16], b"K\x01u."].concat();
+        let bytes = [&b"\x80\x03}(B\0\0\x01\0"[..], &vec![b'a'; 1 << 16], b"K\x01u."].concat();
         let found = skimmed(&bytes, 64).unwrap();
         let graph = graph_of(&found).unwrap();
         let Node::Dict(pairs) = graph.node(graph.root) else { panic!("no dictionary") };

@@ -216,7 +216,7 @@ fn networks_from_checkpoints_answer_as_the_code() {
         for mapped in &network.tensors {
             let value = Tensor::zeros(&mapped.shape, (Kind::Float, Device::Cpu));
             if let Some(name) = &mapped.source {
-                let _ = mapped.layout.as_theirs(&value).copy_(&bundle.tensor(name).unwrap());
+                mapped.layout.as_theirs(&value).copy_(&bundle.tensor(name).unwrap());
             }
             values.insert(mapped.target.clone(), value);
         }
