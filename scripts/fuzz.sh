@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 toolchain=nightly-2026-10-30
 seconds=${1:-60}
 targets=("${@:2}")
-[ ${#targets[@]} -gt 0 ] || targets=(recipe parquet tar idx cifar stl10 pickle mat image checkpoint weights features run bundle)
+[ ${#targets[@]} -gt 0 ] || targets=(recipe parquet tar idx cifar stl10 pickle mat image checkpoint weights tensors bundle features run)
 
 command -v rustup >/dev/null || {
     echo "error: rustup is missing, without it there is no nightly compiler; install it with: curl https://sh.rustup.rs -sSf | sh" >&2

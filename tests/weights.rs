@@ -174,6 +174,115 @@ fn files_that_differ_say_where_and_files_that_are_none_are_refused() {
     assert!(!out.exists());
 }
 
+/// TensorFlow's own form, by the prefix of its files.
+#[test]
+fn a_checkpoint_of_tensorflow_is_shown_imported_compared_and_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let checkpoint =
+        format!("{}/tests/golden/tensorflow/simclr/model.ckpt-7", env!("CARGO_MANIFEST_DIR"));
+    let shown = json(&["weights", "show", &checkpoint]);
+    assert_eq!(shown["whose"]["family"], "simclr");
+    assert_eq!(shown["whose"]["backbone"]["name"], "resnet18");
+    let stem = shown["tensors"].as_array().unwrap().iter();
+    let stem = stem.clone().find(|tensor| tensor["name"] == "base_model/conv2d/kernel").unwrap();
+    assert_eq!(stem["becomes"], "backbone.conv1.weight");
+    assert_eq!(stem["shape"], serde_json::json!([7, 7, 3, 2]));
+
+    let out = path("simclr.safetensors");
+    let found = json(&["weights", "import", &format!("{checkpoint}.index"), "--out", &out]);
+    assert_eq!(found["preprocess"]["id"], "simclr");
+    assert_eq!(found["backbone"]["flavor"], "simclr_tf");
+    let count = found["matched"].as_u64().unwrap();
+    assert_eq!(count, 105);
+
+    // The same network by the same names, whatever order its dimensions lie in.
+    let text = format!("{count} equal, 0 differ");
+    for pair in [[&checkpoint, &out], [&out, &checkpoint], [&checkpoint, &checkpoint]] {
+        let (code, found, errors) = run(&["weights", "compare", "--backbone", pair[0], pair[1]]);
+        assert!(code == 0 && found.contains(&text), "{found}{errors}");
+    }
+    let (code, found, _) = run(&["weights", "compare", &checkpoint, &out]);
+    assert!(code == 1 && found.contains("f32 7×7×3×2"), "{found}");
+
+    let embed = |model: &str, name: &str| {
+        let data = "synthetic:scenes?train=4&test=4";
+        let out = path(name);
+        let (code, _, errors) =
+            run(&["embed", model, "--data", data, "--split", "test", "--out", &out]);
+        assert_eq!(code, 0, "{errors}");
+        tch::Tensor::read_safetensors(&out)
+            .unwrap()
+            .into_iter()
+            .find(|(name, _)| name == "h")
+            .unwrap()
+            .1
+    };
+    assert_eq!(embed(&checkpoint, "a.safetensors"), embed(&out, "b.safetensors"));
+
+    // A byte of the data that is not the one that was written.
+    for ending in [".index", ".data-00000-of-00001"] {
+        std::fs::copy(format!("{checkpoint}{ending}"), path(&format!("model.ckpt-7{ending}")))
+            .unwrap();
+    }
+    let data = path("model.ckpt-7.data-00000-of-00001");
+    let mut bytes = std::fs::read(&data).unwrap();
+    bytes[4321] ^= 1;
+    std::fs::write(&data, bytes).unwrap();
+    let damaged = path("model.ckpt-7");
+    let (code, _, errors) = run(&["weights", "import", &damaged, "--out", &path("c.safetensors")]);
+    assert!(code == 6 && errors.contains("checksum"), "{errors}");
+    let (code, _, errors) = run(&["weights", "compare", "--backbone", &damaged, &checkpoint]);
+    assert!(code == 6 && errors.contains("checksum"), "{errors}");
+}
+
+/// What an export says of itself is known when it comes back.
+#[test]
+fn an_export_carries_its_network_and_its_images_to_the_next_import() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (small, ours, export) =
+        (golden("small.safetensors"), path("a.safetensors"), path("b.safetensors"));
+    let import = ["weights", "import", &small, "--out", &ours];
+    let stated = ["--stem", "cifar_pad2", "--preprocess", "center-40"];
+    let first = json(&[&import[..], &stated].concat());
+    let (code, _, errors) =
+        run(&["weights", "export", &ours, "--format", "safetensors", "--out", &export]);
+    assert_eq!(code, 0, "{errors}");
+    // Neither stem nor preprocessing is stated, as it would have to be for the tensors alone.
+    let back = path("c.safetensors");
+    let again = json(&["weights", "import", &export, "--out", &back]);
+    assert_eq!(again["backbone"]["stem"], "cifar_pad2");
+    for same in ["backbone", "preprocess", "hash", "matched"] {
+        assert_eq!(again[same], first[same], "{same}");
+    }
+    let (code, text, _) = run(&["weights", "show", &export]);
+    assert!(code == 0 && text.contains("diptych exported") && text.contains("center-40"), "{text}");
+    let data = "synthetic:scenes?train=4&test=4";
+    let embed =
+        ["embed", &export, "--data", data, "--split", "test", "--out", &path("h.safetensors")];
+    let (code, _, errors) = run(&embed);
+    assert_eq!(code, 0, "{errors}");
+    let (code, _, errors) = run(&["weights", "import", &export, "--out", &back, "--stem", "cifar"]);
+    assert!(code == 2 && errors.contains("says which network it is"), "{errors}");
+
+    // What it says must be what it is.
+    let bytes = std::fs::read(&export).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+    let other = header.replace("cifar_pad2", "imagenet__");
+    assert_ne!(header, other);
+    std::fs::write(&export, [&bytes[..8], other.as_bytes(), &bytes[8 + length..]].concat())
+        .unwrap();
+    let (code, _, errors) = run(&["weights", "import", &export, "--out", &back]);
+    assert!(code == 6 && errors.contains("diptych.model"), "{errors}");
+    let other = header.replace("resnet18", "resnet34");
+    std::fs::write(&export, [&bytes[..8], other.as_bytes(), &bytes[8 + length..]].concat())
+        .unwrap();
+    let (code, _, errors) = run(&["weights", "import", &export, "--out", &back]);
+    assert!(code == 6 && errors.contains("do not match"), "{errors}");
+}
+
 #[test]
 fn the_guide_tells_every_family() {
     let guide = include_str!("../docs/weights.md");
@@ -201,5 +310,162 @@ fn the_guide_tells_every_family() {
     }
     for (name, _) in diptych::weights::SMALL_STEMS {
         assert!(guide.contains(&format!("| `--stem {name}` |")), "{name}");
+    }
+}
+
+/// What a program held and read, in megabytes.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    peak: f64,
+    read: f64,
+}
+
+/// Runs the program and looks at what the system says of it until it ends.
+#[cfg(target_os = "linux")]
+fn watched(arguments: &[&str]) -> Taken {
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diptych"));
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut taken = Taken { peak: 0.0, read: 0.0 };
+    let number = |file: &str, key: &str| -> Option<f64> {
+        let text = std::fs::read_to_string(file).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    loop {
+        let of = |file: &str| format!("/proc/{}/{file}", child.id());
+        let (peak, read) = (number(&of("status"), "VmHWM:"), number(&of("io"), "rchar:"));
+        taken.peak = peak.map_or(taken.peak, |kilobytes| kilobytes * 1024.0 / 1e6);
+        taken.read = read.map_or(taken.read, |bytes| bytes / 1e6);
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{arguments:?}: {status}");
+            return taken;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// A key and an array of f32 as Python 3 pickles them, up to the numbers; behind those comes `tb`.
+#[cfg(target_os = "linux")]
+fn numpy_array(key: &str, shape: &[i64]) -> Vec<u8> {
+    let text =
+        |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let sizes = shape.iter().map(|size| [&b"\x8a\x08"[..], &size.to_le_bytes()].concat());
+    let bytes = 4 * shape.iter().product::<i64>();
+    [
+        &text(key)[..],
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\x01b\x87R(K\x01(",
+        &sizes.collect::<Vec<_>>().concat(),
+        b"tcnumpy\ndtype\n",
+        &text("f4"),
+        b"\x89\x88\x87R(K\x03",
+        &text("<"),
+        b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89\x8e",
+        &bytes.to_le_bytes(),
+    ]
+    .concat()
+}
+
+/// What importing holds beside the program itself: the tensors once, and 64 MB.
+#[cfg(target_os = "linux")]
+#[test]
+fn importing_holds_the_tensors_once() {
+    use diptych::augment::Preprocess;
+    use diptych::model::resnet::Architecture;
+    use diptych::model::{BackboneConfig, Parameters, ResNet};
+    use diptych::weights::export::{Format, Model, Options, export};
+    use std::io::Write;
+    use tch::{Device, Kind, Tensor};
+
+    let config = BackboneConfig { width: 1.25, ..BackboneConfig::new(Architecture::ResNet50) };
+    let mut parameters = Parameters::to_be_loaded(Device::Cpu, Kind::Float);
+    ResNet::build(&mut parameters.root().at("backbone"), &config).unwrap();
+    let mut tensors = std::collections::BTreeMap::new();
+    for parameter in parameters.all() {
+        let numbers = Tensor::arange(parameter.tensor.numel() as i64, (Kind::Float, Device::Cpu));
+        let numbers = numbers.sin().view_as(&parameter.tensor);
+        let value = if parameter.tensor.dim() == 1 { numbers * 0.2 + 1.0 } else { numbers * 0.05 };
+        tensors.insert(parameter.name.clone(), value);
+    }
+    let megabytes = tensors.values().map(Tensor::numel).sum::<usize>() as f64 * 4.0 / 1e6;
+    assert!(megabytes > 140.0, "twice the tensors must be more than is allowed");
+    let preprocess = Preprocess::named("imagenet").unwrap();
+    let (tensors, preprocess) = (&tensors, Some(&preprocess));
+    let model =
+        Model { config: &config, tensors, projector: None, classifier_behind: false, preprocess };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let out = path("ours.safetensors");
+    let rest = watched(&["weights", "show", &golden("bare.safetensors")]);
+    let write = |format, file: &str| {
+        export(&model, format, &Options::default(), Path::new(file)).map(drop).unwrap();
+    };
+    let pickle = |file: &str| {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(file).unwrap());
+        file.write_all(b"\x80\x03}(").unwrap();
+        for (name, tensor) in tensors {
+            let name = name.strip_prefix("backbone.").unwrap();
+            let mut bytes = vec![0; 4 * tensor.numel()];
+            tensor.contiguous().copy_data_u8(&mut bytes, tensor.numel());
+            file.write_all(&numpy_array(name, &tensor.size())).unwrap();
+            file.write_all(&bytes).unwrap();
+            file.write_all(b"tb").unwrap();
+        }
+        file.write_all(b"u.").unwrap();
+    };
+    for name in ["timm.safetensors", "torchvision.pth", "numpy.pkl"] {
+        let file = path(name);
+        match name {
+            "timm.safetensors" => write(Format::Timm, &file),
+            "torchvision.pth" => write(Format::Torchvision, &file),
+            _ => pickle(&file),
+        }
+        let shown = watched(&["weights", "show", &file]);
+        assert!(shown.peak < rest.peak + 16.0, "{name}: {shown:?}, {rest:?} at rest");
+        assert!(shown.read < rest.read + 8.0, "{name}: {shown:?}, {rest:?} at rest");
+        let import = ["weights", "import", &file, "--out", &out, "--preprocess", "imagenet"];
+        let found = watched(&import);
+        // As long as it holds them at all, it is what is watched.
+        let beside = found.peak - rest.peak - megabytes;
+        assert!((-16.0..64.0).contains(&beside), "{name}: {beside} MB beside {megabytes}");
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+/// Files of several gigabytes, most of which nobody wrote: a look takes their headers.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_look_at_a_file_of_gigabytes_reads_its_headers() {
+    use std::io::{Seek, SeekFrom, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let rest = watched(&["weights", "show", &golden("bare.safetensors")]);
+    let numbers: u64 = 1_500_000_000;
+    let header = format!(
+        "{{\"a\":{{\"dtype\":\"F32\",\"shape\":[{numbers}],\"data_offsets\":[0,{}]}}}}",
+        4 * numbers
+    );
+    let plain = path("large.safetensors");
+    let mut file = std::fs::File::create(&plain).unwrap();
+    file.write_all(&[&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()).unwrap();
+    file.set_len(8 + header.len() as u64 + 4 * numbers).unwrap();
+
+    // {"a": an array of 6 GB, "epoch": 7}
+    let pickle = path("large.pkl");
+    let mut file = std::fs::File::create(&pickle).unwrap();
+    file.write_all(b"\x80\x03}(").unwrap();
+    file.write_all(&numpy_array("a", &[numbers as i64])).unwrap();
+    file.seek(SeekFrom::Current(4 * numbers as i64)).unwrap();
+    file.write_all(b"tbX\x05\0\0\0epochK\x07u.").unwrap();
+
+    for (file, note) in [(&plain, None), (&pickle, Some("7"))] {
+        let shown = json(&["weights", "show", file]);
+        assert_eq!(shown["numbers"], numbers);
+        assert_eq!(shown["notes"]["epoch"].as_str(), note);
+        let taken = watched(&["weights", "show", file]);
+        assert!(taken.peak < rest.peak + 16.0, "{file}: {taken:?}, {rest:?} at rest");
+        assert!(taken.read < rest.read + 1.0, "{file}: {taken:?}, {rest:?} at rest");
     }
 }

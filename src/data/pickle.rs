@@ -10,10 +10,12 @@ mod call;
 mod graph;
 mod input;
 mod machine;
+mod skim;
 mod take;
 
 use crate::error::{Error, Result};
-pub(crate) use graph::{Graph, Id, Node, Object};
+pub(crate) use graph::{FarArray, Graph, Id, Node, Object};
+pub(crate) use skim::{Skimmed, skim};
 use std::borrow::Cow;
 
 /// Most values (numbers, strings, containers) a pickle may hold.
@@ -122,7 +124,7 @@ impl Array<'_> {
 /// [`Error::Data`] naming the byte at which it is damaged, cut off, larger than allowed, or asks for an opcode or a
 /// global that is not among those of plain arrays and lists.
 pub fn parse<'a>(bytes: &'a [u8], name: &str) -> Result<Value<'a>> {
-    machine::run(bytes, Globals::Refused)
+    machine::run(bytes, &[], Globals::Refused)
         .and_then(|(graph, copies)| take::value(&graph, copies))
         .map_err(|why| Error::Data(format!("cannot read pickle `{name}`: {why}")))
 }
@@ -152,7 +154,15 @@ impl Globals {
 /// # Errors
 /// Why it cannot be read, with the byte.
 pub(crate) fn graph(bytes: &[u8]) -> std::result::Result<Graph<'_>, String> {
-    machine::run(bytes, Globals::Kept).map(|(graph, _)| graph)
+    machine::run(bytes, &[], Globals::Kept).map(|(graph, _)| graph)
+}
+
+/// The same of a pickle whose long byte strings were left in the file.
+///
+/// # Errors
+/// As [`graph`].
+pub(crate) fn graph_of(skimmed: &Skimmed) -> std::result::Result<Graph<'_>, String> {
+    machine::run(&skimmed.bytes, &skimmed.far, Globals::Kept).map(|(graph, _)| graph)
 }
 
 /// Whether a file that begins so may be a pickle of a container: protocol 2 and above, or 0 and 1.

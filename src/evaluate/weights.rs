@@ -8,11 +8,13 @@ use crate::method;
 use crate::method::distill::Teacher;
 use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, BlockGroup, Head, HeadConfig, Parameters, Phase};
-use crate::train::checkpoint;
+use crate::train::checkpoint::{self, Stored};
 use crate::train::journal::Event;
+use crate::weights::export::SETTINGS;
 use crate::weights::simclr_tf::Choice;
 use crate::weights::tensorflow::Bundle;
-use crate::weights::{Family, Import, Outcome, Stated, TensorFile};
+use crate::weights::{Entry, Family, Import, Outcome, Stated, TensorFile};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -171,11 +173,14 @@ impl Weights {
             }
         };
         if run.is_some() {
-            return Self::from_checkpoint(checkpoint::load(&file)?, file, run, device);
+            return Self::from_checkpoint(Stored::open(&file)?, file, run, device);
         }
         let tensors = TensorFile::open(&file)?;
         if tensors.notes().contains_key(checkpoint::KEY) {
-            return Self::from_checkpoint(checkpoint::load(&file)?, file, run, device);
+            return Self::from_checkpoint(Stored::of(tensors)?, file, run, device);
+        }
+        if tensors.notes().contains_key(SETTINGS) {
+            return Self::exported(&tensors, device);
         }
         Self::imported(&tensors, &Stated::default(), device)
     }
@@ -211,8 +216,56 @@ impl Weights {
         })
     }
 
+    /// A model that [`crate::weights::export`] wrote as safetensors with our names, by what it says of itself. Its bytes
+    /// have no checksum: whoever changed it may have had reasons.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if it does not say which network it is, or is not that one to the last tensor.
+    pub fn exported(found: &TensorFile, device: Device) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Said {
+            backbone: BackboneConfig,
+            preprocess: Option<Preprocess>,
+            projector: Option<HeadConfig>,
+        }
+        let file = found.path().to_owned();
+        let wrong = |why: &dyn std::fmt::Display| {
+            Error::Weights(format!("weights `{}`, metadata `{SETTINGS}`: {why}", file.display()))
+        };
+        let text = found.notes().get(SETTINGS).ok_or_else(|| wrong(&"there are none"))?;
+        let said: Said = serde_json::from_str(text).map_err(|error| wrong(&error))?;
+        if let Some(preprocess) = &said.preprocess {
+            preprocess.check().map_err(|error| wrong(&error))?;
+        }
+        // The names of its backbone are those of the network alone.
+        let of_head = |name: &str| HEAD.iter().any(|part| name.starts_with(part));
+        let ours = |name: &str| match name {
+            name if of_head(name) => name.to_owned(),
+            name => format!("backbone.{name}"),
+        };
+        let entries: BTreeMap<String, &Entry> =
+            found.entries().iter().map(|entry| (ours(&entry.name), entry)).collect();
+        let shapes =
+            entries.iter().map(|(name, it)| (name.as_str(), it.shape.as_slice())).collect();
+        let load = |targets: &BTreeMap<&str, &Tensor>| {
+            let mut head = BTreeMap::new();
+            for (name, entry) in &entries {
+                match targets.get(name.as_str()) {
+                    Some(target) => found.copy_to(entry, target)?,
+                    None => drop(head.insert(name.clone(), found.tensor(entry)?)),
+                }
+            }
+            Ok(head)
+        };
+        let filled =
+            Self::fill(&shapes, load, said.backbone, said.preprocess, file.clone(), device)?;
+        let mut weights = Self { projector_settings: said.projector, ..filled };
+        weights.projector = weights.stored_projector();
+        Ok(weights)
+    }
+
     fn from_checkpoint(
-        found: checkpoint::Checkpoint,
+        found: Stored,
         file: PathBuf,
         run: Option<PathBuf>,
         device: Device,
@@ -239,7 +292,12 @@ impl Weights {
         let projector = found.header.model.get("projector").cloned();
         let projector_settings =
             projector.map(serde_json::from_value).transpose().map_err(unreadable)?;
-        let filled = Self::fill(found.tensors, config, Some(preprocess), file, device)?;
+        let filled = {
+            let shapes = found.shapes().collect();
+            let of_head = |name: &str| HEAD.iter().any(|part| name.starts_with(part));
+            let load = |targets: &BTreeMap<&str, &Tensor>| found.load(targets, &of_head);
+            Self::fill(&shapes, load, config, Some(preprocess), file, device)?
+        };
         let history = found.header.journal.events;
         let mut weights = Self { method, projector_settings, run, history, ..filled };
         weights.projector = weights.stored_projector();
@@ -285,8 +343,11 @@ impl Weights {
         })
     }
 
+    /// A backbone and what sat on it out of a file of tensors of these shapes by our names. `load` fills the tensors that it
+    /// is given, and returns those of the head.
     fn fill(
-        tensors: BTreeMap<String, Tensor>,
+        shapes: &BTreeMap<&str, &[usize]>,
+        load: impl FnOnce(&BTreeMap<&str, &Tensor>) -> Result<BTreeMap<String, Tensor>>,
         config: BackboneConfig,
         preprocess: Option<Preprocess>,
         file: PathBuf,
@@ -297,37 +358,36 @@ impl Weights {
         };
         config.check().map_err(|error| mismatch(&error))?;
         // A few bytes may ask for a network of any size; one that cannot be filled is not made.
+        let there: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
         let wanted = config.parameter_count();
-        let there: usize = tensors.values().map(Tensor::numel).sum();
         if wanted / 2 > there as u64 {
             let why = format!("a network of {wanted} parameters, but only {there} numbers");
             return Err(mismatch(&why));
         }
         let (backbone, parameters) = build(&config, None, device)?;
-        parameters.load(&tensors).map_err(|error| mismatch(&error))?;
-        let head = tensors
-            .iter()
-            .filter(|(name, _)| HEAD.iter().any(|part| name.starts_with(part)))
-            .map(|(name, tensor)| (name.clone(), tensor.to_device(device)))
-            .collect();
-        let known = |name: &str| parameters.all().iter().any(|p| p.name == name);
-        let (backbone_only, left_over): (Vec<String>, Vec<String>) = tensors
-            .into_keys()
-            .filter(|name| !known(name))
+        parameters.fits(shapes).map_err(|error| mismatch(&error))?;
+        let targets: BTreeMap<&str, &Tensor> =
+            parameters.all().iter().map(|p| (p.name.as_str(), &p.tensor)).collect();
+        let (backbone_only, left_over): (Vec<&str>, Vec<&str>) = shapes
+            .keys()
+            .copied()
+            .filter(|name| !targets.contains_key(name))
             .partition(|name| name.starts_with("backbone."));
         if !backbone_only.is_empty() {
             let names = backbone_only.join(", ");
             return Err(mismatch(&format!("the backbone has no place for {names}")));
         }
-        let matched = parameters.all().len();
+        let head =
+            load(&targets)?.into_iter().map(|(name, tensor)| (name, tensor.to_device(device)));
+        let matched = targets.len();
         let left_over = by_part(&left_over);
         Ok(Self {
+            head: head.collect(),
             backbone,
             parameters,
             device,
             config,
             method: None,
-            head,
             projector: None,
             projector_settings: None,
             preprocess,
@@ -564,9 +624,9 @@ pub fn forward(
 }
 
 /// Names counted by their first part.
-fn by_part(names: &[String]) -> Vec<String> {
+fn by_part(names: &[impl AsRef<str>]) -> Vec<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for name in names {
+    for name in names.iter().map(AsRef::as_ref) {
         *counts.entry(name.split('.').next().unwrap_or(name)).or_default() += 1;
     }
     counts.into_iter().map(|(part, count)| format!("{part}.* ({count} tensors)")).collect()

@@ -115,6 +115,17 @@ impl Parameters {
         load(self.list.iter(), values)
     }
 
+    /// Whether tensors of these shapes could be [loaded](Self::load).
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a name is missing or a shape differs.
+    pub fn fits(&self, shapes: &BTreeMap<&str, &[usize]>) -> Result<()> {
+        let shape_of = |name: &str| {
+            shapes.get(name).map(|shape| shape.iter().map(|size| *size as i64).collect())
+        };
+        self.list.iter().try_for_each(|parameter| fit(parameter, shape_of(&parameter.name)))
+    }
+
     /// Overwrites the tensors whose names start with `prefix`, and no others, with those of their names: a backbone out
     /// of another run, `load_part("backbone.", …)`. They must match exactly: every tensor of the part is in `values`,
     /// and `values` holds nothing else under `prefix`. Returns how many there are.
@@ -152,23 +163,26 @@ fn listed(names: &[&str]) -> String {
     }
 }
 
+/// Whether a tensor of this shape, if there is one, fits.
+fn fit(parameter: &Parameter, found: Option<Vec<i64>>) -> Result<()> {
+    let expected = parameter.tensor.size();
+    match found {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => Err(Error::Weights(format!(
+            "`{}` must have shape {expected:?}, found {found:?}",
+            parameter.name
+        ))),
+        None => Err(Error::Weights(format!("no tensor named `{}`", parameter.name))),
+    }
+}
+
 /// Checks all of `parameters`, then overwrites them.
 fn load<'a>(
     parameters: impl Iterator<Item = &'a Parameter> + Clone,
     values: &BTreeMap<String, Tensor>,
 ) -> Result<()> {
     for parameter in parameters.clone() {
-        let expected = parameter.tensor.size();
-        match values.get(&parameter.name).map(Tensor::size) {
-            Some(found) if found == expected => {}
-            Some(found) => {
-                return Err(Error::Weights(format!(
-                    "`{}` must have shape {expected:?}, found {found:?}",
-                    parameter.name
-                )));
-            }
-            None => return Err(Error::Weights(format!("no tensor named `{}`", parameter.name))),
-        }
+        fit(parameter, values.get(&parameter.name).map(Tensor::size))?;
     }
     tch::no_grad(|| {
         for parameter in parameters {

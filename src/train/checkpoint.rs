@@ -7,11 +7,14 @@
 use super::journal::Journal;
 use crate::error::{Error, Result};
 use crate::files::sync_folder;
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use crate::weights::{Entry, Number, TensorFile};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -20,6 +23,9 @@ pub const FORMAT: u32 = 1;
 
 /// The way out of a file of a newer format.
 const NEWER: &str = "use a newer diptych";
+
+/// Bytes of a tensor that are hashed or written at once.
+const PIECE: i64 = 1 << 20;
 
 /// The one metadata key of a checkpoint, since a map of several is written in random order.
 pub const KEY: &str = "diptych";
@@ -53,12 +59,45 @@ pub struct Checkpoint {
 /// memory layout and on any device.
 pub fn hash<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> String {
     let sorted: BTreeMap<&str, &Tensor> = tensors.into_iter().collect();
-    let mut hasher = blake3::Hasher::new();
+    let (mut hasher, mut piece) = (blake3::Hasher::new(), Vec::new());
     for (name, tensor) in sorted {
-        hasher.update(format!("{name}\0{:?}\0{:?}\0", tensor.kind(), tensor.size()).as_bytes());
-        hasher.update(&bytes(tensor));
+        begin(&mut hasher, name, tensor.kind(), &tensor.size());
+        let Ok(()) = pieces::<Infallible>(tensor, &mut piece, &mut |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        });
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// What is hashed before the bytes of a tensor.
+fn begin(hasher: &mut blake3::Hasher, name: &str, kind: Kind, shape: &[i64]) {
+    hasher.update(format!("{name}\0{kind:?}\0{shape:?}\0").as_bytes());
+}
+
+/// The bytes of a tensor in row-major order, in pieces that stay in the cache of a processor: a kernel that lies
+/// channels-last is copied on the way.
+fn pieces<E>(
+    tensor: &Tensor,
+    piece: &mut Vec<u8>,
+    put: &mut dyn FnMut(&[u8]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let mut put_part = |part: &Tensor| {
+        let count = part.numel();
+        piece.resize(count * part.kind().elt_size_in_bytes(), 0);
+        part.contiguous().copy_data_u8(piece, count);
+        put(piece)
+    };
+    let bytes = (tensor.numel() * tensor.kind().elt_size_in_bytes()).max(1) as i64;
+    let rows = tensor.size().first().copied().unwrap_or(0);
+    let at_once = (PIECE * rows / bytes).max(1);
+    if rows <= at_once {
+        return put_part(tensor);
+    }
+    let tensor = tensor.detach();
+    (0..rows)
+        .step_by(at_once as usize)
+        .try_for_each(|first| put_part(&tensor.narrow(0, first, at_once.min(rows - first))))
 }
 
 /// Writes `tensors` to `folder/last.safetensors` as described above.
@@ -115,40 +154,111 @@ pub fn keep(folder: &Path, name: &str) -> Result<()> {
         .map_err(Error::io("write", &kept))
 }
 
-/// Reads and verifies one checkpoint file.
+/// A checkpoint on disk, of which the header has been read: what is wanted of it is loaded, and all of it is verified.
+#[derive(Debug)]
+pub struct Stored {
+    /// What it says about itself.
+    pub header: Header,
+    file: TensorFile,
+}
+
+impl Stored {
+    /// Opens a checkpoint file and reads its header.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when the header is damaged, not ours, or of a newer format; [`Error::Io`] when it cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::of(TensorFile::open_safetensors(path)?)
+    }
+
+    /// The same of a file that is open already.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn of(file: TensorFile) -> Result<Self> {
+        let path = file.path();
+        let wrong =
+            |what: String| Error::Weights(format!("checkpoint `{}` {what}", path.display()));
+        let header = file.notes().get(KEY).ok_or_else(|| {
+            wrong("was not written by diptych: it has no `diptych` metadata".to_owned())
+        })?;
+        let header: Header = serde_json::from_str(header)
+            .map_err(|error| wrong(format!("has an unreadable header: {error}")))?;
+        if header.format > FORMAT {
+            return Err(wrong(format!(
+                "has format {}, this program reads up to {FORMAT}; {NEWER}",
+                header.format
+            )));
+        }
+        for entry in file.entries() {
+            use Number::{Bf16, F16, F32, F64, I64, U8};
+            if !matches!(entry.number, F32 | F64 | F16 | Bf16 | I64 | U8) {
+                return Err(wrong(format!(
+                    "has a tensor of a type that is not kept: `{}` of {}",
+                    entry.name,
+                    entry.number.name()
+                )));
+            }
+        }
+        Ok(Self { header, file })
+    }
+
+    /// Its tensors by name, each with its shape.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.file.entries().iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
+    }
+
+    /// The tensors that are `wanted`, on the CPU, and the filled ones of `targets`, which must have the shapes of the file.
+    /// The rest is only verified, a piece at a time: no more is held than what is returned and a few megabytes.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a shape is another one, or the checksum is wrong: nothing that was filled may be used then.
+    pub fn load(
+        &self,
+        targets: &BTreeMap<&str, &Tensor>,
+        wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        let mut sorted: Vec<&Entry> = self.file.entries().iter().collect();
+        sorted.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let (mut hasher, mut piece) = (blake3::Hasher::new(), Vec::new());
+        let mut loaded = BTreeMap::new();
+        for entry in sorted {
+            let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
+            let kind = entry.number.kind().expect("opening admits these types only");
+            begin(&mut hasher, &entry.name, kind, &shape);
+            let mut seen = |bytes: &[u8]| {
+                hasher.update(bytes);
+            };
+            if let Some(target) = targets.get(entry.name.as_str()) {
+                self.file.copy_seen(entry, target, &mut seen)?;
+            } else if wanted(&entry.name) {
+                let tensor = self.file.room(entry)?;
+                self.file.copy_seen(entry, &tensor, &mut seen)?;
+                loaded.insert(entry.name.clone(), tensor);
+            } else {
+                self.file.look(entry, &mut piece, &mut seen)?;
+            }
+        }
+        let found = hasher.finalize().to_hex().to_string();
+        if found != self.header.checksum {
+            return Err(Error::Weights(format!(
+                "checkpoint `{}` is damaged: its checksum should be {}, found {found}",
+                self.file.path().display(),
+                self.header.checksum
+            )));
+        }
+        Ok(loaded)
+    }
+}
+
+/// Reads and verifies all of one checkpoint file.
 ///
 /// # Errors
 /// [`Error::Weights`] when it is damaged, not ours, or of a newer format; [`Error::Io`] when it cannot be read.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let damaged = |what: String| Error::Weights(format!("checkpoint `{}` {what}", path.display()));
-    let content = fs::read(path).map_err(Error::io("read", path))?;
-    let (_, metadata) = SafeTensors::read_metadata(&content)
-        .map_err(|error| damaged(format!("is damaged: {error}")))?;
-    let header = metadata.metadata().as_ref().and_then(|map| map.get(KEY)).ok_or_else(|| {
-        damaged("was not written by diptych: it has no `diptych` metadata".to_owned())
-    })?;
-    let header: Header = serde_json::from_str(header)
-        .map_err(|error| damaged(format!("has an unreadable header: {error}")))?;
-    if header.format > FORMAT {
-        return Err(damaged(format!(
-            "has format {}, this program reads up to {FORMAT}; {NEWER}",
-            header.format
-        )));
-    }
-    let file = SafeTensors::deserialize(&content)
-        .map_err(|error| damaged(format!("is damaged: {error}")))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter() {
-        tensors.insert(name.to_owned(), tensor(view.dtype(), view.shape(), view.data(), name)?);
-    }
-    let found = hash(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
-    if found != header.checksum {
-        return Err(damaged(format!(
-            "is damaged: its checksum should be {}, found {found}",
-            header.checksum
-        )));
-    }
-    Ok(Checkpoint { header, tensors })
+    let stored = Stored::open(path)?;
+    let tensors = stored.load(&BTreeMap::new(), &|_| true)?;
+    Ok(Checkpoint { header: stored.header, tensors })
 }
 
 /// Loads `last`, or, when that is damaged, `previous` with a warning that says so. `None` when there is no checkpoint.
@@ -187,13 +297,50 @@ fn write(
     let journal = journal.clone();
     let header = Header { format: FORMAT, step, model: sorted(model), journal, checksum };
     let text = serde_json::to_string(&header).map_err(|error| Error::Run(error.to_string()))?;
-    let views = tensors.iter().map(|(name, tensor)| (name.clone(), Stored::new(tensor)));
-    safetensors::serialize_to_file(views, Some(HashMap::from([(KEY.to_owned(), text)])), path)
-        .map_err(|error| match error {
-            safetensors::SafeTensorError::IoError(source) => Error::io("write", path)(source),
-            other => Error::Run(format!("cannot write checkpoint `{}`: {other}", path.display())),
-        })?;
-    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write", path))
+    write_safetensors(path, (KEY, text), tensors).map_err(Error::io("write", path))
+}
+
+/// What `safetensors::serialize_to_file` writes, a piece of a tensor at a time: that holds a copy of each whole one.
+fn write_safetensors(
+    path: &Path,
+    (key, text): (&str, String),
+    tensors: &BTreeMap<String, Tensor>,
+) -> std::io::Result<()> {
+    let mut sorted: Vec<(&String, Dtype, &Tensor)> =
+        tensors.iter().map(|(name, tensor)| (name, dtype(tensor.kind()), tensor)).collect();
+    // The widest numbers first; of one width by name, as they come.
+    sorted.sort_by_key(|(_, dtype, _)| Reverse(*dtype));
+    let mut end = 0;
+    let infos = sorted.iter().map(|(name, dtype, tensor)| {
+        let start = end;
+        end += tensor.numel() * tensor.kind().elt_size_in_bytes();
+        let shape = tensor.size().into_iter().map(|size| size as usize).collect();
+        ((*name).clone(), TensorInfo { dtype: *dtype, shape, data_offsets: (start, end) })
+    });
+    let metadata = HashMap::from([(key.to_owned(), text)]);
+    let metadata = Metadata::new(Some(metadata), infos.collect()).map_err(std::io::Error::other)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = File::create(path)?;
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    let mut piece = Vec::new();
+    for (_, _, tensor) in sorted {
+        pieces(tensor, &mut piece, &mut |bytes| file.write_all(bytes))?;
+    }
+    file.sync_all()
+}
+
+fn dtype(kind: Kind) -> Dtype {
+    match kind {
+        Kind::Float => Dtype::F32,
+        Kind::Double => Dtype::F64,
+        Kind::Int64 => Dtype::I64,
+        Kind::Uint8 => Dtype::U8,
+        Kind::BFloat16 => Dtype::BF16,
+        Kind::Half => Dtype::F16,
+        other => unreachable!("no state is kept as {other:?}"),
+    }
 }
 
 /// The same value with the keys of every object in order.
@@ -216,65 +363,67 @@ pub fn bytes(tensor: &Tensor) -> Vec<u8> {
     bytes
 }
 
-struct Stored<'a> {
-    tensor: &'a Tensor,
-    shape: Vec<usize>,
-}
-
-impl<'a> Stored<'a> {
-    fn new(tensor: &'a Tensor) -> Self {
-        Self { tensor, shape: tensor.size().into_iter().map(|size| size as usize).collect() }
-    }
-}
-
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.tensor.kind() {
-            Kind::Float => Dtype::F32,
-            Kind::Double => Dtype::F64,
-            Kind::Int64 => Dtype::I64,
-            Kind::Uint8 => Dtype::U8,
-            Kind::BFloat16 => Dtype::BF16,
-            Kind::Half => Dtype::F16,
-            other => unreachable!("no state is kept as {other:?}"),
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        bytes(self.tensor).into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
-    }
-}
-
-fn tensor(dtype: Dtype, shape: &[usize], data: &[u8], name: &str) -> Result<Tensor> {
-    let kind = match dtype {
-        Dtype::F32 => Kind::Float,
-        Dtype::F64 => Kind::Double,
-        Dtype::I64 => Kind::Int64,
-        Dtype::U8 => Kind::Uint8,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::F16 => Kind::Half,
-        other => {
-            return Err(Error::Weights(format!("tensor `{name}` has unsupported type {other:?}")));
-        }
-    };
-    let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
-    Tensor::f_from_data_size(data, &shape, kind)
-        .map_err(|error| Error::Weights(format!("tensor `{name}` cannot be read: {error}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::mutation::Mutator;
+    use safetensors::tensor::View;
+    use std::borrow::Cow;
     use tch::Device;
+
+    struct Written<'a>(&'a Tensor, Vec<usize>);
+
+    impl<'a> Written<'a> {
+        fn new(tensor: &'a Tensor) -> Self {
+            Self(tensor, tensor.size().into_iter().map(|size| size as usize).collect())
+        }
+    }
+
+    impl View for Written<'_> {
+        fn dtype(&self) -> Dtype {
+            dtype(self.0.kind())
+        }
+
+        fn shape(&self) -> &[usize] {
+            &self.1
+        }
+
+        fn data(&self) -> Cow<'_, [u8]> {
+            bytes(self.0).into()
+        }
+
+        fn data_len(&self) -> usize {
+            bytes(self.0).len()
+        }
+    }
+
+    #[test]
+    fn a_file_is_to_the_byte_what_the_reference_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tensors = state(0.25);
+        let long = Tensor::arange(1_500_000, (Kind::Float, Device::Cpu)).view([3, 500, 10, 100]);
+        for (name, kind) in [
+            ("half", Kind::Half),
+            ("bf", Kind::BFloat16),
+            ("f64", Kind::Double),
+            ("u8", Kind::Uint8),
+        ] {
+            tensors.insert(name.to_owned(), Tensor::arange(6, (kind, Device::Cpu)).view([2, 3]));
+        }
+        tensors.insert("none".to_owned(), Tensor::zeros([5, 0, 2], (Kind::Float, Device::Cpu)));
+        tensors.insert("one".to_owned(), Tensor::from(3.5f32));
+        tensors.insert("long".to_owned(), long.permute([1, 0, 3, 2]));
+        let [ours, theirs] = ["ours", "theirs"].map(|name| folder.path().join(name));
+        write_safetensors(&ours, (KEY, "{\"a\":1}".to_owned()), &tensors).unwrap();
+        let views = tensors.iter().map(|(name, tensor)| (name.clone(), Written::new(tensor)));
+        let metadata = HashMap::from([(KEY.to_owned(), "{\"a\":1}".to_owned())]);
+        safetensors::serialize_to_file(views, Some(metadata), &theirs).unwrap();
+        assert!(fs::read(ours).unwrap() == fs::read(theirs).unwrap());
+        let mut whole = blake3::Hasher::new();
+        begin(&mut whole, "long", Kind::Float, &[500, 3, 100, 10]);
+        whole.update(&bytes(&tensors["long"]));
+        assert_eq!(hash([("long", &tensors["long"])]), whole.finalize().to_hex().to_string());
+    }
 
     fn state(value: f64) -> BTreeMap<String, Tensor> {
         let vector = Tensor::full([3], value, (Kind::Float, Device::Cpu));
@@ -333,7 +482,7 @@ mod tests {
         assert!(load(&path).unwrap_err().to_string().contains("was not written by diptych"));
         let header = r#"{"format":99,"step":0,"model":null,"checksum":""}"#.to_owned();
         let tensors = state(1.0);
-        let views = tensors.iter().map(|(name, tensor)| (name.clone(), Stored::new(tensor)));
+        let views = tensors.iter().map(|(name, tensor)| (name.clone(), Written::new(tensor)));
         let metadata = Some(HashMap::from([(KEY.to_owned(), header)]));
         safetensors::serialize_to_file(views, metadata, &path).unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("format 99"));

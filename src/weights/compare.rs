@@ -1,6 +1,8 @@
 //! What differs between two files of tensors, one pair in memory at a time.
 
-use super::{Entry, Import, Stated, TensorFile};
+use super::simclr_tf::{Choice, Layout, find};
+use super::tensorflow::Bundle;
+use super::{Entry, Format, Import, Stated, TensorFile};
 use crate::error::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -31,16 +33,49 @@ impl Difference {
     }
 }
 
+/// A tensor of a file, and how it lies there.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'f> {
+    entry: &'f Entry,
+    layout: Layout,
+}
+
+impl Side<'_> {
+    /// Its shape as it is compared.
+    fn shape(self) -> Vec<usize> {
+        let shape = &self.entry.shape;
+        self.layout.order(shape.len()).iter().map(|place| shape[*place as usize]).collect()
+    }
+
+    fn tensor(self, file: &TensorFile) -> Result<Tensor> {
+        let tensor = file.tensor(self.entry)?;
+        Ok(tensor.permute(self.layout.order(self.entry.shape.len())))
+    }
+}
+
 /// Tensors of a file by the names they are compared under: all by their own, or those of the backbone by torchvision's.
 ///
 /// # Errors
-/// Those of [`Import::plan`] and [`Import::complete`], for the backbone.
-pub fn named(file: &TensorFile, backbone: bool) -> Result<BTreeMap<String, &Entry>> {
+/// Those of [`Import::plan`], and for a TensorFlow checkpoint of [`find`], for the backbone.
+pub fn named(file: &TensorFile, backbone: bool) -> Result<BTreeMap<String, Side<'_>>> {
+    let plain = |entry| Side { entry, layout: Layout::Plain };
     if !backbone {
-        return Ok(file.entries().iter().map(|entry| (entry.full_name(), entry)).collect());
+        return Ok(file.entries().iter().map(|entry| (entry.full_name(), plain(entry))).collect());
+    }
+    if file.format() == Format::TensorFlow {
+        let network = find(&Bundle::open(file.path())?, Choice::default())?;
+        let entries: BTreeMap<&str, &Entry> =
+            file.entries().iter().map(|entry| (entry.name.as_str(), entry)).collect();
+        let of_backbone = network.tensors.iter().filter_map(|mapped| {
+            let name = mapped.target.strip_prefix("backbone.")?;
+            let entry = *entries.get(mapped.source.as_deref()?)?;
+            Some((name.to_owned(), Side { entry, layout: mapped.layout }))
+        });
+        return Ok(of_backbone.collect());
     }
     let import = Import::plan(file, &Stated::default())?;
-    Ok(import.sources().map(|(name, index)| (name.to_owned(), &file.entries()[index])).collect())
+    let sources = import.sources();
+    Ok(sources.map(|(name, index)| (name.to_owned(), plain(&file.entries()[index]))).collect())
 }
 
 /// Compares the tensors of two files by name, in the order of the names.
@@ -48,8 +83,8 @@ pub fn named(file: &TensorFile, backbone: bool) -> Result<BTreeMap<String, &Entr
 /// # Errors
 /// Those of [`TensorFile::tensor`].
 pub fn compare(
-    (first_file, first): (&TensorFile, &BTreeMap<String, &Entry>),
-    (second_file, second): (&TensorFile, &BTreeMap<String, &Entry>),
+    (first_file, first): (&TensorFile, &BTreeMap<String, Side<'_>>),
+    (second_file, second): (&TensorFile, &BTreeMap<String, Side<'_>>),
 ) -> Result<Vec<Difference>> {
     let mut names: Vec<&String> = first.keys().chain(second.keys()).collect();
     names.sort_unstable();
@@ -59,17 +94,17 @@ pub fn compare(
         let pair = [first.get(name), second.get(name)];
         let mut difference = Difference {
             name: name.clone(),
-            shapes: pair.map(|entry| entry.map(|entry| entry.shape.clone())),
-            numbers: pair.map(|entry| entry.map(|entry| entry.number.name())),
+            shapes: pair.map(|side| side.map(|side| side.shape())),
+            numbers: pair.map(|side| side.map(|side| side.entry.number.name())),
             largest: None,
             relative: None,
         };
         if let [Some(a), Some(b)] = pair
-            && a.shape == b.shape
-            && a.number.kind().is_some()
-            && b.number.kind().is_some()
+            && a.shape() == b.shape()
+            && a.entry.number.kind().is_some()
+            && b.entry.number.kind().is_some()
         {
-            let (a, b) = (first_file.tensor(a)?, second_file.tensor(b)?);
+            let (a, b) = (a.tensor(first_file)?, b.tensor(second_file)?);
             let (largest, magnitude) = distance(&a, &b);
             difference.largest = Some(largest);
             difference.relative = Some(if largest == 0.0 { 0.0 } else { largest / magnitude });

@@ -6,7 +6,10 @@ use std::os::unix::fs::FileExt;
 use tch::{Device, Kind, Tensor};
 
 /// Most bytes that are read at once, unless what lies between two numbers forces more.
-const PIECE: usize = 4 << 20;
+const PIECE: usize = 1 << 20;
+
+/// Bytes that are read at once where nothing but a look is wanted: few enough to stay in the cache of a processor.
+const LOOKED_AT: usize = 1 << 18;
 
 impl TensorFile {
     /// A tensor of its own kind of numbers, row by row, on the CPU.
@@ -14,13 +17,18 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Weights`] if the file ends too soon, its checksum is wrong, or numbers of this kind are not loaded.
     pub fn tensor(&self, entry: &Entry) -> Result<Tensor> {
-        let kind = self.kind(entry)?;
-        let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
-        let tensor = Tensor::f_empty(&shape, (kind, Device::Cpu)).map_err(|error| {
-            self.fault(entry, &format!("there is no memory for it: {}", first_line(&error)))
-        })?;
+        let tensor = self.room(entry)?;
         self.copy_to(entry, &tensor)?;
         Ok(tensor)
+    }
+
+    /// A tensor for [`Self::copy_to`], of any values.
+    pub(crate) fn room(&self, entry: &Entry) -> Result<Tensor> {
+        let kind = self.kind(entry)?;
+        let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
+        Tensor::f_empty(&shape, (kind, Device::Cpu)).map_err(|error| {
+            self.fault(entry, &format!("there is no memory for it: {}", first_line(&error)))
+        })
     }
 
     /// Fills a tensor of equal shape, of any kind, device and strides, with one of the file: nothing but pieces of a few
@@ -29,23 +37,57 @@ impl TensorFile {
     /// # Errors
     /// Those of [`Self::tensor`]; [`Error::Weights`] if the shapes differ.
     pub fn copy_to(&self, entry: &Entry, target: &Tensor) -> Result<()> {
+        let mut checksum = 0;
+        let mut check = |bytes: &[u8]| checksum = crc32c::crc32c_append(checksum, bytes);
+        let mut nothing = |_: &[u8]| ();
+        let seen: &mut dyn FnMut(&[u8]) =
+            if entry.crc32c.is_some() { &mut check } else { &mut nothing };
+        self.copy_seen(entry, target, seen)?;
+        match entry.crc32c {
+            Some(expected) if expected != checksum => Err(self.fault(
+                entry,
+                &format!("its checksum should be {expected:08x}, found {checksum:08x}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Self::copy_to`] without a look at the checksum; of a tensor that is all of its storage `seen` gets every byte, in
+    /// the order of the file.
+    pub(crate) fn copy_seen(
+        &self,
+        entry: &Entry,
+        target: &Tensor,
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
         let kind = self.kind(entry)?;
         let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
         if target.size() != shape {
             let why = format!("it must have shape {:?}, found {shape:?}", target.size());
             return Err(self.fault(entry, &why));
         }
-        let mut copy = Copy { file: self, entry, kind, checksum: 0 };
+        let mut copy = Copy { file: self, entry, kind, seen, bytes: Vec::new() };
         if entry.count() > 0 {
             tch::no_grad(|| copy.fill(target, &entry.shape, &entry.strides(), entry.offset()))?;
         }
-        match entry.crc32c {
-            Some(expected) if expected != copy.checksum => Err(self.fault(
-                entry,
-                &format!("its checksum should be {expected:08x}, found {:08x}", copy.checksum),
-            )),
-            _ => Ok(()),
+        Ok(())
+    }
+
+    /// Every byte of a tensor that is all of its storage, in pieces that lie in `piece`.
+    pub(crate) fn look(
+        &self,
+        entry: &Entry,
+        piece: &mut Vec<u8>,
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let (mut at, all) = (0, entry.bytes());
+        while at < all {
+            piece.resize(LOOKED_AT.min(all - at), 0);
+            self.read(entry, at as u64, piece)?;
+            seen(piece);
+            at += piece.len();
         }
+        Ok(())
     }
 
     /// BLAKE3 (hexadecimal) of every file that belongs to it, in the order of [`Self::files`].
@@ -111,7 +153,9 @@ struct Copy<'a> {
     file: &'a TensorFile,
     entry: &'a Entry,
     kind: Kind,
-    checksum: u32,
+    seen: &'a mut dyn FnMut(&[u8]),
+    /// The piece that is under way.
+    bytes: Vec<u8>,
 }
 
 impl Copy<'_> {
@@ -162,22 +206,21 @@ impl Copy<'_> {
         span: usize,
     ) -> Result<()> {
         let size = self.entry.number.bytes();
-        let mut bytes = vec![0; span * size];
-        self.file.read(self.entry, (offset * size) as u64, &mut bytes)?;
-        if self.entry.crc32c.is_some() {
-            self.checksum = crc32c::crc32c_append(self.checksum, &bytes);
-        }
+        let bytes = &mut self.bytes;
+        bytes.resize(span * size, 0);
+        self.file.read(self.entry, (offset * size) as u64, bytes)?;
+        (self.seen)(bytes);
         if self.entry.big_endian && size > 1 {
             bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
         }
         if self.kind == Kind::Bool {
             // Any other byte is no value of the type.
-            for byte in &mut bytes {
+            for byte in bytes.iter_mut() {
                 *byte = u8::from(*byte != 0);
             }
         }
         let engine = |error: tch::TchError| self.file.fault(self.entry, &first_line(&error));
-        let flat = Tensor::f_from_data_size(&bytes, &[span as i64], self.kind).map_err(engine)?;
+        let flat = Tensor::f_from_data_size(bytes, &[span as i64], self.kind).map_err(engine)?;
         let whole = |numbers: &[usize]| numbers.iter().map(|n| *n as i64).collect::<Vec<i64>>();
         let part = flat.f_as_strided(whole(shape), whole(strides), None).map_err(engine)?;
         target.shallow_clone().f_copy_(&part).map(drop).map_err(engine)

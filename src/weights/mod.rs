@@ -266,6 +266,16 @@ impl TensorFile {
         recognise::open(path)
     }
 
+    /// Opens a file that must be safetensors.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub(crate) fn open_safetensors(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        safetensors::read(path, file, length)
+    }
+
     /// Takes what a reader found in `files`, checked.
     ///
     /// # Errors

@@ -18,6 +18,9 @@ const LONGEST_HEADER: u64 = 100_000_000;
 pub(super) fn read(path: &Path, file: File, length: u64) -> Result<TensorFile> {
     let damaged =
         |why: String| Error::Weights(format!("safetensors `{}` is damaged: {why}", path.display()));
+    if length < 8 {
+        return Err(damaged(format!("it has {length} bytes, where 8 announce the header")));
+    }
     let announced = stretch(&file, 0, 8).map_err(Error::io("read", path))?;
     let announced = announced.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     let rest = length.saturating_sub(8);

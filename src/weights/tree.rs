@@ -3,7 +3,7 @@
 
 use super::torch::number;
 use super::{Entry, Found, Number, Storage, View};
-use crate::data::pickle::{Array, Graph, Id, Node, Object, Value};
+use crate::data::pickle::{FarArray, Graph, Id, Node, Object, Value};
 use std::borrow::Cow;
 use std::rc::Rc;
 
@@ -49,11 +49,11 @@ impl Reference {
 /// Where a storage lies, or why it cannot be used.
 pub(super) type Locate<'l> = dyn Fn(&Reference) -> Result<Storage, String> + 'l;
 
-/// A pickle as it lies in the file: its bytes, and where the first one lies.
+/// A pickle as it lies in the file: its bytes, and where each of them lies.
 #[derive(Clone, Copy)]
 pub(super) struct Lying<'a> {
     pub(super) bytes: &'a [u8],
-    pub(super) at: u64,
+    pub(super) place: &'a dyn Fn(usize) -> u64,
 }
 
 /// Tensors, short values and the rest of what a pickle made; numbers of torch's tensors lie where `locate` says.
@@ -121,7 +121,7 @@ impl Path<'_> {
     }
 }
 
-impl<'a> Tree<'_, 'a> {
+impl Tree<'_, '_> {
     fn visit(&mut self, path: Path<'_>, id: Id, depth: usize) -> Result<(), String> {
         self.visits += 1;
         if self.visits > MOST_VISITS {
@@ -135,7 +135,28 @@ impl<'a> Tree<'_, 'a> {
         match graph.node(id) {
             Node::Dict(pairs) => self.dictionary(path, pairs, depth),
             Node::List(items) | Node::Tuple(items) => self.list(path, items, depth),
-            Node::Array(Some(array)) => self.array(path, array),
+            Node::Array(Some(array)) => {
+                let start = self.pickle.bytes.as_ptr() as usize;
+                let storage = match &array.data {
+                    Cow::Borrowed(bytes) => {
+                        let at = (bytes.as_ptr() as usize).saturating_sub(start);
+                        let start = (self.pickle.place)(at);
+                        Storage::At { file: 0, start, bytes: bytes.len() as u64 }
+                    }
+                    Cow::Owned(bytes) => Storage::Held(Rc::from(bytes.as_slice())),
+                };
+                let number = (array.kind, array.item_bytes, array.big_endian);
+                self.array(path, number, &array.shape, storage)
+            }
+            Node::FarArray(FarArray { shape, number, lies }) => {
+                let storage = Storage::At { file: 0, start: lies.start, bytes: lies.bytes };
+                let number = (number.kind, number.item_bytes, number.big_endian);
+                self.array(path, number, shape, storage)
+            }
+            Node::Far(lies) => {
+                self.opaque(path, format!("a byte string of {} bytes", lies.bytes));
+                Ok(())
+            }
             Node::Array(None) => {
                 self.opaque(path, "a numpy array of objects or stored column by column".into());
                 Ok(())
@@ -370,8 +391,14 @@ impl<'a> Tree<'_, 'a> {
     }
 
     /// A numpy array, whose numbers lie within the pickle.
-    fn array(&mut self, path: Path<'_>, array: &Array<'a>) -> Result<(), String> {
-        let number = match (array.kind, array.item_bytes) {
+    fn array(
+        &mut self,
+        path: Path<'_>,
+        (kind, item_bytes, big_endian): (char, usize, bool),
+        shape: &[usize],
+        storage: Storage,
+    ) -> Result<(), String> {
+        let number = match (kind, item_bytes) {
             ('f', 8) => Number::F64,
             ('f', 4) => Number::F32,
             ('f', 2) => Number::F16,
@@ -390,18 +417,10 @@ impl<'a> Tree<'_, 'a> {
                 return Ok(());
             }
         };
-        let start = self.pickle.bytes.as_ptr() as usize;
-        let storage = match &array.data {
-            Cow::Borrowed(bytes) => {
-                let at = (bytes.as_ptr() as usize).saturating_sub(start) as u64;
-                Storage::At { file: 0, start: self.pickle.at + at, bytes: bytes.len() as u64 }
-            }
-            Cow::Owned(bytes) => Storage::Held(Rc::from(bytes.as_slice())),
-        };
         self.keep(Entry {
             group: path.group.to_owned(),
-            big_endian: array.big_endian,
-            ..Entry::plain(path.name, number, array.shape.clone(), storage)
+            big_endian,
+            ..Entry::plain(path.name, number, shape.to_vec(), storage)
         })
     }
 

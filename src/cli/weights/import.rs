@@ -9,6 +9,7 @@ use diptych::error::Error;
 use diptych::evaluate::weights::Weights;
 use diptych::train::checkpoint::{self, KEY};
 use diptych::train::journal::{Event, Journal};
+use diptych::weights::export::SETTINGS;
 use diptych::weights::simclr_tf::{Choice, find};
 use diptych::weights::tensorflow::Bundle;
 use diptych::weights::{Format, Import, Row, Stated, TensorFile};
@@ -80,6 +81,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         ))
         .into());
     }
+    if file.notes().contains_key(SETTINGS) {
+        return from_export(arguments, &stated, &file);
+    }
     let import = Import::plan(&file, &stated)?;
     let weights = Weights::imported(&file, &stated, Device::Cpu)?;
     let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
@@ -130,6 +134,52 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         "left": weights.left_over,
         "elsewhere": import.elsewhere,
         "tensors": rows,
+    });
+    Ok(Answer { text: lines.join("\n"), json })
+}
+
+/// What `weights export --format safetensors` wrote, which says what it is; heads come along.
+fn from_export(arguments: &Arguments, stated: &Stated, file: &TensorFile) -> Result<Answer> {
+    if *stated != Stated::default() {
+        return Err(Error::Recipe(format!(
+            "`{}` says which network it is, in its metadata `{SETTINGS}`: leave out `--family`, `--stem` and `--flavor`",
+            file.path().display()
+        ))
+        .into());
+    }
+    let weights = Weights::exported(file, Device::Cpu)?;
+    let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
+    let hashes: Vec<String> = file.hashes()?;
+    let source = json!({ "family": "diptych", "format": file.format().name(), "blake3": hashes });
+    let model = json!({
+        "backbone": weights.config,
+        "preprocess": preprocess,
+        "projector": weights.projector(),
+        "source": source,
+    });
+    let text = format!(
+        "imported from an export of diptych ({}), BLAKE3 {:.16}",
+        file.format().name(),
+        hashes.first().map_or("", String::as_str)
+    );
+    let journal =
+        Journal { events: vec![Event { step: 0, text: text.clone() }], ..Journal::default() };
+    checkpoint::save_model(&arguments.out, (&model, &journal), &weights.with_head())?;
+    let count = weights.with_head().len();
+    let lines = [
+        text,
+        format!("{count} matched; images are prepared as `{}`", preprocess.id),
+        arguments.out.display().to_string(),
+    ];
+    let json = json!({
+        "out": arguments.out.display().to_string(),
+        "source": source,
+        "backbone": weights.config,
+        "projector": weights.projector(),
+        "preprocess": preprocess,
+        "hash": weights.hash(),
+        "matched": weights.matched,
+        "left": weights.left_over,
     });
     Ok(Answer { text: lines.join("\n"), json })
 }

@@ -5,6 +5,7 @@ use crate::cli::Answer;
 use crate::cli::table::aligned;
 use anyhow::Result;
 use diptych::train::checkpoint::KEY;
+use diptych::weights::export::SETTINGS;
 use diptych::weights::simclr_tf::{Choice, find};
 use diptych::weights::tensorflow::Bundle;
 use diptych::weights::{Format, Import, Stated, TensorFile};
@@ -37,7 +38,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     )];
     lines.extend(whose.lines);
     let short = |notes: &BTreeMap<String, String>| -> Vec<String> {
-        let told = notes.iter().filter(|(name, _)| *name != KEY).take(24);
+        let told =
+            notes.iter().filter(|(name, _)| ![KEY, SETTINGS].contains(&name.as_str())).take(24);
         told.map(|(name, text)| format!("  {name}: {text}")).collect()
     };
     for (title, notes) in [("beside them:", file.notes()), ("not looked into:", file.opaque())] {
@@ -68,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     }
     lines.push(aligned(&rows, &[]));
     let notes: BTreeMap<&String, &String> =
-        file.notes().iter().filter(|(name, _)| *name != KEY).collect();
+        file.notes().iter().filter(|(name, _)| ![KEY, SETTINGS].contains(&name.as_str())).collect();
     let json = json!({
         "file": file.path().display().to_string(),
         "format": file.format().name(),
@@ -101,6 +103,18 @@ fn whose(file: &TensorFile) -> Whose {
                 format!("  images: {}", model["preprocess"]["id"]),
             ],
             json: json!({ "family": "diptych", "header": header }),
+            becomes: BTreeMap::new(),
+        };
+    }
+    if let Some(settings) = file.notes().get(SETTINGS) {
+        let model: Value = serde_json::from_str(settings).unwrap_or_default();
+        return Whose {
+            lines: vec![
+                "a model that diptych exported".to_owned(),
+                format!("  backbone: {}", model["backbone"]),
+                format!("  images: {}", model["preprocess"]["id"]),
+            ],
+            json: json!({ "family": "diptych", "model": model }),
             becomes: BTreeMap::new(),
         };
     }

@@ -1,6 +1,6 @@
 //! The few functions that mean something, evaluated here; any other is refused, or kept as its name.
 
-use super::graph::{Global, Id, Node, NumberType, Object};
+use super::graph::{FarArray, Global, Id, Node, NumberType, Object};
 use super::input::Outcome;
 use super::machine::{Machine, pairs};
 use super::{Array, Globals, MAX_DEPTH, Value};
@@ -53,10 +53,7 @@ impl<'a> Machine<'a> {
         let nodes: Vec<&Node> = arguments.iter().take(8).map(|id| self.node(*id)).collect();
         match (function, nodes.as_slice()) {
             (Global::Reconstruct, [Node::Known(Global::NdArray), _, _]) => Ok(Node::Array(None)),
-            (
-                Global::FromBuffer,
-                [Node::Plain(Value::Bytes(data)), Node::NumberType(kind), _, Node::Plain(order)],
-            ) => {
+            (Global::FromBuffer, [data, Node::NumberType(kind), _, Node::Plain(order)]) => {
                 if order.text().as_deref() != Some("C") {
                     return Err("an array stored column by column".to_owned());
                 }
@@ -149,9 +146,6 @@ impl<'a> Machine<'a> {
                 if *columns != Value::Bool(false) && *columns != Value::Int(0) {
                     return Err("an array stored column by column".to_owned());
                 }
-                let Node::Plain(Value::Bytes(data)) = data else {
-                    return Err("an array without data".to_owned());
-                };
                 self.array(*kind, state[1], data)?
             }
             _ => return Err("a state that fits no array".to_owned()),
@@ -159,7 +153,12 @@ impl<'a> Machine<'a> {
     }
 
     /// An array of these bytes.
-    fn array(&self, number: NumberType, shape: Id, data: &Cow<'a, [u8]>) -> Outcome<Node<'a>> {
+    fn array(&self, number: NumberType, shape: Id, data: &Node<'a>) -> Outcome<Node<'a>> {
+        let there = match data {
+            Node::Plain(Value::Bytes(data)) => data.len() as u64,
+            Node::Far(far) => far.bytes,
+            _ => return Err("an array without data".to_owned()),
+        };
         let Node::Tuple(shape) = self.node(shape) else {
             return Err("a shape is missing".to_owned());
         };
@@ -174,17 +173,22 @@ impl<'a> Machine<'a> {
         let shape = shape.ok_or("no shape")?;
         let NumberType { kind, item_bytes, big_endian } = number;
         let bytes = shape.iter().try_fold(item_bytes, |all, n| all.checked_mul(*n));
-        if bytes != Some(data.len()) {
+        if bytes.map(|bytes| bytes as u64) != Some(there) {
             return Err(format!(
-                "an array of shape {shape:?}, {item_bytes} bytes a number, holds {} bytes",
-                data.len()
+                "an array of shape {shape:?}, {item_bytes} bytes a number, holds {there} bytes"
             ));
         }
-        if let Cow::Owned(data) = data {
-            self.input.copied(data.len())?;
-        }
-        let data = data.clone();
-        Ok(Node::Array(Some(Array { shape, kind, item_bytes, big_endian, data })))
+        Ok(match data {
+            Node::Far(lies) => Node::FarArray(FarArray { shape, number, lies: *lies }),
+            Node::Plain(Value::Bytes(data)) => {
+                if let Cow::Owned(data) = data {
+                    self.input.copied(data.len())?;
+                }
+                let data = data.clone();
+                Node::Array(Some(Array { shape, kind, item_bytes, big_endian, data }))
+            }
+            _ => return Err("an array without data".to_owned()),
+        })
     }
 
     /// The items of a list given to it; a list of another type keeps none.

@@ -1,5 +1,6 @@
 //! What a pickle made, before anything is taken out of it: values in an arena that refer to one another by number.
 
+use super::skim::Far;
 use super::{Array, Value};
 use std::borrow::Cow;
 
@@ -79,10 +80,24 @@ pub(crate) enum Node<'a> {
     NumberType(NumberType),
     /// An array, `None` until its state is built.
     Array(Option<Array<'a>>),
+    /// One whose numbers were left in the file.
+    FarArray(FarArray),
+    /// A byte string that was.
+    Far(Far),
     /// What a global that is only known by name would have made; nothing was called.
     Object(Object),
     /// What a pickle refers to and does not hold.
     Persistent(Id),
+}
+
+/// A numpy array of numbers, rows first, that was left in the file.
+pub(crate) struct FarArray {
+    /// Its dimensions.
+    pub(crate) shape: Vec<usize>,
+    /// Its numbers, as [`Array`] has them.
+    pub(crate) number: NumberType,
+    /// Where they lie.
+    pub(crate) lies: Far,
 }
 
 /// The recipe of an object.
@@ -99,9 +114,9 @@ pub(crate) struct Object {
 /// A number type as numpy names it.
 #[derive(Clone, Copy)]
 pub(crate) struct NumberType {
-    pub(super) kind: char,
-    pub(super) item_bytes: usize,
-    pub(super) big_endian: bool,
+    pub(crate) kind: char,
+    pub(crate) item_bytes: usize,
+    pub(crate) big_endian: bool,
 }
 
 impl NumberType {

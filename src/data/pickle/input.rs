@@ -1,6 +1,7 @@
 //! The bytes of a pickle: lengths, numbers, strings. Nothing longer than what is left is ever taken.
 
 use super::Value;
+use super::skim::{self, Far};
 use std::borrow::Cow;
 use std::cell::Cell;
 
@@ -9,19 +10,26 @@ pub(super) type Outcome<T> = Result<T, String>;
 /// The bytes, and how far they are read.
 pub(super) struct Input<'a> {
     bytes: &'a [u8],
+    /// Byte strings that are not among them.
+    far: &'a [Far],
     at: usize,
     /// Bytes that may still be copied.
     copies_left: Cell<usize>,
 }
 
 impl<'a> Input<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, copies_left: Cell::new(bytes.len().saturating_mul(8)) }
+    pub(super) fn new(bytes: &'a [u8], far: &'a [Far]) -> Self {
+        Self { bytes, far, at: 0, copies_left: Cell::new(bytes.len().saturating_mul(8)) }
     }
 
     /// How many bytes are read.
     pub(super) fn at(&self) -> usize {
         self.at
+    }
+
+    /// Where the next byte lies in the file.
+    pub(super) fn place(&self) -> u64 {
+        skim::place(self.far, self.at)
     }
 
     pub(super) fn take(&mut self, count: usize) -> Outcome<&'a [u8]> {
@@ -90,7 +98,8 @@ impl<'a> Input<'a> {
         })))
     }
 
-    pub(super) fn byte_string(&mut self, opcode: u8) -> Outcome<Cow<'a, [u8]>> {
+    /// A byte string; one that was left in the file is the error within.
+    pub(super) fn byte_string(&mut self, opcode: u8) -> Outcome<Result<Cow<'a, [u8]>, Far>> {
         let length = match opcode {
             b'U' | b'C' => self.length(1)?,
             b'T' | b'B' => self.length(4)?,
@@ -98,10 +107,13 @@ impl<'a> Input<'a> {
             _ => {
                 let line = self.line()?;
                 self.copied(line.len())?;
-                return unquoted(line).map(Cow::Owned);
+                return unquoted(line).map(|bytes| Ok(Cow::Owned(bytes)));
             }
         };
-        self.take(length).map(Cow::Borrowed)
+        match skim::next(self.far, self.at, length)? {
+            Some(far) => Ok(Err(far)),
+            None => self.take(length).map(|bytes| Ok(Cow::Borrowed(bytes))),
+        }
     }
 
     pub(super) fn text(&mut self, opcode: u8) -> Outcome<Cow<'a, str>> {

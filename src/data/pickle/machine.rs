@@ -3,6 +3,7 @@
 
 use super::graph::{Graph, Id, Node, Object};
 use super::input::{Input, Outcome};
+use super::skim::Far;
 use super::{Globals, Value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,9 +19,13 @@ pub(super) struct Machine<'a> {
 }
 
 /// Runs a pickle to its end; with what it made comes how many bytes may still be copied.
-pub(super) fn run(bytes: &[u8], globals: Globals) -> Outcome<(Graph<'_>, usize)> {
+pub(super) fn run<'a>(
+    bytes: &'a [u8],
+    far: &'a [Far],
+    globals: Globals,
+) -> Outcome<(Graph<'a>, usize)> {
     let mut machine = Machine {
-        input: Input::new(bytes),
+        input: Input::new(bytes, far),
         globals,
         nodes: Vec::new(),
         stack: Vec::new(),
@@ -28,7 +33,7 @@ pub(super) fn run(bytes: &[u8], globals: Globals) -> Outcome<(Graph<'_>, usize)>
         memo: BTreeMap::new(),
     };
     loop {
-        let at = machine.input.at();
+        let at = machine.input.place();
         match machine.step() {
             Ok(false) => {}
             Ok(true) => {
@@ -65,8 +70,11 @@ impl<'a> Machine<'a> {
                 self.push(node)?;
             }
             b'S' | b'T' | b'U' | b'B' | b'C' | 0x8e | 0x96 => {
-                let bytes = self.input.byte_string(opcode)?;
-                self.push(Node::Plain(Value::Bytes(bytes)))?;
+                let node = match self.input.byte_string(opcode)? {
+                    Ok(bytes) => Node::Plain(Value::Bytes(bytes)),
+                    Err(far) => Node::Far(far),
+                };
+                self.push(node)?;
             }
             b'V' | b'X' | 0x8c | 0x8d => {
                 let text = self.input.text(opcode)?;

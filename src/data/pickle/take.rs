@@ -57,6 +57,8 @@ impl<'a> Taking<'_, 'a> {
             Node::Array(None)
             | Node::Known(_)
             | Node::Named { .. }
+            | Node::Far(_)
+            | Node::FarArray(_)
             | Node::NumberType(_)
             | Node::Object(_)
             | Node::Persistent(_) => {

@@ -5,31 +5,38 @@ use crate::augment::Preprocess;
 use crate::error::Result;
 use crate::weights::simclr_tf::{Choice, find};
 use crate::weights::tensorflow::Bundle;
+use crate::weights::{Entry, TensorFile};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 impl Weights {
     /// Loads a checkpoint of SimCLR's or `SimCLRv2`'s TensorFlow code ([`Bundle::open`] says by which names), its
-    /// projection head and its linear head included. Images are prepared as `simclr`, without mean and deviation.
+    /// projection head and its linear head included. Beside the tensors a few megabytes are held. Images are prepared as `simclr`, without mean and deviation.
     ///
     /// # Errors
     /// [`crate::error::Error::Weights`] if it is damaged, or not every variable of one of these networks is in it, or the
     /// moving average is wanted and there is none.
     pub fn from_tensorflow(path: &Path, choice: Choice, device: Device) -> Result<Self> {
         let bundle = Bundle::open(path)?;
-        let (keys, network) = (bundle.variables()?, find(&bundle, choice)?);
+        let (file, network) = (TensorFile::open(path)?, find(&bundle, choice)?);
+        let variables: BTreeMap<&str, &Entry> =
+            file.entries().iter().map(|entry| (entry.name.as_str(), entry)).collect();
         let (backbone, parameters) = build(&network.config, None, device)?;
         let mut head = BTreeMap::new();
         for mapped in &network.tensors {
-            let key = mapped.source.as_ref().and_then(|name| keys.get(name));
-            let variable = key.map(|key| bundle.tensor(key)).transpose()?;
-            let value = mapped.value(variable.as_ref())?;
-            match parameters.all().iter().find(|parameter| parameter.name == mapped.target) {
-                Some(parameter) => {
-                    tch::no_grad(|| parameter.tensor.shallow_clone().copy_(&value));
-                }
-                None => drop(head.insert(mapped.target.clone(), value.to_device(device))),
+            let variable = mapped.source.as_ref().and_then(|name| variables.get(name.as_str()));
+            let own = parameters.all().iter().find(|parameter| parameter.name == mapped.target);
+            let target = own.map_or_else(
+                || Tensor::zeros(&mapped.shape, (Kind::Float, device)),
+                |parameter| parameter.tensor.detach(),
+            );
+            match variable {
+                Some(entry) => file.copy_to(entry, &mapped.layout.as_theirs(&target))?,
+                None => drop(target.shallow_clone().zero_()),
+            }
+            if own.is_none() {
+                head.insert(mapped.target.clone(), target);
             }
         }
         let features = network.config.features();

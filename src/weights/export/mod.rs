@@ -112,6 +112,9 @@ impl Format {
     }
 }
 
+/// The metadata key under which safetensors with our names say which network they are and how its images are prepared.
+pub const SETTINGS: &str = "diptych.model";
+
 /// A model to write.
 #[derive(Debug)]
 pub struct Model<'a> {
@@ -213,7 +216,7 @@ pub fn export(model: &Model<'_>, format: Format, options: &Options, out: &Path) 
     let probe = Probe::of(model)?;
     let mut difference = 0.0;
     let metadata = match format {
-        Format::Safetensors => ("diptych.model", settings(model).to_string()),
+        Format::Safetensors => (SETTINGS, settings(model).to_string()),
         _ => ("format", "pt".to_owned()),
     };
     let zip = matches!(out.extension().and_then(|end| end.to_str()), Some("pth" | "pt"));

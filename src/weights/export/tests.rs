@@ -149,10 +149,37 @@ fn weights_beside_a_graph_are_found() {
     let out = folder.path().join("graph.onnx");
     let options = Options { external_above: 0, ..head() };
     let written = export(&selective().model(), Format::Onnx, &options, &out).unwrap();
-    let data = folder.path().join("graph.onnx.data");
+    let data = written.files[1].clone();
+    let name = data.file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(name.starts_with("graph.onnx.") && name.strip_suffix(".data").is_some(), "{name}");
     assert_eq!(written.files, [out.clone(), data.clone()]);
     assert!(fs::metadata(&out).unwrap().len() < fs::metadata(&data).unwrap().len() / 2);
-    assert!(written.notes.iter().any(|note| note.contains("`graph.onnx.data`")));
+    assert!(written.notes.iter().any(|note| note.contains(&format!("`{name}`"))));
+    let files = || -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(folder.path()).unwrap().map(Result::unwrap);
+        let name = |entry: &fs::DirEntry| entry.file_name().into_string().unwrap();
+        entries.map(|entry| (name(&entry), fs::read(entry.path()).unwrap())).collect()
+    };
+    let first = files();
+    assert_eq!(first.len(), 2);
+
+    // Equal weights again are the same pair. What cannot be written leaves the pair that is there.
+    export(&selective().model(), Format::Onnx, &options, &out).unwrap();
+    assert_eq!(files(), first);
+    let mut broken = selective();
+    let nothing = broken.tensors["classifier.weight"].full_like(f64::NAN);
+    broken.tensors.insert("classifier.weight".into(), nothing);
+    assert!(export(&broken.model(), Format::Onnx, &options, &out).is_err());
+    assert_eq!(files(), first);
+
+    // Another network takes the place of both, and one that needs no second file of the graph alone.
+    fs::write(folder.path().join("graph.onnx.notes.data"), "mine").unwrap();
+    let other = plain(Architecture::ResNet18);
+    let written = export(&other.model(), Format::Onnx, &options, &out).unwrap();
+    assert_ne!(written.files[1], data);
+    assert!(written.files[1].exists() && !data.exists());
+    export(&other.model(), Format::Onnx, &head(), &out).unwrap();
+    assert_eq!(files().into_keys().collect::<Vec<_>>(), ["graph.onnx", "graph.onnx.notes.data"]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::model::{BackboneConfig, HeadConfig};
 use crate::weights::tensorflow::Bundle;
 use order::{Layer, creation_order};
 use std::collections::BTreeMap;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// The ratio of all published networks with selective kernels.
 const SK_RATIO: f64 = 0.0625;
@@ -71,29 +71,21 @@ pub enum Layout {
     Plain,
 }
 
-impl Mapped {
-    /// The tensor of ours, f32, from its variable (nothing if it has none).
-    ///
-    /// # Errors
-    /// [`Error::Weights`] if the variable has not the shape it was recognised by.
-    pub fn value(&self, variable: Option<&Tensor>) -> Result<Tensor> {
-        let Some(variable) = variable else {
-            return Ok(Tensor::zeros(&self.shape, (Kind::Float, Device::Cpu)));
-        };
-        let turned = match (self.layout, variable.dim()) {
-            (Layout::Kernel, 4) => variable.permute([3, 2, 0, 1]),
-            (Layout::Dense, 2) => variable.tr(),
-            _ => variable.shallow_clone(),
-        };
-        if turned.size() != self.shape {
-            return Err(Error::Weights(format!(
-                "variable `{}` must give shape {:?}, found {:?}",
-                self.source.as_deref().unwrap_or_default(),
-                self.shape,
-                turned.size()
-            )));
+impl Layout {
+    /// Which dimension of a variable of so many is each of ours.
+    pub fn order(self, dimensions: usize) -> Vec<i64> {
+        match (self, dimensions) {
+            (Self::Kernel, 4) => vec![3, 2, 0, 1],
+            (Self::Dense, 2) => vec![1, 0],
+            _ => (0..dimensions as i64).collect(),
         }
-        Ok(turned.to_kind(Kind::Float).contiguous())
+    }
+
+    /// A tensor of ours as the variable lies, sharing its memory.
+    pub fn as_theirs(self, ours: &Tensor) -> Tensor {
+        let order = self.order(ours.dim());
+        let place = |theirs: i64| order.iter().position(|at| *at == theirs).unwrap_or(0) as i64;
+        ours.permute((0..order.len() as i64).map(place).collect::<Vec<_>>())
     }
 }
 

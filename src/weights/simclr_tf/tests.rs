@@ -5,7 +5,8 @@ use crate::model::{Head, Parameters, Phase, ResNet};
 use crate::weights::tensorflow::Bundle;
 use crate::weights::tensorflow::testing::Draft;
 use serde::Deserialize;
-use tch::no_grad;
+use std::path::Path;
+use tch::{Device, Kind, no_grad};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -213,8 +214,11 @@ fn networks_from_checkpoints_answer_as_the_code() {
         });
         let mut values = BTreeMap::new();
         for mapped in &network.tensors {
-            let variable = mapped.source.as_ref().map(|name| bundle.tensor(name).unwrap());
-            values.insert(mapped.target.clone(), mapped.value(variable.as_ref()).unwrap());
+            let value = Tensor::zeros(&mapped.shape, (Kind::Float, Device::Cpu));
+            if let Some(name) = &mapped.source {
+                mapped.layout.as_theirs(&value).copy_(&bundle.tensor(name).unwrap());
+            }
+            values.insert(mapped.target.clone(), value);
         }
         parameters.load(&values).unwrap();
         let images = noise(1 << 20, &answers.images).to_kind(Kind::Float);
@@ -227,6 +231,25 @@ fn networks_from_checkpoints_answer_as_the_code() {
         let (weight, bias) = (&values["classifier.weight"], &values["classifier.bias"]);
         near(&what, &no_grad(|| h.linear(weight, Some(bias))), &answers.logits);
     }
+}
+
+/// What `tests/weights.rs` gives to the program: a narrow network of this code. `DIPTYCH_BLESS=1` writes it anew.
+#[test]
+fn the_stored_checkpoint_is_that_of_a_narrow_network() {
+    let mut draft = Draft::default();
+    for (name, shape) in listing(&config(18, 0.03125, false, "imagenet"), 2) {
+        draft.add(&name, &filled(&name, &shape));
+    }
+    draft.add("global_step", &Tensor::from(7i64));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tensorflow/simclr");
+    if std::env::var_os("DIPTYCH_BLESS").is_some() {
+        std::fs::create_dir_all(&folder).unwrap();
+        draft.save(&folder, "model.ckpt-7");
+    }
+    let stored =
+        |ending: &str| std::fs::read(folder.join(format!("model.ckpt-7{ending}"))).unwrap();
+    assert!(stored(".index") == draft.index());
+    assert!(stored(".data-00000-of-00001") == draft.data);
 }
 
 #[test]

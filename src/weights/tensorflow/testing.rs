@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 #[derive(Default)]
 pub(crate) struct Draft {
     pub(super) entries: BTreeMap<String, EntryMessage>,
-    pub(super) data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
 }
 
 impl Draft {

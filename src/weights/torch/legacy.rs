@@ -86,7 +86,7 @@ fn read_pickles(bytes: &[u8], file: &File, length: u64) -> Result<Found, String>
         let start = start + first as u64 * size;
         Ok(Storage::At { file: 0, start, bytes: wanted as u64 * size })
     };
-    let lying = Lying { bytes: &bytes[start..], at: start as u64 };
+    let lying = Lying { bytes: &bytes[start..], place: &|at| (start + at) as u64 };
     walk(&object, lying, !is_little(&machine), &locate)
 }
 

@@ -66,7 +66,10 @@ pub(in crate::weights) fn read(path: &Path, file: File, length: u64) -> Result<T
         }
     };
     let found = pickle::graph(&bytes)
-        .and_then(|graph| walk(&graph, Lying { bytes: &bytes, at: at.start }, big_endian, &locate))
+        .and_then(|graph| {
+            let lying = Lying { bytes: &bytes, place: &|within| at.start + within as u64 };
+            walk(&graph, lying, big_endian, &locate)
+        })
         .map_err(|why| damaged(&format!("`data.pkl`: {why}")))?;
     let code = format!("{top}/code/");
     let script =

@@ -17,7 +17,7 @@ use graph::Builder;
 use message::{Initializer, Opset, Pair};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use weight::Weight;
@@ -35,7 +35,7 @@ pub(super) fn export(model: &Model<'_>, options: &Options, out: &Path) -> Result
     let probe = Probe::of(model)?;
     let (graph, weights) = Builder::build(model, options)?;
     let bytes: u64 = weights.iter().map(Weight::size).sum();
-    let external = (bytes > options.external_above).then(|| beside(out)).transpose()?;
+    let external = (bytes > options.external_above).then(|| beside(out, &weights)).transpose()?;
     let message = message::Model {
         ir_version: IR_VERSION,
         producer_name: "diptych".into(),
@@ -57,16 +57,23 @@ pub(super) fn export(model: &Model<'_>, options: &Options, out: &Path) -> Result
             checked(sibling, None)
         })?,
         Some((path, name)) => {
-            replace(path, |data| {
-                write_data(data, &weights)?;
-                replace(out, |sibling| {
-                    write_graph(sibling, &message, &graph, &weights, Some(name))?;
-                    checked(sibling, Some(data))
-                })
-            })?;
+            // The name of the weights tells what they are, so the graph that is there keeps its own until another takes its
+            // place: whenever this ends, a graph finds the weights that it was written with.
+            let fresh = !path.exists();
+            replace(path, |data| write_data(data, &weights))?;
+            let graph = replace(out, |sibling| {
+                write_graph(sibling, &message, &graph, &weights, Some(name))?;
+                checked(sibling, Some(path))
+            });
+            if graph.is_err() && fresh {
+                // The error at hand says more than a failure to tidy up would.
+                let _ = fs::remove_file(path);
+            }
+            graph?;
             files.push(path.clone());
         }
     }
+    forget(out, external.as_ref().map(|(_, name)| name.as_str()));
     let mut left_out = Vec::new();
     for part in ["projector.", "classifier."] {
         let count = model.part(part).count();
@@ -85,13 +92,36 @@ pub(super) fn export(model: &Model<'_>, options: &Options, out: &Path) -> Result
     Ok(Written { files, tensors: weights.len(), difference: found, left_out, notes })
 }
 
-/// The file for the weights, and its name.
-fn beside(out: &Path) -> Result<(PathBuf, String)> {
+/// Digits of their hash in the name of the weights.
+const DIGITS: usize = 16;
+
+/// The file for the weights, and its name: that of the graph and the hash of what is in it.
+fn beside(out: &Path, weights: &[Weight<'_>]) -> Result<(PathBuf, String)> {
     let name = out.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
         Error::Recipe(format!("`--out` must be named in UTF-8, found `{}`", out.display()))
     })?;
-    let name = format!("{name}.data");
+    let mut hasher = blake3::Hasher::new();
+    put_data(&mut hasher, weights).map_err(Error::io("hash", out))?;
+    let name = format!("{name}.{:.DIGITS$}.data", hasher.finalize().to_hex());
     Ok((out.with_file_name(&name), name))
+}
+
+/// Takes away the weights of graphs that had this name before. What cannot be taken away is of no use and no harm.
+fn forget(out: &Path, but: Option<&str>) {
+    let Some(name) = out.file_name().and_then(|name| name.to_str()) else { return };
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Ok(files) = fs::read_dir(folder.unwrap_or(Path::new("."))) else { return };
+    let is_hash = |text: &str| {
+        text.len() == DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    for file in files.flatten() {
+        let own = file.file_name();
+        let Some(own) = own.to_str().filter(|own| Some(*own) != but) else { continue };
+        let hash = own.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+        if hash.and_then(|rest| rest.strip_suffix(".data")).is_some_and(is_hash) {
+            let _ = fs::remove_file(file.path());
+        }
+    }
 }
 
 /// How to prepare images, under names that say it and once as the model has it.
@@ -187,17 +217,18 @@ fn write_graph(
 
 /// The numbers of all weights, each at a multiple of [`ALIGNMENT`].
 fn write_data(path: &Path, weights: &[Weight<'_>]) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut out = BufWriter::new(File::create(path)?);
-        for weight in weights.iter().filter(|weight| weight.data_type() == 1) {
-            let bytes = weight.bytes();
-            let fill = (bytes.len() as u64).next_multiple_of(ALIGNMENT) as usize - bytes.len();
-            out.write_all(&bytes)?;
-            out.write_all(&vec![0; fill])?;
-        }
-        out.flush()
-    };
+    let write = || put_data(BufWriter::new(File::create(path)?), weights);
     write().map_err(Error::io("write", path))
+}
+
+fn put_data(mut out: impl Write, weights: &[Weight<'_>]) -> io::Result<()> {
+    for weight in weights.iter().filter(|weight| weight.data_type() == 1) {
+        let bytes = weight.bytes();
+        let fill = (bytes.len() as u64).next_multiple_of(ALIGNMENT) as usize - bytes.len();
+        out.write_all(&bytes)?;
+        out.write_all(&vec![0; fill])?;
+    }
+    out.flush()
 }
 
 /// Runs what was written on the probe: the largest difference of any output.
