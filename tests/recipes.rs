@@ -219,3 +219,28 @@ fn a_newer_format_and_an_unknown_key_are_told() {
     let message = Recipe::parse(&typo, name, &[]).unwrap_err().to_string();
     assert!(message.contains("temprature") && message.contains("`temperature`"), "{message}");
 }
+
+/// The last gamma of a head whose rows are not normalised is moved by plain momentum, which is stable below 2 (1 + m) over
+/// the curvature: `scale · 2 (λ + 1) / d` of the sliced distance and, at most, of the alignment.
+#[test]
+fn heads_without_normalisation_do_not_run_away() {
+    let mut seen = 0;
+    for (name, text) in BUILT_IN
+        .iter()
+        .filter(|(_, text)| text.contains("\"swd_hypercube\"") || text.contains("\"swd_normal\""))
+    {
+        let recipe = Recipe::parse(text, name, &[]).unwrap();
+        let settings = flatten(&recipe);
+        let get = |key: &str| -> f64 {
+            let found = settings.iter().find(|(known, _)| known == key);
+            found.unwrap_or_else(|| panic!("{name}: {key}")).1.parse().unwrap()
+        };
+        let width = get("method.projector.output");
+        let curvature = get("method.loss.scale") * 2.0 * (get("method.loss.lambda") + 1.0) / width;
+        let peak = recipe.train.optimizer.peak_learning_rate(recipe.data.batch_size);
+        let stable = 2.0 * (1.0 + get("train.optimizer.momentum")) / curvature;
+        assert!(peak < stable, "{name}: the rate comes to {peak}, stable is below {stable}");
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
+}
