@@ -54,7 +54,9 @@
 
   const chosen = () => {
     const values = Object.fromEntries(new FormData(form));
-    return { ...values, image: Number(values.image), model: Number(values.model), k: Number(values.k) };
+    // Block groups are disabled while raw pixels are shown, and what is disabled is no data of a form.
+    const block = form.querySelector('input[name="block"]:checked')?.value;
+    return { ...values, block, image: Number(values.image), model: Number(values.model), k: Number(values.k) };
   };
 
   const load = (at) => new Promise((done) => {
