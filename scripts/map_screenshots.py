@@ -66,7 +66,7 @@ class Reader:
 
     def picture(self, what):
         answer = self.browser.ask("Page.captureScreenshot", format="png")
-        (self.out / f"{self.name}-{what}.png").write_bytes(base64.b64decode(answer["data"]))
+        (self.out / f"{self.name}-{self.scheme}-{what}.png").write_bytes(base64.b64decode(answer["data"]))
 
     def middle(self):
         return self.value("""(() => {

@@ -109,6 +109,9 @@ class Browser:
         self.events = [event for event in self.events if event.get("method") != "Page.loadEventFired"]
         self.ask("Page.navigate", url=url)
         self.wait_for("Page.loadEventFired")
+        # On a busy machine the event may still be that of the page before.
+        if not self.until(f"document.readyState === 'complete' && location.href === {json.dumps(url)}", PATIENCE_SECONDS):
+            sys.exit(f"screenshots: `{url}` is not opened")
 
     def until(self, expression, seconds):
         """Whether an expression becomes true in time; a page that is just read anew has no answer yet."""

@@ -3,32 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use assert_cmd::Command;
+mod program;
+
+use program::{diptych, failure, json};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
 const DATA: &str = "synthetic:scenes?train=96&test=48";
-
-fn diptych(arguments: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("diptych").unwrap();
-    command.args(arguments);
-    command
-}
-
-fn json(arguments: &[&str]) -> Value {
-    let output = diptych(arguments).arg("--json").output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn failure(arguments: &[&str]) -> (i32, String) {
-    let output = diptych(arguments).output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(!text.contains("panicked") && !text.contains("internal error"), "{text}");
-    (output.status.code().unwrap(), text)
-}
 
 /// Pictures of one colour by class, into `folder/name`.
 fn pictures(folder: &Path, classes: &[(&str, u8)]) {

@@ -2,38 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use assert_cmd::Command;
+mod program;
+
 use diptych::analyze::map::Map;
 use diptych::analyze::map::quality::Judge;
 use diptych::analyze::map::tsne::Tsne;
 use diptych::analyze::{Analysis, Form};
 use diptych::overrides::flatten;
-use serde_json::Value;
+use program::{diptych, failure, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 const DATA: &str = "synthetic:scenes?train=64&test=48";
-
-fn diptych(arguments: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("diptych").unwrap();
-    command.args(arguments);
-    command
-}
-
-fn json(arguments: &[&str]) -> Value {
-    let output = diptych(arguments).arg("--json").output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn failure(arguments: &[&str]) -> (i32, String) {
-    let output = diptych(arguments).output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(!text.contains("panicked") && !text.contains("internal error"), "{text}");
-    (output.status.code().unwrap(), text)
-}
 
 fn trained(run: &str) {
     let mut arguments = vec!["pretrain", "scenes/simclr", "--out", run, "--data", DATA];

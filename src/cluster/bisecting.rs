@@ -30,6 +30,22 @@ pub(super) fn fit(rows: &Tensor, k: usize, seed: u64) -> Result<Clustering> {
 
 /// [`fit`] for several numbers of clusters: fewer are what the splits to more pass by.
 pub(super) fn fit_each(rows: &Tensor, ks: &[usize], seed: u64) -> Result<Vec<Clustering>> {
+    let mut draw = |split: u64, rows: usize| {
+        let mut stream = Stream::open(seed, Purpose::Clusters, Scope::Item(split));
+        let first = stream.below(rows as u64) as usize;
+        let second = stream.below(rows as u64 - 1) as usize;
+        [first, second + usize::from(second >= first)]
+    };
+    split_each(rows, ks, &mut draw)
+}
+
+/// Splits with the seeds that `draw` gives: places of two rows among those of the cluster that is split, by the number of
+/// the split and of these rows.
+fn split_each(
+    rows: &Tensor,
+    ks: &[usize],
+    draw: &mut dyn FnMut(u64, usize) -> [usize; 2],
+) -> Result<Vec<Clustering>> {
     let (points, mean) = Points::centred(rows)?;
     for k in ks {
         super::check_count(points.len(), *k)?;
@@ -43,8 +59,8 @@ pub(super) fn fit_each(rows: &Tensor, ks: &[usize], seed: u64) -> Result<Vec<Clu
     for k in 1..=ks.iter().copied().max().unwrap_or(0) {
         if k > 1 {
             let at = largest(&leaves);
-            let mut stream = Stream::open(seed, Purpose::Clusters, Scope::Item(k as u64 - 2));
-            let (children, rounds) = halves(&points, &leaves[at].rows, &mut stream);
+            let seeds = draw(k as u64 - 2, leaves[at].rows.len());
+            let (children, rounds) = halves(&points, &leaves[at].rows, seeds);
             iterations += rounds;
             leaves.splice(at..=at, children);
         }
@@ -85,11 +101,8 @@ fn clustering(points: &Points, leaves: &[Leaf], iterations: u64, mean: &[f64]) -
 }
 
 /// The two clusters of some rows, and how many rounds it took.
-fn halves(points: &Points, rows: &[u32], stream: &mut Stream) -> ([Leaf; 2], u64) {
+fn halves(points: &Points, rows: &[u32], seeds: [usize; 2]) -> ([Leaf; 2], u64) {
     let part = points.select(rows);
-    let first = stream.below(rows.len() as u64) as usize;
-    let second = stream.below(rows.len() as u64 - 1) as usize;
-    let seeds = [first, second + usize::from(second >= first)];
     let start = seeds.iter().flat_map(|row| part.row(*row)).copied().collect();
     let fitted = SPLIT.fit(&part, vec![start]).pop().expect("one start, one result");
     let distances = part.distances(&fitted.labels, &fitted.centres);
@@ -127,6 +140,29 @@ mod tests {
                 let labels = golden::labels(&arrays[&format!("{name}.labels.{k}")]);
                 assert_eq!(golden::renamed(&found.labels), golden::renamed(&labels), "{name} {k}");
                 golden::close(found.inertia, &numbers[format!("{name}.{k}")]["inertia"], tolerance);
+            }
+        }
+    }
+
+    /// From scikit-learn's own seeds, where splits depend on them: labels are its labels, left and right included.
+    #[test]
+    fn splits_from_given_seeds_are_scikit_learns() {
+        let (arrays, numbers) = (golden::arrays(), golden::numbers());
+        for name in ["kmeans", "ward"] {
+            for k in [2, 3, 5, 8] {
+                let seeds =
+                    golden::labels(&arrays[&format!("{name}.split.seeds.{k}")].flatten(0, -1));
+                let mut draw = |split: u64, rows: usize| {
+                    let seeds = [2 * split, 2 * split + 1].map(|at| seeds[at as usize] as usize);
+                    assert!(seeds.iter().all(|seed| *seed < rows));
+                    seeds
+                };
+                let rows = &arrays[&format!("{name}.rows")];
+                let found = split_each(rows, &[k], &mut draw).unwrap().pop().unwrap();
+                let labels = golden::labels(&arrays[&format!("{name}.split.labels.{k}")]);
+                assert_eq!(found.labels, labels, "{name} {k}");
+                let expected = &numbers[format!("{name}.split.{k}")]["inertia"];
+                golden::close(found.inertia, expected, 1e-6);
             }
         }
     }

@@ -209,12 +209,28 @@ mod tests {
 
     #[test]
     fn labels_are_scikit_learns_also_among_equal_distances() {
-        let arrays = golden::arrays();
+        let (arrays, numbers) = (golden::arrays(), golden::numbers());
         for name in ["ward", "grey"] {
             for k in [2, 4, 6, 8] {
                 let found = fit(&arrays[&format!("{name}.rows")], k).unwrap();
                 let labels = golden::labels(&arrays[&format!("{name}.labels.{k}")]);
                 assert_eq!(found.labels, labels, "{name} {k}");
+                golden::close(found.inertia, &numbers[format!("{name}.{k}")]["inertia"], 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn heights_of_all_merges_are_scipys() {
+        let arrays = golden::arrays();
+        for name in ["ward", "grey"] {
+            let points = Points::new(&arrays[&format!("{name}.rows")]).unwrap();
+            let tree = merges(distances(&points), points.len());
+            let heights: Vec<f64> = Vec::try_from(&arrays[&format!("{name}.heights")]).unwrap();
+            assert_eq!(tree.len(), heights.len());
+            for (merge, expected) in tree.iter().zip(heights) {
+                let apart = (merge.height - expected).abs();
+                assert!(apart <= 1e-6 * expected, "{name}: {}, expected {expected}", merge.height);
             }
         }
     }

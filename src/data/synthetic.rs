@@ -3,19 +3,20 @@
 //! `synthetic:scenes` renders objects of twelve classes (house, fish, key, ...), each composed of parts in a fixed
 //! arrangement. Only the arrangement tells the class: colour and texture of every part and of the background, position,
 //! size, tilt, mirroring, clutter, light, shadow and noise are drawn independently of it. Every image knows which part
-//! each of its pixels shows ([`Dataset::part_mask`]).
+//! each of its pixels shows ([`Dataset::part_mask`]). With `parts=texture` colours tell nothing about the parts, textures do.
 //!
 //! `synthetic:digits` are strokes in the manner of MNIST.
 
 mod digits;
 mod scene;
 mod shapes;
+mod texture;
 
 use super::options::Options;
 use super::{Dataset, Image, Source};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Scope, Stream};
-use scene::Scene;
+use scene::{Parts, Scene};
 use shapes::CLASSES;
 use std::sync::{Arc, OnceLock};
 
@@ -25,24 +26,31 @@ const SEED: u64 = 0x0d19_7c40_5ce7_e501;
 /// Splits up to this many bytes of pixels are kept once rendered.
 const MAX_CACHED: usize = 512 << 20;
 
-/// Settings of `synthetic:scenes?train=6000&test=2400&size=32` (the defaults).
+/// Settings of `synthetic:scenes?train=6000&test=2400&size=32&parts=color` (the defaults).
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Settings {
     /// Images of the split `train`.
     train: usize,
     /// Images of the split `test`.
     test: usize,
-    /// Width and height in pixels.
+    /// Width and height in pixels; 96 unless given where textures tell the parts.
     size: usize,
+    /// By what the parts of an object differ.
+    parts: Parts,
 }
 
 impl Settings {
     fn parse(text: &str) -> Result<Self> {
         let mut options = Options::parse("synthetic:scenes", text)?;
+        let parts =
+            options.word("parts", &[("color", Parts::Color), ("texture", Parts::Texture)])?;
+        // A period of a texture must be a few pixels.
+        let (least, usual) = if parts == Parts::Texture { (64, 96) } else { (16, 32) };
         let settings = Self {
             train: options.number("train", 1..=1_000_000)?.unwrap_or(6_000),
             test: options.number("test", 1..=1_000_000)?.unwrap_or(2_400),
-            size: options.number("size", 16..=256)?.unwrap_or(32),
+            size: options.number("size", least..=256)?.unwrap_or(usual),
+            parts,
         };
         options.finish()?;
         Ok(settings)
@@ -61,10 +69,14 @@ pub(super) fn open(spec: &str) -> Result<Source> {
             )));
         }
     }
-    let Settings { train, test, size } = Settings::parse(settings)?;
-    let identity = format!("synthetic scenes {SEED:x} train={train} test={test} size={size}");
+    let Settings { train, test, size, parts } = Settings::parse(settings)?;
+    let mut identity = format!("synthetic scenes {SEED:x} train={train} test={test} size={size}");
+    if parts == Parts::Texture {
+        identity += " parts=texture";
+    }
     let split = |number, name: &'static str, count| {
-        (name.to_owned(), Arc::new(Scenes::new(number, name, count, size)) as Arc<dyn Dataset>)
+        let scenes = Scenes::new(number, name, count, size, parts);
+        (name.to_owned(), Arc::new(scenes) as Arc<dyn Dataset>)
     };
     Ok(Source {
         format: "synthetic scenes (objects of composed shapes, rendered)".to_owned(),
@@ -75,21 +87,22 @@ pub(super) fn open(spec: &str) -> Result<Source> {
     })
 }
 
-/// One split; image `index` is of class `index mod 12` and a pure function of (split, index, size).
+/// One split; image `index` is of class `index mod 12` and a pure function of (split, index, size, parts).
 struct Scenes {
     number: u64,
     name: &'static str,
     count: usize,
     size: usize,
+    parts: Parts,
     /// Images rendered so far; empty when they would take too much memory.
     rendered: Vec<OnceLock<Box<[u8]>>>,
 }
 
 impl Scenes {
-    fn new(number: u64, name: &'static str, count: usize, size: usize) -> Self {
+    fn new(number: u64, name: &'static str, count: usize, size: usize, parts: Parts) -> Self {
         let kept = if count * size * size * 3 <= MAX_CACHED { count } else { 0 };
         let rendered = (0..kept).map(|_| OnceLock::new()).collect();
-        Self { number, name, count, size, rendered }
+        Self { number, name, count, size, parts, rendered }
     }
 
     fn class(index: usize) -> u32 {
@@ -100,7 +113,7 @@ impl Scenes {
         assert!(index < self.count, "image {index} of {}", self.count);
         let item = self.number << 32 | index as u64;
         let draws = Stream::open(SEED, Purpose::Synthesis, Scope::Item(item));
-        Scene::draw(Self::class(index), draws).render(self.size)
+        Scene::draw(Self::class(index), self.parts, draws).render(self.size)
     }
 }
 
@@ -176,8 +189,8 @@ mod tests {
         let mut agreeing = 0;
         let mut missing = 0;
         for index in 0..60 {
-            let coarse = Scenes::new(0, "train", 60, 32).part_mask(index).unwrap();
-            let fine = Scenes::new(0, "train", 60, 96).part_mask(index).unwrap();
+            let coarse = Scenes::new(0, "train", 60, 32, Parts::Color).part_mask(index).unwrap();
+            let fine = Scenes::new(0, "train", 60, 96, Parts::Color).part_mask(index).unwrap();
             let parts = CLASSES[Scenes::class(index) as usize].parts() as u8;
             assert!(coarse.iter().all(|part| *part <= parts));
             missing += (1..=parts).filter(|part| !coarse.contains(part)).count();
@@ -207,7 +220,7 @@ mod tests {
     /// Where the object's edge is, brightness changes: a class is seen, not guessed.
     #[test]
     fn objects_stand_out() {
-        let scenes = Scenes::new(0, "train", 120, 32);
+        let scenes = Scenes::new(0, "train", 120, 32, Parts::Color);
         let mut contrasts: Vec<f64> = (0..120)
             .map(|index| {
                 let (image, mask) = scenes.render(index);
@@ -224,6 +237,57 @@ mod tests {
             .collect();
         contrasts.sort_by(f64::total_cmp);
         assert!(contrasts[60] > 35.0 && contrasts[6] > 15.0, "{contrasts:?}");
+    }
+
+    /// Without their textures nothing tells the parts apart: neither the mean colour nor how often each colour occurs.
+    /// Object and pose are those of the same image with coloured parts.
+    #[test]
+    fn textured_parts_have_one_mean_colour() {
+        let (count, size) = (96, 96);
+        let textured = Scenes::new(0, "train", count, size, Parts::Texture);
+        let colored = Scenes::new(0, "train", count, size, Parts::Color);
+        // Root mean square over channels of the distance of a part's mean from the background's.
+        let apart = |scenes: &Scenes| -> f64 {
+            let found: Vec<f64> = (0..count)
+                .into_par_iter()
+                .flat_map_iter(|index| {
+                    let (image, mask) = scenes.render(index);
+                    let mean = |part: u8| -> Option<[f64; 3]> {
+                        let own: Vec<usize> =
+                            (0..mask.len()).filter(|at| mask[*at] == part).collect();
+                        (own.len() > 150).then(|| {
+                            [0, 1, 2].map(|channel| {
+                                let of = |at: &usize| f64::from(image.pixels[3 * at + channel]);
+                                own.iter().map(of).sum::<f64>() / own.len() as f64
+                            })
+                        })
+                    };
+                    let behind = mean(0).unwrap();
+                    let distance = |found: [f64; 3]| {
+                        let squares = found.iter().zip(behind).map(|(a, b)| (a - b).powi(2));
+                        (squares.sum::<f64>() / 3.0).sqrt()
+                    };
+                    (1..=4).filter_map(mean).map(distance).collect::<Vec<f64>>()
+                })
+                .collect();
+            assert!(found.len() > count, "{} parts", found.len());
+            found.iter().sum::<f64>() / found.len() as f64
+        };
+        let (one, other) = (apart(&textured), apart(&colored));
+        assert!(4.0 * one < other && other > 40.0, "{one} with textures, {other} with colours");
+        for index in 0..24 {
+            // Things in front of the object hide parts of it only where colours tell.
+            let (own, twin) = (textured.render(index), colored.render(index));
+            assert_ne!(own.0.pixels, twin.0.pixels);
+            let other = own.1.iter().zip(&twin.1).filter(|(a, b)| a != b && **b != 0).count();
+            assert_eq!(other, 0, "image {index}");
+        }
+        let fingerprint = |spec: &str| open_source(spec).unwrap().fingerprint;
+        assert_ne!(
+            fingerprint("synthetic:scenes?parts=texture"),
+            fingerprint("synthetic:scenes?parts=color")
+        );
+        assert_eq!(fingerprint("synthetic:scenes"), fingerprint("synthetic:scenes?parts=color"));
     }
 
     /// Weighted k-NN on raw pixels (cosine, temperature 0.07), with and without the mean image taken off.
@@ -277,7 +341,7 @@ mod tests {
     #[test]
     fn settings_are_checked() {
         let parsed = Settings::parse("size=64&test=5").unwrap();
-        assert_eq!(parsed, Settings { train: 6_000, test: 5, size: 64 });
+        assert_eq!(parsed, Settings { train: 6_000, test: 5, size: 64, parts: Parts::Color });
         let failure = |spec: &str| open_source(spec).map(|_| ()).unwrap_err().to_string();
         for (spec, expected) in [
             ("synthetic:shapes", "expected `synthetic:scenes`"),
@@ -285,6 +349,8 @@ mod tests {
             ("synthetic:scenes?size=8", "from 16 to 256, found `8`"),
             ("synthetic:scenes?train=many", "found `many`"),
             ("synthetic:scenes?train", "found ``"),
+            ("synthetic:scenes?parts=texture&size=32", "from 64 to 256, found `32`"),
+            ("synthetic:scenes?parts=shape", "one of `color`, `texture`, found `shape`"),
         ] {
             let text = failure(spec);
             assert!(text.contains(expected), "{spec}: {text}");

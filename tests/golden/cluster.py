@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from scipy.cluster.hierarchy import ward
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import AgglomerativeClustering, BisectingKMeans, KMeans
 from sklearn.metrics import (
@@ -138,6 +139,45 @@ arrays["near.rows"] = (corners[rng.integers(0, 2, 240)] + 0.3 * rng.normal(size=
 found = BisectingKMeans(2, random_state=1).fit(arrays["near.rows"].astype(np.float64))
 arrays["near.labels.2"] = found.labels_.astype(np.int32)
 numbers["near.2"] = {"inertia": found.inertia_}
+
+
+
+def within(rows, labels):
+    groups = [rows[labels == label] for label in np.unique(labels)]
+    return float(sum(((group - group.mean(0)) ** 2).sum() for group in groups))
+
+
+# Ward: the heights of all merges, and the squares within.
+for name in ["ward", "grey"]:
+    rows = arrays[f"{name}.rows"].astype(np.float64)
+    arrays[f"{name}.heights"] = ward(rows)[:, 2].copy()
+    for k in [2, 4, 6, 8]:
+        numbers[f"{name}.{k}"] = {"inertia": within(rows, arrays[f"{name}.labels.{k}"])}
+
+# Bisecting from given seeds, by their places among the rows of the cluster that is split. Not of grey levels, of which many
+# are equally far from two centres: there the last bits decide.
+for name in ["kmeans", "ward"]:
+    rows = arrays[f"{name}.rows"].astype(np.float64)
+    for k in [2, 3, 5, 8]:
+        draws = np.random.default_rng(k)
+        seeds = []
+
+        def two(part, count, random_state):
+            seeds.append(draws.choice(len(part), count, replace=False))
+            return part[seeds[-1]]
+
+        found = BisectingKMeans(k, init=two).fit(rows)
+        arrays[f"{name}.split.seeds.{k}"] = np.array(seeds, dtype=np.int32)
+        arrays[f"{name}.split.labels.{k}"] = found.labels_.astype(np.int32)
+        numbers[f"{name}.split.{k}"] = {"inertia": found.inertia_}
+
+# Normalised cuts: eigenvalues, what eigenvectors span (each alone may be turned), and the squares within in that space.
+weights = np.maximum(cosines, 0)
+degrees = weights.sum(1)
+values, vectors = np.linalg.eigh(np.eye(120) - weights / np.sqrt(np.outer(degrees, degrees)))
+arrays["spectral.values"] = values[:5]
+arrays["spectral.probe"] = rng.normal(size=(120, 3))
+arrays["spectral.projected"] = vectors[:, :4] @ (vectors[:, :4].T @ arrays["spectral.probe"])
 
 here = Path(__file__).parent
 save_file(arrays, here / "cluster.safetensors")

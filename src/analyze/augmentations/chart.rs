@@ -2,9 +2,9 @@
 
 use super::{Augmentation, Curve, Point};
 use crate::analyze::figure::{FONT, data_uri, escaped, png};
+use crate::analyze::plot::{Area, GRID, INK, QUIET};
 use crate::data::Image;
 use crate::error::{Error, Result};
-use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -29,9 +29,6 @@ const LEGEND: i32 = 24 * UNITS;
 /// Where the axis of relative similarities ends at the latest.
 const LEAST_RELATIVE: f64 = -0.5;
 
-const INK: RGBColor = RGBColor(29, 31, 35);
-const QUIET: RGBColor = RGBColor(98, 102, 110);
-const GRID: RGBColor = RGBColor(228, 226, 221);
 /// Of networks: told apart by any kind of colour vision (Okabe and Ito 2008).
 const COLORS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
@@ -84,7 +81,6 @@ impl Series<'_> {
     }
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Failed<'a> = DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>;
 
 impl Chart<'_> {

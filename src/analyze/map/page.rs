@@ -17,7 +17,7 @@ use std::path::Path;
 struct Page<'a> {
     css: &'static str,
     js: &'static str,
-    title: &'a str,
+    name: &'a str,
     facts: &'a [(String, String)],
     count: String,
     about: String,
@@ -101,7 +101,7 @@ fn page(
             include_str!("page/main.js"),
             "})();\n"
         ),
-        title,
+        name: title,
         facts,
         count: grouped(images.len()),
         about: in_script(&about(maps, images, palette, sheets, &colorings, wide)),

@@ -109,6 +109,7 @@ impl Map {
             sizes: Vec::new(),
             inertia: 0.0,
             cluster_inertia: Vec::new(),
+            spread: 0.0,
             silhouette: None,
             stability: None,
             truth: None,

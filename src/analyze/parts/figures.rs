@@ -12,6 +12,9 @@ use crate::data::Image;
 /// Side of a picture's place, in units of the figure.
 const CELL: u32 = 200;
 
+/// Most images beside each other: more could not be seen. The page and the arrays have all.
+const MOST_COLUMNS: usize = 12;
+
 /// What the figures are drawn from.
 pub(super) struct Album<'a> {
     pub(super) settings: &'a Settings,
@@ -60,7 +63,7 @@ impl<'a> Album<'a> {
     }
 
     /// What a layer is called.
-    fn layer(&self, (subject, block): (usize, Option<u8>)) -> String {
+    pub(super) fn layer(&self, (subject, block): (usize, Option<u8>)) -> String {
         let name = &self.found.subjects[subject];
         match block {
             Some(block) if self.found.subjects.len() == 1 => format!("Block Group {block}"),
@@ -84,7 +87,13 @@ impl<'a> Album<'a> {
             Mode::Report => "",
             Mode::AsPublished => "; as the published code has it",
         };
-        format!("Masks enlarged {enlarged}{mode}.")
+        let images = self.pictures.len();
+        let some = if self.settings.together && images > MOST_COLUMNS {
+            format!(" The first {MOST_COLUMNS} of {images} images that share clusters.")
+        } else {
+            String::new()
+        };
+        format!("Masks enlarged {enlarged}{mode}.{some}")
     }
 
     fn legend(&self, k: usize) -> Vec<(Color, String)> {
@@ -157,8 +166,9 @@ impl<'a> Album<'a> {
     /// For each layer and algorithm: numbers of clusters by images; over all layers, the largest number by images.
     fn together(&self) -> Vec<(String, Figure)> {
         let mut figures = Vec::new();
-        let columns: Vec<String> = self.pictures.iter().map(name_of).collect();
-        let all = 0..self.pictures.len();
+        let shown = self.pictures.len().min(MOST_COLUMNS);
+        let columns: Vec<String> = self.pictures[..shown].iter().map(name_of).collect();
+        let all = 0..shown;
         let input = || Row {
             label: "Input".to_owned(),
             cells: all.clone().map(|at| Some(self.input(at))).collect(),

@@ -47,6 +47,8 @@ pub struct Map {
     pub inertia: f64,
     /// Squared distances to the mean of each cluster, summed; the same measure for all algorithms.
     pub cluster_inertia: Vec<f64>,
+    /// Squared distances to the mean of all pixels, summed: the inertia of a single cluster.
+    pub spread: f64,
     /// Mean silhouette on a sample of up to 512 pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub silhouette: Option<f64>,
@@ -196,11 +198,13 @@ fn scopes(settings: &Settings, pictures: usize) -> Vec<Scope> {
     if settings.together { vec![Scope::All] } else { (0..pictures).map(Scope::Image).collect() }
 }
 
-/// Side of the grid of raw pixels: that of block group 4 of the first network.
+/// Side of the grid of raw pixels: the one asked for, or that of block group 4 of the first network.
 fn grid(subjects: &[Subject], settings: &Settings) -> usize {
     let network = subjects.iter().find_map(|subject| subject.weights);
-    network.map_or(14, |weights| {
-        maps::map_side(&weights.config, side_for(&weights.config, settings), 4)
+    settings.raw_grid.unwrap_or_else(|| {
+        network.map_or(14, |weights| {
+            maps::map_side(&weights.config, side_for(&weights.config, settings), 4)
+        })
     })
 }
 
@@ -218,6 +222,7 @@ fn cluster_layer(
     };
     let rows = layer.features(image, settings.mode);
     let sample = Sample::new(&rows, seed);
+    let spread = numbers::inertias(&rows, &vec![0; rows.size()[0] as usize], 1)[0];
     for algorithm in &settings.algorithms {
         let clusterings = cluster_each(&rows, &settings.clusters, *algorithm, seed)?;
         let mut seeds: Vec<Vec<Vec<u32>>> =
@@ -245,6 +250,7 @@ fn cluster_layer(
                 sizes: Vec::new(),
                 inertia: clustering.inertia,
                 cluster_inertia: Vec::new(),
+                spread,
                 silhouette: None,
                 stability: numbers::stability(&seeds)?,
                 truth: None,

@@ -138,6 +138,16 @@ pub(super) fn check_memory(subjects: &[Subject], images: usize, settings: &Setti
     let images = if settings.together { images } else { 1 };
     for algorithm in &settings.algorithms {
         let Some(most) = algorithm.most_rows() else { continue };
+        let grid = settings.raw_grid.unwrap_or(0);
+        if subjects.iter().any(|subject| subject.weights.is_none()) && images * grid * grid > most {
+            return Err(Error::Recipe(format!(
+                "`{}` keeps all pairs of pixels: the grid of raw pixels has {}, at most {most} fit into memory; \
+                 `parts.raw_grid={}` fits, or take fewer images together, or `parts.algorithms=k-means`",
+                super::algorithm_name(*algorithm),
+                images * grid * grid,
+                (most / images).isqrt()
+            )));
+        }
         for weights in subjects.iter().filter_map(|subject| subject.weights) {
             let config = &weights.config;
             for block in &settings.blocks {

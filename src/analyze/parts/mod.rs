@@ -10,6 +10,7 @@
 //! [`find`] computes, [`write()`] leaves a folder. The published code departs from the published text; [`Mode`] has both.
 
 mod earlier;
+mod elbow;
 mod figures;
 mod found;
 #[cfg(test)]
@@ -70,6 +71,9 @@ pub struct Settings {
     pub palette: Palette,
     /// How the baseline of raw pixels is shrunk.
     pub raw_resize: RawResize,
+    /// Side of the grid on which raw pixels are clustered; none is that of block group 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw_grid: Option<usize>,
     /// Side of the network's input in pixels; none is what makes block group 4 14 × 14: 448, or 112 behind a stem for small
     /// images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,7 +85,7 @@ pub struct Settings {
 }
 
 /// Settings that are left out while they have no value.
-pub const OPTIONAL: [&str; 2] = ["size", "like"];
+pub const OPTIONAL: [&str; 3] = ["size", "like", "raw_grid"];
 
 impl Default for Settings {
     fn default() -> Self {
@@ -96,6 +100,7 @@ impl Default for Settings {
             enlarge: Enlarge::default(),
             palette: Palette::default(),
             raw_resize: RawResize::default(),
+            raw_grid: None,
             size: None,
             picture: 448,
             stability: 0,
@@ -165,6 +170,12 @@ impl Settings {
                     "`parts.{name}` must be from 16 to 4096 pixels, found `{side}`"
                 ));
             }
+        }
+        if let Some(side) = self.raw_grid.filter(|side| !(2..=self.picture).contains(side)) {
+            return wrong(format!(
+                "`parts.raw_grid` must be from 2 to the {} pixels of `parts.picture`, found `{side}`",
+                self.picture
+            ));
         }
         if self.stability == 1 {
             return wrong(

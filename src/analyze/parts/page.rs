@@ -124,6 +124,7 @@ fn map(map: &Map) -> Value {
         "silhouette": map.silhouette,
         "stability": map.stability.map(|it| it.mean_ari),
         "inertia": map.cluster_inertia.iter().sum::<f64>(),
+        "spread": map.spread,
         "purity": map.truth.map(|it| it.purity),
         "iou": map.truth.map(|it| it.iou),
         "shares": map.image_shares,

@@ -54,7 +54,9 @@
 
   const chosen = () => {
     const values = Object.fromEntries(new FormData(form));
-    return { ...values, image: Number(values.image), model: Number(values.model), k: Number(values.k) };
+    // Block groups are disabled while raw pixels are shown, and what is disabled is no data of a form.
+    const block = form.querySelector('input[name="block"]:checked')?.value;
+    return { ...values, block, image: Number(values.image), model: Number(values.model), k: Number(values.k) };
   };
 
   const load = (at) => new Promise((done) => {
@@ -117,6 +119,28 @@
     }));
   };
 
+  // A row for each number of clusters; the bar is as long as the share.
+  const elbow = (map) => {
+    const same = data.maps.filter((other) => other.model === map.model && other.block === map.block
+      && other.algorithm === map.algorithm && other.scope === map.scope);
+    const place = document.getElementById("elbow");
+    place.hidden = same.length < 2;
+    place.querySelector("tbody").replaceChildren(...same.map((other) => {
+      const row = document.createElement("tr"), head = document.createElement("th");
+      head.scope = "row";
+      head.textContent = other.k;
+      const left = document.createElement("td"), silhouette = document.createElement("td");
+      const share = other.spread > 0 ? other.inertia / other.spread : 0;
+      left.innerHTML = '<svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect height="4"/></svg><span></span>';
+      left.querySelector("rect").setAttribute("width", 100 * Math.min(share, 1));
+      left.querySelector("span").textContent = share.toFixed(3);
+      silhouette.textContent = other.silhouette?.toFixed(3) ?? "–";
+      if (other === map) row.setAttribute("aria-current", "true");
+      row.append(head, left, silhouette);
+      return row;
+    }));
+  };
+
   const show = async () => {
     const { image, model, block, algorithm, k, show, enlarge } = chosen();
     const blocks = document.getElementById("of-block");
@@ -153,6 +177,7 @@
     context.putImageData(out, 0, 0);
     const shares = listed(labels, map);
     numbers(map);
+    elbow(map);
     const layer = map.block === null ? "" : `, block group ${map.block}`;
     const title = document.querySelector(`input[name="algorithm"][value="${algorithm}"] + span`).textContent;
     const words = `${data.images[image].name}: ${data.models[model]}${layer}, ${title}, ${k} cluster${k === 1 ? "" : "s"}`;

@@ -31,16 +31,16 @@ fn network(folder: &Path, seed: u64) -> Weights {
 }
 
 fn scenes() -> Source {
-    open("synthetic:scenes?train=12&test=12&size=32").unwrap()
+    open("synthetic:scenes?train=12&test=24&size=32").unwrap()
 }
 
-fn pictures(count: usize) -> Vec<Picture> {
+pub(super) fn pictures(count: usize) -> Vec<Picture> {
     let source = scenes();
     let indices: Vec<usize> = (0..count).collect();
     read_pictures(source.split("test").unwrap().as_ref(), &indices, 64).unwrap()
 }
 
-fn small() -> Settings {
+pub(super) fn small() -> Settings {
     let (blocks, clusters) = (vec![3, 4], vec![1, 2, 4]);
     Settings { blocks, clusters, size: Some(64), picture: 64, ..Settings::default() }
 }
@@ -192,6 +192,21 @@ fn shared_clusters_are_those_of_all_pixels_together() {
 
 /// The published code normalises by the batch: an image's map depends on its neighbours, ours does not.
 #[test]
+fn a_figure_shows_a_dozen_images_and_says_of_how_many() {
+    let settings = Settings { together: true, ..small() };
+    let pixels = [Subject { name: "Raw pixels".to_owned(), weights: None }];
+    for (count, shown) in [(3, 3), (13, 12)] {
+        let pictures = pictures(count);
+        let all = found(&settings, &pixels, &pictures);
+        let figures = figures::Album::new(&settings, &all, &pictures).figures();
+        let (_, figure) = &figures[0];
+        assert_eq!(figure.columns.len(), shown);
+        assert!(figure.rows.iter().all(|row| row.cells.iter().flatten().count() == shown));
+        assert_eq!(figure.note.contains("The first 12 of 13 images"), count == 13);
+    }
+}
+
+#[test]
 fn as_published_depends_on_the_batch_and_works_on_whole_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let weights = network(folder.path(), 1);
@@ -213,6 +228,31 @@ fn as_published_depends_on_the_batch_and_works_on_whole_numbers() {
     let (least, most) = (published.min().double_value(&[]), published.max().double_value(&[]));
     assert_eq!((least, most), (0.0, 255.0));
     assert_eq!(weights.hash(), before, "running statistics stay");
+}
+
+#[test]
+fn pixels_are_clustered_on_the_grid_asked_for() {
+    let pixels = [Subject { name: "Raw pixels".to_owned(), weights: None }];
+    let pictures = pictures(2);
+    let side = |raw_grid| {
+        let all = found(&Settings { raw_grid, ..small() }, &pixels, &pictures);
+        (all.maps[0].width, all.maps[0].height, all.maps[0].labels.len())
+    };
+    assert_eq!(side(None), (14, 14, 196));
+    assert_eq!(side(Some(32)), (32, 32, 1_024));
+    let refused = |settings: Settings| {
+        find(&settings, &pixels, &pictures, 0, &mut |_, _| ()).err().unwrap().to_string()
+    };
+    let wrong = refused(Settings { raw_grid: Some(65), ..small() });
+    assert!(wrong.contains("from 2 to the 64 pixels of `parts.picture`, found `65`"), "{wrong}");
+    let large = Settings {
+        algorithms: vec![Algorithm::Ward],
+        raw_grid: Some(200),
+        picture: 224,
+        ..small()
+    };
+    let wrong = refused(large);
+    assert!(wrong.contains("`parts.raw_grid=152` fits"), "{wrong}");
 }
 
 #[test]
@@ -289,6 +329,7 @@ fn a_folder_holds_figures_maps_numbers_and_a_page_and_forgets_what_is_stale() {
     for name in [
         "image0-layers.svg",
         "image1-algorithms-my-net-block3.png",
+        "elbow.svg",
         "parts.html",
         "numbers.json",
         "maps/my-net-block4-ward.npy",

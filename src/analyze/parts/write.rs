@@ -3,7 +3,7 @@
 use super::figures::Album;
 use super::found::{Found, Map, Scope};
 use super::maps::Picture;
-use super::{Settings, VERSION, algorithm_name, page};
+use super::{Settings, VERSION, algorithm_name, elbow, page};
 use crate::analyze::figure::{self, grey_png};
 use crate::analyze::{Analysis, Form, Output};
 use crate::error::{Error, Result};
@@ -46,6 +46,7 @@ pub fn write(
     for (stem, figure) in album.figures() {
         files.extend(figure.save(folder, &stem)?);
     }
+    files.extend(elbow::save(folder, &album)?);
     let page_file = "parts.html".to_owned();
     replace_text(&folder.join(&page_file), &page::page(&album)?)?;
     files.push(Output {

@@ -29,7 +29,7 @@ Settings (key=value): seed, threads, device, images (how many, from the front of
 parts.blocks (2,3,4), parts.clusters (2,4,6,8), parts.algorithms (k-means, ward, bisecting, spherical, spectral,
 spectral-cld), parts.together (one clustering for all images), parts.mode (report, as-published), parts.order (match, size,
 first-pixel, raw), parts.like (folder of an earlier analysis whose colours to go on with), parts.enlarge (bilinear, nearest), parts.palette (accessible, published), parts.raw_resize (bilinear,
-area), parts.size (side of the input), parts.picture (side of the pictures), parts.stability (seeds to compare)")]
+area), parts.raw_grid (side of the grid of raw pixels), parts.size (side of the input), parts.picture (side of the pictures), parts.stability (seeds to compare)")]
 pub(in crate::cli) struct Arguments {
     /// Run folders, checkpoints or weights files, and settings to change, `key=value`
     #[arg(value_name = "MODEL|KEY=VALUE")]

@@ -2,6 +2,7 @@
 
 use super::super::Image;
 use super::shapes::{CLASSES, Class, Shape};
+use super::texture::Texture;
 use crate::random::Stream;
 
 /// Samples per pixel and axis.
@@ -10,7 +11,19 @@ const SAMPLES: usize = 3;
 /// Amplitude of the noise, of 255.
 const NOISE: f32 = 6.0;
 
-type Color = [f32; 3];
+/// The same where parts are told by texture, so that no pixel is exactly one of the two colours.
+const TEXTURED_NOISE: f32 = 16.0;
+
+/// By what the parts of an object differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// Each has a colour of its own, with a pattern on it that may be like another's.
+    Color,
+    /// Each has a texture of its own, and all the same two colours.
+    Texture,
+}
+
+pub(super) type Color = [f32; 3];
 
 /// A colour with a pattern on it.
 struct Fill {
@@ -67,19 +80,21 @@ impl Fill {
     }
 }
 
+/// A value in [0, 1] for each point of a lattice.
+pub(super) fn hashed(x: i32, y: i32) -> f32 {
+    let mut hash = (x as u32).wrapping_mul(0x9E37_79B1) ^ (y as u32).wrapping_mul(0x85EB_CA77);
+    hash = (hash ^ (hash >> 15)).wrapping_mul(0x2C1B_3C6D);
+    (hash >> 16) as f32 / 65535.0
+}
+
 /// Smooth noise in [0, 1]: hashed lattice values, interpolated.
-fn clouds(x: f32, y: f32) -> f32 {
-    let value = |x: i32, y: i32| {
-        let mut hash = (x as u32).wrapping_mul(0x9E37_79B1) ^ (y as u32).wrapping_mul(0x85EB_CA77);
-        hash = (hash ^ (hash >> 15)).wrapping_mul(0x2C1B_3C6D);
-        (hash >> 16) as f32 / 65535.0
-    };
+pub(super) fn clouds(x: f32, y: f32) -> f32 {
     let (left, top) = (x.floor(), y.floor());
     let ease = |t: f32| t * t * (3.0 - 2.0 * t);
     let (s, t) = (ease(x - left), ease(y - top));
     let (i, j) = (left as i32, top as i32);
-    let upper = value(i, j) + s * (value(i + 1, j) - value(i, j));
-    let lower = value(i, j + 1) + s * (value(i + 1, j + 1) - value(i, j + 1));
+    let upper = hashed(i, j) + s * (hashed(i + 1, j) - hashed(i, j));
+    let lower = hashed(i, j + 1) + s * (hashed(i + 1, j + 1) - hashed(i, j + 1));
     upper + t * (lower - upper)
 }
 
@@ -136,12 +151,14 @@ pub(super) struct Scene {
     brightness: f32,
     /// Change of brightness across the frame.
     light: (f32, f32),
+    /// Of the background and of each part; none where colours tell the parts.
+    textures: Vec<Texture>,
     noise: Stream,
 }
 
 impl Scene {
-    /// Draws a scene of the class with that label.
-    pub(super) fn draw(label: u32, mut draws: Stream) -> Self {
+    /// Draws a scene of the class with that label. Object and pose are the same whatever the parts differ by.
+    pub(super) fn draw(label: u32, parts_by: Parts, mut draws: Stream) -> Self {
         let class = &CLASSES[label as usize];
         let pose = Pose::draw(&mut draws);
         let near = color(&mut draws, (0.0, 0.45), (0.15, 0.9));
@@ -164,6 +181,10 @@ impl Scene {
         let brightness = draws.range(0.85, 1.1) as f32;
         let strength = draws.range(0.0, 0.2);
         let light = direction(&mut draws, strength);
+        let textures = match parts_by {
+            Parts::Color => Vec::new(),
+            Parts::Texture => Texture::draw(&mut draws, 1 + class.parts()),
+        };
         Self {
             class,
             pose,
@@ -176,6 +197,7 @@ impl Scene {
             shadow,
             brightness,
             light,
+            textures,
             noise: draws,
         }
     }
@@ -183,6 +205,7 @@ impl Scene {
     /// Renders a square image and, for each of its pixels, the part that covers most of it (0 is none).
     pub(super) fn render(mut self, size: usize) -> (Image, Vec<u8>) {
         let step = 1.0 / (size * SAMPLES) as f32;
+        let amplitude = if self.textures.is_empty() { NOISE } else { TEXTURED_NOISE };
         let mut pixels = Vec::with_capacity(3 * size * size);
         let mut mask = Vec::with_capacity(size * size);
         let mut noise = Vec::new();
@@ -206,7 +229,7 @@ impl Scene {
                         noise.extend(self.noise.next_u32().to_le_bytes());
                     }
                     let grain = noise.pop().map_or(0.0, |byte| f32::from(byte) / 127.5 - 1.0);
-                    let value = value * 255.0 / (SAMPLES * SAMPLES) as f32 + NOISE * grain;
+                    let value = value * 255.0 / (SAMPLES * SAMPLES) as f32 + amplitude * grain;
                     pixels.push(value.round().clamp(0.0, 255.0) as u8);
                 }
             }
@@ -217,6 +240,13 @@ impl Scene {
     /// Part and colour at a point of the frame.
     fn look(&self, x: f32, y: f32) -> (u8, Color) {
         let lit = self.brightness + self.light.0 * (x - 0.5) + self.light.1 * (y - 0.5);
+        if !self.textures.is_empty() {
+            // Nothing but the textures: no clutter and no shadow, whose colours would stand out.
+            let (u, v) = self.pose.to_object(x, y);
+            let part = self.class.part_at(u, v);
+            let color = self.textures[usize::from(part)].color(x, y);
+            return (part, color.map(|value| value * lit));
+        }
         if let Some(thing) = self.before.iter().find(|thing| thing.shape.contains(x, y)) {
             return (0, thing.color.map(|value| value * lit));
         }
@@ -246,7 +276,7 @@ impl Scene {
 }
 
 /// A colour of any hue, saturation and value within the bounds.
-fn color(draws: &mut Stream, saturation: (f64, f64), value: (f64, f64)) -> Color {
+pub(super) fn color(draws: &mut Stream, saturation: (f64, f64), value: (f64, f64)) -> Color {
     let hue = draws.range(0.0, 6.0);
     let saturation = draws.range(saturation.0, saturation.1);
     let value = draws.range(value.0, value.1);
@@ -257,7 +287,7 @@ fn color(draws: &mut Stream, saturation: (f64, f64), value: (f64, f64)) -> Color
 }
 
 /// Perceived brightness (ITU-R BT.601).
-fn luma(color: Color) -> f32 {
+pub(super) fn luma(color: Color) -> f32 {
     0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
 }
 
