@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::shape;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// What makes a reference near.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,13 +77,13 @@ const SPARE: usize = 32;
 const NEARBY: usize = 4_096;
 
 impl Tile {
-    /// 64 MB of keys at a time, and 128 MB each of references and of working memory.
+    /// 8 MB of keys at a time, which stay near the processor, and 128 MB each of references and of working memory.
     fn fitting(dimensions: usize, k: usize) -> Self {
         let pool = 2 * CANDIDATE_BYTES * k.saturating_add(SPARE).min(HELD_BYTES);
-        let queries = 2_048;
+        let queries = 512;
         Self {
             queries,
-            references: 8_192,
+            references: 4_096,
             part: (HELD_BYTES / (4 * dimensions.max(1))).max(1),
             group: (HELD_BYTES / (4 * dimensions + pool)).max(queries),
         }
@@ -175,6 +175,7 @@ impl Search {
         let excluded =
             |query: usize| (self.itself? + query).checked_sub(seen).filter(|row| *row < part.len());
         let mut keys = Vec::new();
+        let product = Tensor::empty([0], (Kind::Float, Device::Cpu));
         for (distance, pools) in &mut self.pools {
             for (group, pools) in pools.chunks_mut(tile.group).enumerate() {
                 let group = group * tile.group;
@@ -187,9 +188,9 @@ impl Search {
                         part.operand(*distance, Side::Reference, first, width, &self.centre)?.tr();
                     for (at, pools) in pools.chunks_mut(tile.queries).enumerate() {
                         let at = at * tile.queries;
-                        let product = left.narrow(0, at as i64, pools.len() as i64).matmul(&right);
+                        let left = left.narrow(0, at as i64, pools.len() as i64);
                         keys.resize(pools.len() * width, 0.0f32);
-                        product.copy_data(&mut keys, pools.len() * width);
+                        left.matmul_out(&product, &right).copy_data(&mut keys, pools.len() * width);
                         let rows = keys.par_chunks_mut(width).zip(pools).enumerate();
                         rows.for_each(|(query, (keys, pool))| {
                             if let Some(row) = excluded(group + at + query)
