@@ -9,8 +9,8 @@
 //! supervised baseline; from pre-trained ones (`backbone.weights`) fine-tuning; with `frozen` the linear evaluation.
 //!
 //! **Symbols.** h = f(x) features; t = the tap: h, or the output of a projector layer with its norm and `ReLU`;
-//! z = W t + b logits `[N, C]`. `L = -mean_i ln softmax(z_i)[y_i]`, or with several classes an image, s_ic 1 where c is shown,
-//! `L = -mean_ic [s_ic ln σ(z_ic) + (1 - s_ic) ln(1 - σ(z_ic))]`.
+//! z = W t + b logits `[N, C]`. `L = -mean_i ln softmax(z_i)[y_i]`, or with several classes an image, `s_ic` 1 where c is
+//! shown, `L = -mean_ic [s_ic ln σ(z_ic) + (1 - s_ic) ln(1 - σ(z_ic))]`.
 //!
 //! **Deviations.** A frozen backbone is in evaluation mode and its rows carry no graph; so is what the tap keeps of the
 //! projector. Where it is not frozen, all of it is in training mode and its running statistics move.
@@ -282,12 +282,12 @@ impl Method for Classifier {
         };
         shape::check("rows", &h, &[1, -1, features])?;
         let logits = self.network.logits(&h.squeeze_dim(0), phase);
-        let (loss, scalar) = match step.shown_in_batch((logits.device(), logits.kind())) {
-            Some(shown) => (with_shown(&logits, &shown)?, ("marks", marks(&logits, &shown))),
-            None => {
-                let labels = step.labels_of_batch("classifier", logits.device())?;
-                (with_labels(&logits, &labels)?, ("top1", top1(&logits, &labels)))
-            }
+        let shown = step.shown_in_batch((logits.device(), logits.kind()));
+        let (loss, scalar) = if let Some(shown) = shown {
+            (with_shown(&logits, &shown)?, ("marks", marks(&logits, &shown)))
+        } else {
+            let labels = step.labels_of_batch("classifier", logits.device())?;
+            (with_labels(&logits, &labels)?, ("top1", top1(&logits, &labels)))
         };
         let leaf = if self.config.frozen { &rows.online } else { &h };
         Ok(Objective::backward(&loss, leaf, &logits).with([scalar]))
