@@ -322,7 +322,7 @@ fn a_step_that_is_left_out_moves_nothing() {
             steps: 3,
             steps_per_epoch: EPOCH,
             seed: 0,
-            labels: labels.clone().map(Into::into),
+            labels: labels.clone(),
             max_damaged: 0,
             model: serde_json::json!({}),
             journal: Journal::default(),
