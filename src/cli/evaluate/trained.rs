@@ -85,13 +85,7 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         ))
         .into());
     }
-    if images.several_classes() && matches!(settings.groups, Groups::Liu | Groups::Cld) {
-        return Err(Error::Recipe(format!(
-            "`groups` tells apart classes of images that show one class each, and those of `{}` show several; leave it out",
-            source.location
-        ))
-        .into());
-    }
+    images.check_groups(settings.groups)?;
     tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
     let mut model = Weights::load(&arguments.model, device)?;
@@ -235,6 +229,18 @@ impl Images {
     /// Whether an image may show several classes.
     fn several_classes(&self) -> bool {
         self.transfer.as_ref().is_some_and(|set| set.metric == transfer::Metric::VocMap)
+    }
+
+    /// Refuses groups of classes where they cannot be told apart.
+    fn check_groups(&self, groups: Groups) -> Result<()> {
+        if self.several_classes() && matches!(groups, Groups::Liu | Groups::Cld) {
+            return Err(Error::Recipe(format!(
+                "`groups` tells apart classes of images that show one class each, and those of `{}` show several; leave it out",
+                self.source.location
+            ))
+            .into());
+        }
+        Ok(())
     }
 
     /// What of it made the number.
