@@ -12,13 +12,10 @@ each screen. Needs what scripts/screenshots.py needs.
 import argparse
 import base64
 import json
-import os
 import pathlib
-import shutil
 import sys
-import tempfile
 
-from screenshots import Browser, complaints
+from screenshots import browsing, complaints, end
 
 SCREENS = [("laptop", 1280, 800, 1, "light"), ("phone", 390, 844, 2, "dark")]
 # Two pictures later everything that was asked for is drawn.
@@ -270,38 +267,28 @@ def use(browser, screen, url, out):
     return told, [f"{reader.name}: {complaint}" for complaint in reader.wrong]
 
 
+def slow(told, most_ms):
+    """Whether pictures take longer than they may."""
+    slowest = max(told["whole"]["draw_ms"], told["close"]["draw_ms"])
+    return [f"a picture takes {slowest:.0f} ms, more than {most_ms:.0f}"] if slowest > most_ms else []
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("map", type=pathlib.Path, help="the page, a map.html")
     parser.add_argument("out", type=pathlib.Path, help="folder for the pictures")
     parser.add_argument("--frame-ms", type=float, default=50, help="longest median of a picture")
     arguments = parser.parse_args()
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not program:
-        sys.exit("map_screenshots: no chromium found; install it with `apt-get install chromium` or name one in CHROMIUM")
     if not arguments.map.is_file():
         sys.exit(f"map_screenshots: `{arguments.map}` is no file; make it with `diptych analyze map RUN`")
     arguments.out.mkdir(parents=True, exist_ok=True)
     url = arguments.map.resolve().as_uri()
     found = []
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        browser = Browser(program, profile)
-        try:
-            target = browser.ask("Target.createTarget", url="about:blank")["targetId"]
-            browser.session = browser.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-            for domain in ("Page", "Runtime", "Network", "Log"):
-                browser.ask(f"{domain}.enable")
-            for screen in SCREENS:
-                told, wrong = use(browser, screen, url, arguments.out)
-                found += wrong
-                slowest = max(told["whole"]["draw_ms"], told["close"]["draw_ms"])
-                if slowest > arguments.frame_ms:
-                    found.append(f"{screen[0]}: a picture takes {slowest:.0f} ms, more than {arguments.frame_ms:.0f}")
-        finally:
-            browser.close()
-    for complaint in found:
-        print(f"map_screenshots: {complaint}", file=sys.stderr)
-    sys.exit(1 if found else 0)
+    with browsing("map_screenshots") as (browser, _):
+        for screen in SCREENS:
+            told, wrong = use(browser, screen, url, arguments.out)
+            found += wrong + [f"{screen[0]}: {text}" for text in slow(told, arguments.frame_ms)]
+    end("map_screenshots", found)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,14 @@ import argparse
 import base64
 import importlib.util
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 
 import map_screenshots
 import screenshots
-from screenshots import SCHEMES, SCREENS, Browser, complaints
+from screenshots import SCHEMES, SCREENS, browsing, complaints, end
 
 SHOWN = 'document.getElementById("picture")'
 # A number that changes with any pixel of the canvas.
@@ -209,9 +207,6 @@ def main():
     parser.add_argument("--no-validate", action="store_true", help="leave the HTML checker out")
     parser.add_argument("--frame-ms", type=float, default=50, help="longest median of a picture of the map")
     arguments = parser.parse_args()
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not program:
-        sys.exit("pages: no chromium found; install it with `apt-get install chromium` or name one in CHROMIUM")
     pages = {"report": arguments.run / "report.html"}
     for name in ("map", "parts", "neighbours"):
         pages[name] = arguments.run / "analyses" / name / f"{name}.html"
@@ -223,41 +218,25 @@ def main():
             sys.exit(f"pages: `{page}` is no file; make it with `diptych {command} {arguments.run}`")
     arguments.out.mkdir(parents=True, exist_ok=True)
     found = [] if arguments.no_validate else [f"not valid: {text}" for text in validate(pages.values())]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, tempfile.TemporaryDirectory() as folder:
-        browser = Browser(program, profile)
-        try:
-            target = browser.ask("Target.createTarget", url="about:blank")["targetId"]
-            browser.session = browser.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-            for domain in ("Page", "Runtime", "Network", "Log"):
-                browser.ask(f"{domain}.enable")
-            session, browser.session = browser.session, None
-            browser.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=folder)
-            browser.session = session
-            for screen in SCREENS:
-                for scheme in SCHEMES:
-                    place = f"{screen[0]}, {scheme}"
-                    (arguments.out / "report").mkdir(exist_ok=True)
-                    (arguments.out / "map").mkdir(exist_ok=True)
-                    looked = screenshots.look(browser, pages["report"], screen, scheme, arguments.out / "report",
-                                              pathlib.Path(folder))
-                    found += [f"report: {text}" for text in looked]
-                    for name, task in (("parts", parts), ("neighbours", neighbours)):
-                        if name in pages:
-                            looked = task(browser, screen, scheme, pages[name], arguments.out)
-                            found += [f"{name}: {place}: {text}" for text in looked]
-                    url = pages["map"].resolve().as_uri()
-                    browser.open("about:blank")
-                    told, wrong = map_screenshots.use(browser, (*screen, scheme), url, arguments.out / "map")
-                    found += [f"map: {place}: {text}" for text in wrong]
-                    slowest = max(told["whole"]["draw_ms"], told["close"]["draw_ms"])
-                    if slowest > arguments.frame_ms:
-                        found.append(f"map: {place}: a picture takes {slowest:.0f} ms, more than {arguments.frame_ms:.0f}")
-                    browser.ask("Emulation.setTouchEmulationEnabled", enabled=False)
-        finally:
-            browser.close()
-    for complaint in found:
-        print(f"pages: {complaint}", file=sys.stderr)
-    sys.exit(1 if found else 0)
+    with browsing("pages") as (browser, folder):
+        for screen in SCREENS:
+            for scheme in SCHEMES:
+                place = f"{screen[0]}, {scheme}"
+                (arguments.out / "report").mkdir(exist_ok=True)
+                (arguments.out / "map").mkdir(exist_ok=True)
+                looked = screenshots.look(browser, pages["report"], screen, scheme, arguments.out / "report", folder)
+                found += [f"report: {text}" for text in looked]
+                for name, task in (("parts", parts), ("neighbours", neighbours)):
+                    if name in pages:
+                        looked = task(browser, screen, scheme, pages[name], arguments.out)
+                        found += [f"{name}: {place}: {text}" for text in looked]
+                url = pages["map"].resolve().as_uri()
+                browser.open("about:blank")
+                told, wrong = map_screenshots.use(browser, (*screen, scheme), url, arguments.out / "map")
+                wrong += map_screenshots.slow(told, arguments.frame_ms)
+                found += [f"map: {place}: {text}" for text in wrong]
+                browser.ask("Emulation.setTouchEmulationEnabled", enabled=False)
+    end("pages", found)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ pipe; `CHROMIUM` names another browser.
 
 import argparse
 import base64
+import contextlib
 import csv
 import fcntl
 import io
@@ -505,17 +506,12 @@ def look(browser, report, screen, scheme, out, folder):
     return [f"{name}, {scheme}: {complaint}" for complaint in found]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("report", type=pathlib.Path, help="the page: a report.html, or that of an analysis")
-    parser.add_argument("out", type=pathlib.Path, help="folder for the pictures")
-    arguments = parser.parse_args()
+@contextlib.contextmanager
+def browsing(script):
+    """A browser on a page of its own, and the folder that it downloads into; `script` is who says what is missing."""
     program = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not program:
-        sys.exit("screenshots: no chromium found; install it with `apt-get install chromium` or name one in CHROMIUM")
-    if not arguments.report.is_file():
-        sys.exit(f"screenshots: `{arguments.report}` is no file; make it with `diptych report RUN`")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+        sys.exit(f"{script}: no chromium found; install it with `apt-get install chromium` or name one in CHROMIUM")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, tempfile.TemporaryDirectory() as folder:
         browser = Browser(program, profile)
         try:
@@ -526,13 +522,30 @@ def main():
             session, browser.session = browser.session, None
             browser.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=folder)
             browser.session = session
-            found = [complaint for screen in SCREENS for scheme in SCHEMES
-                     for complaint in look(browser, arguments.report, screen, scheme, arguments.out, pathlib.Path(folder))]
+            yield browser, pathlib.Path(folder)
         finally:
             browser.close()
+
+
+def end(script, found):
+    """Tells every complaint, and ends with success where there is none."""
     for complaint in found:
-        print(f"screenshots: {complaint}", file=sys.stderr)
+        print(f"{script}: {complaint}", file=sys.stderr)
     sys.exit(1 if found else 0)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=pathlib.Path, help="the page: a report.html, or that of an analysis")
+    parser.add_argument("out", type=pathlib.Path, help="folder for the pictures")
+    arguments = parser.parse_args()
+    if not arguments.report.is_file():
+        sys.exit(f"screenshots: `{arguments.report}` is no file; make it with `diptych report RUN`")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with browsing("screenshots") as (browser, folder):
+        found = [complaint for screen in SCREENS for scheme in SCHEMES
+                 for complaint in look(browser, arguments.report, screen, scheme, arguments.out, folder)]
+    end("screenshots", found)
 
 
 if __name__ == "__main__":
