@@ -264,13 +264,17 @@ fn facts(recipe: &toml::Table) -> Vec<(&'static str, String)> {
     });
     let optimizer = recipe.get("train").and_then(|train| train.get("optimizer"));
     let optimizer = optimizer.and_then(|optimizer| scalar(optimizer.get("name")?));
+    let length = match setting(recipe, "train", "max_steps") {
+        Some(steps) => ("Steps", steps),
+        None => ("Epochs", setting(recipe, "train", "epochs").unwrap_or_default()),
+    };
     let all = [
         ("Method", joined("method", &[("name", ""), ("temperature", "temperature ")])),
         ("Backbone", joined("backbone", &[("name", ""), ("width", "width "), ("stem", "stem ")])),
         ("Data", source),
         ("Batch", setting(recipe, "data", "batch_size").unwrap_or_default()),
         ("Views", views.unwrap_or_default()),
-        ("Epochs", setting(recipe, "train", "epochs").unwrap_or_default()),
+        length,
         ("Optimizer", optimizer.unwrap_or_default()),
         ("Seed", recipe.get("seed").and_then(scalar).unwrap_or_default()),
     ];

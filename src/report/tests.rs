@@ -230,6 +230,18 @@ fn hostile_text_stays_text() {
 }
 
 #[test]
+fn a_run_told_in_steps_is_shown_in_steps() {
+    let fact = |name: &str, value: &str| format!("<dt>{name}</dt><dd>{value}</dd>");
+    let bare = |page: String| page.split_whitespace().collect::<String>();
+    let page = bare(page_of("a", &[("recipe.toml", RECIPE)]));
+    assert!(page.contains(&fact("Epochs", "100")));
+    let recipe = RECIPE.replace("epochs = 100", "epochs = 100\nmax_steps = 150");
+    let page = bare(page_of("a", &[("recipe.toml", &recipe)]));
+    assert!(page.contains(&fact("Steps", "150")));
+    assert!(!page.contains("<dt>Epochs</dt>"), "`max_steps` takes the place of `epochs`");
+}
+
+#[test]
 fn a_run_that_has_only_begun_says_so() {
     let page = page_of("begun", &[("recipe.toml", "")]);
     for text in [

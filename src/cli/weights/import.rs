@@ -13,7 +13,7 @@ use diptych::weights::export::SETTINGS;
 use diptych::weights::simclr_tf::{Choice, find};
 use diptych::weights::tensorflow::Bundle;
 use diptych::weights::{Format, Import, Row, Stated, TensorFile};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use tch::Device;
 
@@ -85,32 +85,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         return from_export(arguments, &stated, &file);
     }
     let import = Import::plan(&file, &stated)?;
-    let weights = Weights::imported(&file, &stated, Device::Cpu)?;
-    let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
-    let hashes: Vec<String> = file.hashes()?;
-    let source = json!({
-        "family": import.family.id,
-        "format": file.format().name(),
-        "group": import.group,
-        "blake3": hashes,
-    });
-    let model = json!({ "backbone": weights.config, "preprocess": preprocess, "source": source });
-    let text = format!(
-        "imported from {} ({}), BLAKE3 {:.16}",
-        import.family.title,
-        file.format().name(),
-        hashes.first().map_or("", String::as_str)
-    );
-    let journal =
-        Journal { events: vec![Event { step: 0, text: text.clone() }], ..Journal::default() };
-    checkpoint::save_model(&arguments.out, (&model, &journal), &weights.tensors())?;
-    let summary = import.summary();
-    let lines = [
-        table(&import.rows),
-        text,
-        format!("{summary}; images are prepared as `{}`", preprocess.id),
-        arguments.out.display().to_string(),
-    ];
     let rows: Vec<_> = import
         .rows
         .iter()
@@ -124,18 +98,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
             })
         })
         .collect();
-    let json = json!({
-        "out": arguments.out.display().to_string(),
-        "source": source,
-        "backbone": weights.config,
-        "preprocess": preprocess,
-        "hash": weights.hash(),
-        "matched": weights.matched,
-        "left": weights.left_over,
-        "elsewhere": import.elsewhere,
-        "tensors": rows,
-    });
-    Ok(Answer { text: lines.join("\n"), json })
+    let told = Told {
+        whose: import.family.title.to_owned(),
+        source: json!({ "family": import.family.id, "group": import.group }),
+        table: Some(table(&import.rows)),
+        summary: import.summary(),
+        more: json!({ "elsewhere": import.elsewhere, "tensors": rows }),
+        ..Told::default()
+    };
+    save(arguments, &Weights::imported(&file, &stated, Device::Cpu)?, &file, told)
 }
 
 /// What `weights export --format safetensors` wrote, which says what it is; heads come along.
@@ -148,40 +119,13 @@ fn from_export(arguments: &Arguments, stated: &Stated, file: &TensorFile) -> Res
         .into());
     }
     let weights = Weights::exported(file, Device::Cpu)?;
-    let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
-    let hashes: Vec<String> = file.hashes()?;
-    let source = json!({ "family": "diptych", "format": file.format().name(), "blake3": hashes });
-    let model = json!({
-        "backbone": weights.config,
-        "preprocess": preprocess,
-        "projector": weights.projector(),
-        "source": source,
-    });
-    let text = format!(
-        "imported from an export of diptych ({}), BLAKE3 {:.16}",
-        file.format().name(),
-        hashes.first().map_or("", String::as_str)
-    );
-    let journal =
-        Journal { events: vec![Event { step: 0, text: text.clone() }], ..Journal::default() };
-    checkpoint::save_model(&arguments.out, (&model, &journal), &weights.with_head())?;
-    let count = weights.with_head().len();
-    let lines = [
-        text,
-        format!("{count} matched; images are prepared as `{}`", preprocess.id),
-        arguments.out.display().to_string(),
-    ];
-    let json = json!({
-        "out": arguments.out.display().to_string(),
-        "source": source,
-        "backbone": weights.config,
-        "projector": weights.projector(),
-        "preprocess": preprocess,
-        "hash": weights.hash(),
-        "matched": weights.matched,
-        "left": weights.left_over,
-    });
-    Ok(Answer { text: lines.join("\n"), json })
+    let told = Told {
+        whose: "an export of diptych".to_owned(),
+        source: json!({ "family": "diptych" }),
+        summary: format!("{} matched", weights.with_head().len()),
+        ..Told::default()
+    };
+    save(arguments, &weights, file, told)
 }
 
 /// SimCLR's networks, whose tensors are told by the order in which they were made; heads come along.
@@ -197,48 +141,77 @@ fn from_tensorflow(arguments: &Arguments, stated: &Stated, file: &TensorFile) ->
     let choice = Choice { average: arguments.average, converter: arguments.converter };
     let network = find(&Bundle::open(&arguments.file)?, choice)?;
     let weights = Weights::from_tensorflow(&arguments.file, choice, Device::Cpu)?;
-    let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
-    let hashes: Vec<String> = file.hashes()?;
-    let source = json!({
-        "family": "simclr",
-        "format": file.format().name(),
-        "average": choice.average,
-        "blake3": hashes,
-    });
+    let told = Told {
+        whose: "SimCLR".to_owned(),
+        variant: choice.average.then_some("moving average"),
+        source: json!({ "family": "simclr", "average": choice.average }),
+        table: Some(tensorflow::table(&network)),
+        summary: tensorflow::summary(&network),
+        more: json!({ "classes": network.classes, "tensors": tensorflow::rows(&network) }),
+    };
+    save(arguments, &weights, file, told)
+}
+
+/// What there is to say of an import beside its weights.
+#[derive(Default)]
+struct Told {
+    /// Whose weights they are, in words.
+    whose: String,
+    /// Which of the weights in the file.
+    variant: Option<&'static str>,
+    /// What the model keeps of where it came from; format and hashes are added.
+    source: Value,
+    /// What became of each tensor, as a table.
+    table: Option<String>,
+    /// Counts of that.
+    summary: String,
+    /// What else belongs into the answer.
+    more: Value,
+}
+
+/// Writes the model, with where it came from, and tells what was written.
+fn save(arguments: &Arguments, weights: &Weights, file: &TensorFile, told: Told) -> Result<Answer> {
+    let preprocess = choose_preprocess(arguments.preprocess.as_deref(), weights)?;
+    let (format, hashes) = (file.format().name(), file.hashes()?);
+    let text = format!(
+        "imported from {} ({}), BLAKE3 {:.16}",
+        told.whose,
+        [format].into_iter().chain(told.variant).collect::<Vec<_>>().join(", "),
+        hashes.first().map_or("", String::as_str)
+    );
+    let source = joined(told.source, json!({ "format": format, "blake3": hashes }));
+    let projector = weights.projector();
     let model = json!({
         "backbone": weights.config,
         "preprocess": preprocess,
-        "projector": weights.projector(),
+        "projector": projector,
         "source": source,
     });
-    let text = format!(
-        "imported from SimCLR ({}{}), BLAKE3 {:.16}",
-        file.format().name(),
-        if choice.average { ", moving average" } else { "" },
-        hashes.first().map_or("", String::as_str)
-    );
-    let journal =
-        Journal { events: vec![Event { step: 0, text: text.clone() }], ..Journal::default() };
+    let event = Event { step: 0, text: text.clone() };
+    let journal = Journal { events: vec![event], ..Journal::default() };
     checkpoint::save_model(&arguments.out, (&model, &journal), &weights.with_head())?;
-    let lines = [
-        tensorflow::table(&network),
-        text,
-        format!("{}; images are prepared as `{}`", tensorflow::summary(&network), preprocess.id),
-        arguments.out.display().to_string(),
-    ];
+    let out = arguments.out.display().to_string();
+    let summary = format!("{}; images are prepared as `{}`", told.summary, preprocess.id);
+    let lines: Vec<String> = told.table.into_iter().chain([text, summary, out.clone()]).collect();
     let json = json!({
-        "out": arguments.out.display().to_string(),
+        "out": out,
         "source": source,
         "backbone": weights.config,
-        "projector": weights.projector(),
-        "classes": network.classes,
+        "projector": projector,
         "preprocess": preprocess,
         "hash": weights.hash(),
         "matched": weights.matched,
         "left": weights.left_over,
-        "tensors": tensorflow::rows(&network),
     });
-    Ok(Answer { text: lines.join("\n"), json })
+    Ok(Answer { text: lines.join("\n"), json: joined(json, told.more) })
+}
+
+/// Two JSON objects in one.
+fn joined(mut object: Value, more: Value) -> Value {
+    if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
+        object.extend(more);
+    }
+    object
 }
 
 fn table(rows: &[Row]) -> String {

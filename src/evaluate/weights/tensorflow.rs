@@ -12,7 +12,8 @@ use tch::{Device, Kind, Tensor};
 
 impl Weights {
     /// Loads a checkpoint of SimCLR's or `SimCLRv2`'s TensorFlow code ([`Bundle::open`] says by which names), its
-    /// projection head and its linear head included. Beside the tensors a few megabytes are held. Images are prepared as `simclr`, without mean and deviation.
+    /// projection head and its linear head included. Beside the tensors a few megabytes are held. Images are prepared as
+    /// `simclr`, without mean and deviation.
     ///
     /// # Errors
     /// [`crate::error::Error::Weights`] if it is damaged, or not every variable of one of these networks is in it, or the
