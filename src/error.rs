@@ -62,7 +62,8 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// The program's exit status: 2 usage or recipe, 3 data, 4 non-finite or collapsed, 6 weights, 7 memory, 75 stopped, else 1.
+    /// The program's exit status: 2 usage or recipe, 3 data, 4 non-finite or collapsed, 6 weights, 7 memory, 75 stopped, else
+    /// 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_) => 2,

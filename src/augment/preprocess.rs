@@ -172,8 +172,8 @@ impl Preprocess {
         }
     }
 
-    /// Checks what a file says: sides from 1 to 4096 pixels (8192 before a crop), no crop larger than what it is cut from, a part of a side
-    /// above 0 and at most 1, and numbers that normalise.
+    /// Checks what a file says: sides from 1 to 4096 pixels (8192 before a crop), no crop larger than what it is cut from, a
+    /// part of a side above 0 and at most 1, and numbers that normalise.
     ///
     /// # Errors
     /// [`Error::Recipe`].

@@ -48,7 +48,8 @@ pub(super) enum Command {
     },
     /// Writes every image of a source to disk, with its label: made data as well as any other
     ///
-    /// As WebDataset shards: `.png`, `.cls` with the label, `.json` with what was put into the image; `classes.txt` beside them.
+    /// As WebDataset shards: `.png`, `.cls` with the label, `.json` with what was put into the image; `classes.txt` beside
+    /// them.
     #[command(after_help = "Examples:\n  \
         diptych data synthesize 'multi-digits:mnist/?variant=sizes' --out sizes/\n  \
         diptych data synthesize 'digits-on:cifar10/?digits=mnist/&unique=1024' --out digits-on-cifar/")]

@@ -181,8 +181,9 @@ impl Source {
         Ok(limited(kept, options))
     }
 
-    /// References and queries of an evaluation: `train` (without what is unlabelled beside it) and `test` (else a validation split), or, with a holdout, the
-    /// two parts of the training split, so that settings can be chosen without looking at `test`.
+    /// References and queries of an evaluation: `train` (without what is unlabelled beside it) and `test` (else a validation
+    /// split), or, with a holdout, the two parts of the training split, so that settings can be chosen without looking at
+    /// `test`.
     ///
     /// # Errors
     /// [`Error::Data`] when there is nothing to ask about: one split and no holdout.

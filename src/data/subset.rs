@@ -148,7 +148,8 @@ pub fn label_fraction(
 /// `wanted` names the classes, or is `imagenet100` alone, or holds the path of one text file that names them: one or
 /// several names a line, set apart by white space or commas (a line that is a name as a whole counts as one), lines
 /// beginning with `#` left out. A class's new label is its rank among the sorted names that are kept, whatever the order
-/// in which they are given: so ImageNet-100 is labelled by its published loaders. Images without a label are dropped, splits left empty as well. The fingerprint changes with the choice.
+/// in which they are given: so ImageNet-100 is labelled by its published loaders. Images without a label are dropped, splits
+/// left empty as well. The fingerprint changes with the choice.
 ///
 /// # Errors
 /// [`Error::Data`] when the source has no class of such a name, naming the nearest, or nothing is left.

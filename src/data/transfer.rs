@@ -1,8 +1,8 @@
 //! The data sets that representations are transferred to, each as a named set that knows its layout, splits and metric.
 //!
-//! [`open`] takes a name of [`NAMES`] and the folder a set was unpacked to. Splits and metrics are those of Kornblith et al. 2019
-//! (arXiv:1805.08974), Chen et al. 2020 (arXiv:2002.05709, appendix B.8) and Ericsson et al. 2021 (arXiv:2011.13377, with its
-//! code linusericsson/ssl-transfer). [`splits`] gives what to fit on, to choose settings on and to report on.
+//! [`open`] takes a name of [`NAMES`] and the folder a set was unpacked to. Splits and metrics are those of Kornblith et al.
+//! 2019 (arXiv:1805.08974), Chen et al. 2020 (arXiv:2002.05709, appendix B.8) and Ericsson et al. 2021 (arXiv:2011.13377,
+//! with its code linusericsson/ssl-transfer). [`splits`] gives what to fit on, to choose settings on and to report on.
 //!
 //! Each layout is tested on a made miniature; none was tried on the original files.
 
@@ -178,8 +178,8 @@ impl TransferSet {
         Ok(self)
     }
 
-    /// Writes the splits as `train.txt`, `val.txt` (if official), `test.txt` and `classes.txt`, which [`Options::list`] reads: to
-    /// hand a draw on.
+    /// Writes the splits as `train.txt`, `val.txt` (if official), `test.txt` and `classes.txt`, which [`Options::list`]
+    /// reads: to hand a draw on.
     ///
     /// # Errors
     /// [`Error::Data`] when images have several labels or a path cannot be told in a line; [`Error::Io`].

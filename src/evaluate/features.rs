@@ -89,9 +89,10 @@ pub struct Description {
 ///
 /// `prepare` writes an image as `3 · width · height` interleaved bytes; it and decoding use all cores. Behind them come the
 /// bytes of its constant channels ([`Dataset::constants`]), of which most data have none. `forward` gets a batch of such
-/// images and their number `n`, u8 `[n, height, width, 3]` where there are no such channels, and returns `[n, D]` on any device, in any float kind; it is called from the
-/// calling thread alone, without gradients. `batch` is the most images it gets. `progress` gets images done and images
-/// in all. The result does not depend on `batch`, as far as the network's arithmetic does not.
+/// images and their number `n`, u8 `[n, height, width, 3]` where there are no such channels, and returns `[n, D]` on any
+/// device, in any float kind; it is called from the calling thread alone, without gradients. `batch` is the most images it
+/// gets. `progress` gets images done and images in all. The result does not depend on `batch`, as far as the network's
+/// arithmetic does not.
 ///
 /// An image that cannot be decoded has no row and is listed instead.
 ///

@@ -1,8 +1,8 @@
 //! How good a representation is: features of a frozen backbone, and protocols that turn them into a number.
 //!
 //! [`features`] runs a network over a data set once and keeps the result; [`knn`], [`linear`] and [`clusters`] judge the stored
-//! features, each a [`protocol`]; [`scores`] and [`interval`] say what came of it; [`record`] writes down a number with everything that made
-//! it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
+//! features, each a [`protocol`]; [`scores`] and [`interval`] say what came of it; [`record`] writes down a number with
+//! everything that made it. Nothing here knows a network: whoever calls hands in a closure from pixels to features.
 
 pub mod average_precision;
 pub mod calibration;

@@ -82,9 +82,9 @@ impl NtXent {
     /// ```
     ///
     /// The first of a pair are rows z' `[2N, d]` (first views, then second views), the second their positives z'_π(i), which
-    /// is the other view's row; `negatives` are n `[2N, d]`. All are taken as they are, with their gradients. `excluded` i64 `[2N, E]` names the rows of n an anchor does not keep, repeats
-    /// allowed; `negatives_scale` is c `[2N]`, 1 if left out. The reduction is the setting's, the metrics count the kept
-    /// negatives.
+    /// is the other view's row; `negatives` are n `[2N, d]`. All are taken as they are, with their gradients. `excluded` i64
+    /// `[2N, E]` names the rows of n an anchor does not keep, repeats allowed; `negatives_scale` is c `[2N]`, 1 if left out.
+    /// The reduction is the setting's, the metrics count the kept negatives.
     ///
     /// # Errors
     /// [`Error::Shape`] if shapes do not fit, [`Error::Recipe`] if the temperature is not above 0.

@@ -187,8 +187,9 @@ pub enum Affine {
 /// Batch normalisation (Ioffe and Szegedy 2015) of `[N, C]` or `[N, C, h, w]`, per channel.
 ///
 /// Tensors: `weight` and `bias` `[C]` as [`Affine`] says, buffers `running_mean` (from 0) and `running_var` (from 1).
-/// Epsilon is 1e-5. A bfloat16 input gives a bfloat16 output; statistics, scale and shift stay f32. Running statistics move by a tenth per step, or what
-/// [`Place::set_norm_momentum`] said, and hold the unbiased variance, as in PyTorch; there is no `num_batches_tracked`.
+/// Epsilon is 1e-5. A bfloat16 input gives a bfloat16 output; statistics, scale and shift stay f32. Running statistics move
+/// by a tenth per step, or what [`Place::set_norm_momentum`] said, and hold the unbiased variance, as in PyTorch; there is no
+/// `num_batches_tracked`.
 #[derive(Debug)]
 pub struct BatchNorm {
     scale: Option<Tensor>,

@@ -36,12 +36,13 @@ const LOG_LINES: usize = 40;
 
 /// Writes `report.html` into the folder of a run and returns its path.
 ///
-/// Only `recipe.toml` must be there. A part that is missing is said to be missing, a part that is damaged is named on the page, and
-/// a last line of `metrics.jsonl` that was cut off while it was written is left out. The page is written to a
+/// Only `recipe.toml` must be there. A part that is missing is said to be missing, a part that is damaged is named on the
+/// page, and a last line of `metrics.jsonl` that was cut off while it was written is left out. The page is written to a
 /// sibling and renamed, so a reader sees the old page or the new one, never half of one.
 ///
 /// # Errors
-/// [`crate::error::Error::Run`] if the folder holds no recipe or one that is not TOML, [`crate::error::Error::Io`] if the page cannot be written.
+/// [`crate::error::Error::Run`] if the folder holds no recipe or one that is not TOML, [`crate::error::Error::Io`] if the
+/// page cannot be written.
 pub fn write(run: &Path) -> Result<PathBuf> {
     let path = run.join("report.html");
     write_to(run, &path)?;

@@ -286,7 +286,8 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     below + (above - below) * position.fract()
 }
 
-/// A line for each point: `augmentation,strength,model,layer,cosine,cosine_low,cosine_high,band_low,band_high,relative,different`.
+/// A line for each point:
+/// `augmentation,strength,model,layer,cosine,cosine_low,cosine_high,band_low,band_high,relative,different`.
 pub fn csv(curves: &[Curve]) -> String {
     let mut text = String::from(
         "augmentation,strength,model,layer,cosine,cosine_low,cosine_high,band_low,band_high,relative,different\n",

@@ -13,7 +13,8 @@ use std::path::Path;
 
 /// Writes `map.safetensors`: for each map f32 `[N, 2]` under its id; `label`, `split`, `index` i64 `[N]` (the split counted in
 /// the order of the metadata), `cluster` i64 `[N]`, `neighbours` i64 `[N, k]` (rows, nearest first). One metadata key
-/// `diptych` holds JSON: seed, classes, splits, and title, layer, KL, its course and quality of each map. Equal maps give equal bytes.
+/// `diptych` holds JSON: seed, classes, splits, and title, layer, KL, its course and quality of each map. Equal maps give
+/// equal bytes.
 pub(super) fn tensors(folder: &Path, maps: &Maps, images: &Images<'_>) -> Result<Output> {
     let name = "map.safetensors";
     let path = folder.join(name);

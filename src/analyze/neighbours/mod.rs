@@ -1,7 +1,7 @@
 //! Retrieval sheets: some images, what each network finds most like them, and which of that is of their class.
 //!
-//! [`Wanted`] chooses the queries, [`Sheet`] holds what every network finds for them, as plain data; [`figure()`] and [`page()`]
-//! show it.
+//! [`Wanted`] chooses the queries, [`Sheet`] holds what every network finds for them, as plain data; [`figure()`] and
+//! [`page()`] show it.
 
 mod choose;
 mod drawing;

@@ -31,7 +31,8 @@ impl Dataset for Fields {
     }
 }
 
-/// Rows of two dimensions at these angles in degrees; the image of row `r` has index `first + r` and path `<class>/<index>.png`.
+/// Rows of two dimensions at these angles in degrees; the image of row `r` has index `first + r` and path
+/// `<class>/<index>.png`.
 fn at_angles(angles: &[f32], labels: &[i64], first: i64) -> Features {
     let rows: Vec<f32> =
         angles.iter().flat_map(|a| [a.to_radians().cos(), a.to_radians().sin()]).collect();

@@ -62,8 +62,8 @@ pub(super) fn caltech101(place: &Place<'_>) -> Result<Lists> {
     Ok(Lists { classes: names, notes, warnings, ..Lists::of(&place.path, train, test) })
 }
 
-/// `train.txt` and `test.txt` with lines `class/image label`, as ssl-transfer gives them. The folder tells the class; the number
-/// counts with the background class.
+/// `train.txt` and `test.txt` with lines `class/image label`, as ssl-transfer gives them. The folder tells the class; the
+/// number counts with the background class.
 fn listed(folder: &Path, names: &[String], background: bool) -> Result<[Vec<Item>; 2]> {
     let split = |name: &str| -> Result<Vec<Item>> {
         let list = List::read(folder.join(name))?;

@@ -168,7 +168,8 @@ pub(super) fn sun397(place: &Place<'_>) -> Result<Lists> {
     Ok(Lists { classes, ..Lists::of(&images, train, test) })
 }
 
-/// FGVC-Aircraft by variant: `images_variant_train.txt` and its like, lines `1025794 707-320`; `variants.txt` names the classes.
+/// FGVC-Aircraft by variant: `images_variant_train.txt` and its like, lines `1025794 707-320`; `variants.txt` names the
+/// classes.
 pub(super) fn aircraft(place: &Place<'_>) -> Result<Lists> {
     let classes: Vec<String> =
         List::read(place.path.join("variants.txt"))?.lines().map(|(_, l)| l.to_owned()).collect();
@@ -232,8 +233,8 @@ pub(super) fn pets(place: &Place<'_>) -> Result<Lists> {
     Ok(Lists { classes, ..Lists::of(&place.images(), train, test) })
 }
 
-/// CUB-200-2011: `images.txt`, `image_class_labels.txt` and `train_test_split.txt` tell path, class from 1 and split (1 is train)
-/// by the number of an image; `classes.txt` names the classes.
+/// CUB-200-2011: `images.txt`, `image_class_labels.txt` and `train_test_split.txt` tell path, class from 1 and split (1 is
+/// train) by the number of an image; `classes.txt` names the classes.
 pub(super) fn cub_2011(place: &Place<'_>) -> Result<Lists> {
     let list = |name: &str| List::read(place.path.join(name));
     let (images, labels, split) =

@@ -43,8 +43,8 @@ impl Splits {
 /// The splits of a set: the official validation images, or a fifth of the training images, drawn as ssl-transfer does (seed 0
 /// gives its very draw for the same order of images).
 ///
-/// Features are best extracted once, of the splits of [`TransferSet::source`], and their rows parted by [`fifth`]: stored features
-/// of `train` then serve every seed.
+/// Features are best extracted once, of the splits of [`TransferSet::source`], and their rows parted by [`fifth`]: stored
+/// features of `train` then serve every seed.
 ///
 /// # Errors
 /// [`Error::Data`] when there are too few images to cut a fifth off.

@@ -80,8 +80,8 @@ impl Suite {
     /// A suite from its text; relative paths begin in `folder`.
     ///
     /// # Errors
-    /// [`Error::Recipe`] naming the nearest known set for an unknown one; for unknown keys, a limit of 0, the same set twice, and
-    /// when there is none.
+    /// [`Error::Recipe`] naming the nearest known set for an unknown one; for unknown keys, a limit of 0, the same set twice,
+    /// and when there is none.
     pub fn parse(text: &str, folder: PathBuf) -> Result<Self> {
         let written: Written =
             toml::from_str(text).map_err(|e| Error::Recipe(e.to_string().trim().to_owned()))?;

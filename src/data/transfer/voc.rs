@@ -30,8 +30,8 @@ pub(super) const CLASSES: [&str; 20] = [
     "tvmonitor",
 ];
 
-/// `ImageSets/Main/{train,val,test}.txt` list the images, `ImageSets/Main/CLASS_SPLIT.txt` say of each whether the class is seen
-/// (1), not (-1), or only in instances marked as difficult (0). Images in `JPEGImages`.
+/// `ImageSets/Main/{train,val,test}.txt` list the images, `ImageSets/Main/CLASS_SPLIT.txt` say of each whether the class is
+/// seen (1), not (-1), or only in instances marked as difficult (0). Images in `JPEGImages`.
 pub(super) fn voc2007(place: &Place<'_>) -> Result<Lists> {
     let main = place.path.join("ImageSets/Main");
     let split = |name: &str| -> Result<Vec<Item>> {
