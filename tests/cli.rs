@@ -423,12 +423,24 @@ fn a_run_can_start_from_the_weights_of_another() {
     let started = json(&small_run(second, &still));
     let told = started["history"][0]["text"].as_str().unwrap();
     assert!(told.starts_with("started from weights "), "{started}");
-    let conv = |run: &str| {
+    let conv = |run: &str, place: &str| {
         let file = format!("{run}/checkpoints/last.safetensors");
         let tensors = tch::Tensor::read_safetensors(file).unwrap();
-        tensors.into_iter().find(|(name, _)| name == "backbone.conv1.weight").unwrap().1
+        let wanted = format!("{place}.conv1.weight");
+        tensors.into_iter().find(|(name, _)| *name == wanted).unwrap().1
     };
-    assert_eq!(conv(first), conv(second));
+    assert_eq!(conv(first, "backbone"), conv(second, "backbone"));
+    // A network that follows starts equal to the one it follows, not to that one's first draw.
+    for recipe in ["scenes/moco", "scenes/byol", "scenes/infomin"] {
+        let run = folder.path().join(recipe.replace('/', "-"));
+        let run = run.to_str().unwrap();
+        let mut arguments = small_run(run, &still);
+        arguments[1] = recipe;
+        json(&arguments);
+        for place in ["backbone", "momentum.backbone"] {
+            assert_eq!(conv(first, "backbone"), conv(run, place), "{recipe}, {place}");
+        }
+    }
     // Neither the path nor the run's name is in the checkpoint.
     let bytes = fs::read(format!("{second}/checkpoints/last.safetensors")).unwrap();
     let path = folder.path().to_str().unwrap().as_bytes();

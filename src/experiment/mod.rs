@@ -208,6 +208,7 @@ fn start_from(
             Error::Weights(format!("`backbone.weights`: `{file}` does not fit: {error}"))
         })?;
     }
+    method.inherited();
     Ok(Event { step: 0, text: format!("started from weights {:.16}", weights.hash()) })
 }
 

@@ -8,7 +8,7 @@
 //! **Symbols.** f, g, q online backbone, projector, predictor; f′, g′ target; p = q(g(f(x))); z′ = g′(f′(x)); m momentum.
 //! `L = ‖p̂₁ - ẑ′₂‖² + ‖p̂₂ - ẑ′₁‖²`, mean over the images.
 //!
-//! **Deviations.** Linear layers before a batch norm have no bias. Both networks start equal; in the official code the
+//! **Deviations.** Linear layers before a batch norm have no bias, which would have no effect. Both networks start equal; in the official code the
 //! target starts from a draw of its own (`target_start = "own"`).
 //!
 //! **Cost.** A forward and backward pass of the online network for each of two views and a forward pass of the target
@@ -20,7 +20,7 @@ use crate::method::group_branch::GroupBranch;
 use crate::method::momentum::{self, Momentum, MomentumSchedule};
 use crate::method::{
     Constant, Fits, Held, Method, Objective, Rows, Settings, Setup, Step, Wiring, passes,
-    prediction, require,
+    prediction,
 };
 use crate::model::heads::{Head, HeadConfig, HeadInitialization, OutputNorm};
 use crate::model::resnet::ResNet;
@@ -43,6 +43,8 @@ pub struct Config {
     pub momentum: f64,
     /// How m changes: up to 1 (BYOL), or not at all (lightly on CIFAR-10, and the guided stop-gradient's code).
     pub momentum_schedule: MomentumSchedule,
+    /// What m is at the end, in [0, 1], where it changes.
+    pub momentum_end: f64,
     /// Where the target network starts.
     pub target_start: TargetStart,
     /// How the two directions become one number.
@@ -67,18 +69,20 @@ impl Default for Config {
             predictor: perceptron(),
             momentum: 0.996,
             momentum_schedule: MomentumSchedule::Cosine,
+            momentum_end: 1.0,
             target_start: TargetStart::default(),
             scale: Scale::default(),
         }
     }
 }
 
-/// Projector and predictor of the paper: 4096 hidden dimensions, 256 out.
+/// Projector and predictor of the paper: 4096 hidden dimensions, 256 out, without a bias.
 fn perceptron() -> HeadConfig {
     HeadConfig {
         hidden: Some(4096),
         output: 256,
         output_batch_norm: OutputNorm::None,
+        bias: false,
         initialization: HeadInitialization::PyTorch,
         ..HeadConfig::default()
     }
@@ -109,12 +113,7 @@ impl Settings for Config {
     fn check(&self, plugins: &Plugins) -> Result<()> {
         self.projector.check("method.projector")?;
         self.predictor.check("method.predictor")?;
-        require(
-            (0.0..=1.0).contains(&self.momentum),
-            "method.momentum",
-            "from 0 to 1",
-            self.momentum,
-        )?;
+        self.momentum_schedule.check([self.momentum, self.momentum_end])?;
         prediction::check(&self.projector, &self.predictor, plugins)
     }
 }
@@ -168,6 +167,11 @@ impl Byol {
             plugins,
         })
     }
+
+    fn momentum_at(&self, step: &Step<'_>) -> f64 {
+        let ends = [self.config.momentum, self.config.momentum_end];
+        self.config.momentum_schedule.at(ends, step.progress())
+    }
 }
 
 impl Method for Byol {
@@ -201,15 +205,19 @@ impl Method for Byol {
             loss += more;
             scalars.extend(told);
         }
-        let m = self.config.momentum_schedule.at(self.config.momentum, step.progress());
-        scalars.push(("momentum", m));
+        scalars.push(("momentum", self.momentum_at(step)));
         let objective = Objective::backward(&loss, &h, &Tensor::cat(&z, 0));
         Ok(objective.with(scalars).comparing(found.scores))
     }
 
     fn after_step(&self, _carried: &[Tensor], step: &Step<'_>) {
-        let m = self.config.momentum_schedule.at(self.config.momentum, step.progress());
-        self.momentum.update(m);
+        self.momentum.update(self.momentum_at(step));
+    }
+
+    fn inherited(&self) {
+        if self.config.target_start == TargetStart::Copy {
+            self.momentum.copy();
+        }
     }
 
     fn stuck_at(&self, _batch_size: usize) -> Option<Constant> {

@@ -301,6 +301,10 @@ impl Method for InfoMin {
         self.moco.after_step(carried, step);
     }
 
+    fn inherited(&self) {
+        self.moco.inherited();
+    }
+
     fn stuck_at(&self, batch_size: usize) -> Option<Constant> {
         self.moco.stuck_at(batch_size)
     }

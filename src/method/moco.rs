@@ -52,6 +52,8 @@ pub struct Config {
     pub momentum: f64,
     /// How m changes over the run.
     pub momentum_schedule: MomentumSchedule,
+    /// What m is at the end, in [0, 1], where it changes.
+    pub momentum_end: f64,
     /// Whether both views are queries.
     pub symmetric: Symmetric,
     /// Whether the key network's normalisation groups are made of other images than the query network's (§3.3). Without
@@ -84,6 +86,7 @@ impl Default for Config {
             split_queue: false,
             momentum: 0.999,
             momentum_schedule: MomentumSchedule::default(),
+            momentum_end: 1.0,
             symmetric: Symmetric::default(),
             shuffle: true,
             normalize: true,
@@ -141,8 +144,7 @@ impl Settings for Config {
             "from 1 to 16777216",
             length,
         )?;
-        let m = self.momentum;
-        require((0.0..=1.0).contains(&m), "method.momentum", "from 0 to 1", m)?;
+        self.momentum_schedule.check([self.momentum, self.momentum_end])?;
         if !self.normalize && plugins.feature_transformation.is_some() {
             return Err(Error::Recipe(
                 "`plugins.feature_transformation` mixes unit rows and needs `method.normalize = true`"
@@ -371,12 +373,16 @@ impl Method for MoCo {
     }
 
     fn after_step(&self, carried: &[Tensor], step: &Step<'_>) {
-        let m = self.config.momentum_schedule.at(self.config.momentum, step.progress());
-        self.momentum.update(m);
+        let ends = [self.config.momentum, self.config.momentum_end];
+        self.momentum.update(self.config.momentum_schedule.at(ends, step.progress()));
         match self.queues.as_slice() {
             [queue] => carried.iter().for_each(|keys| queue.push(keys)),
             queues => queues.iter().zip(carried).for_each(|(queue, keys)| queue.push(keys)),
         }
+    }
+
+    fn inherited(&self) {
+        self.momentum.copy();
     }
 
     fn stuck_at(&self, _batch_size: usize) -> Option<Constant> {

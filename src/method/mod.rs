@@ -267,6 +267,9 @@ pub trait Method {
         vec!["backbone.".to_owned()]
     }
 
+    /// After `backbone.weights` are in place: what starts equal to them does so anew.
+    fn inherited(&self) {}
+
     /// Beginnings of the names of the tensors that never move, buffers included. The loop proves it after every epoch, by
     /// their hash.
     fn frozen(&self) -> Vec<String> {

@@ -74,3 +74,13 @@ fn within(key: &str, value: f64, [low, high]: [f64; 2]) -> Result<()> {
         "`plugins.{key}` must lie between {low} and {high}, found `{value}`"
     )))
 }
+
+/// Refuses the first setting of `plugins.<table>` that was changed though only `key = value` reads it.
+fn unused(table: &str, changed: &[(&str, bool)], key: &str, value: &str) -> Result<()> {
+    match changed.iter().find(|(_, changed)| *changed) {
+        None => Ok(()),
+        Some((setting, _)) => Err(Error::Recipe(format!(
+            "`plugins.{table}.{setting}` is read with `plugins.{table}.{key} = \"{value}\"` alone: leave it out, or set that"
+        ))),
+    }
+}

@@ -2,17 +2,48 @@
 
 use crate::hand::Named;
 use crate::made::{BATCH, Case, GROUP, STEPS, at, config, labels};
+use diptych::method::Config;
 use diptych::method::momentum::MomentumSchedule;
 use diptych::plugin::Plugins;
 use diptych::train::Precision;
 
 #[test]
-fn the_momentum_of_byol_rises_along_half_a_cosine() {
-    let at = |progress| MomentumSchedule::Cosine.at(0.99, progress);
+fn the_momentum_rises_along_half_a_cosine() {
+    let at = |progress| MomentumSchedule::Cosine.at([0.99, 1.0], progress);
     for (progress, expected) in [(0.0, 0.99), (1.0 / 3.0, 0.9925), (0.5, 0.995), (1.0, 1.0)] {
         assert!((at(progress) - expected).abs() < 1e-12, "{progress}");
     }
-    assert!((MomentumSchedule::Constant.at(0.99, 0.5) - 0.99).abs() < 1e-15);
+    assert!((MomentumSchedule::Constant.at([0.99, 1.0], 0.5) - 0.99).abs() < 1e-15);
+    // solo-learn's MoCo v2.
+    let at = |progress| MomentumSchedule::Cosine.at([0.99, 0.999], progress);
+    for (progress, expected) in [(0.0, 0.99), (0.5, 0.9945), (1.0, 0.999)] {
+        assert!((at(progress) - expected).abs() < 1e-12, "{progress}");
+    }
+}
+
+#[test]
+fn a_momentum_that_nothing_goes_to_is_refused() {
+    let check = |name: &str, settings: &str| {
+        let text = format!("name = '{name}'\n{settings}");
+        let config: Config = toml::from_str(&text).unwrap();
+        config.check(&Plugins::default()).map_err(|error| error.to_string())
+    };
+    for name in ["moco", "byol"] {
+        let ends = "momentum_schedule = 'cosine'\nmomentum_end = 0.999";
+        check(name, ends).unwrap();
+        let constant = check(name, &ends.replace("cosine", "constant")).unwrap_err();
+        assert!(constant.contains("`method.momentum_end`"), "{constant}");
+        let beyond = check(name, &ends.replace("0.999", "1.5")).unwrap_err();
+        assert!(beyond.starts_with("`method.momentum_end` must"), "{beyond}");
+    }
+}
+
+#[test]
+fn the_heads_of_byol_are_those_of_the_paper() {
+    let Config::Byol(byol) = toml::from_str("name = 'byol'").unwrap() else { unreachable!() };
+    // Counts of the official code less the 4,096 biases before the batch norm.
+    assert_eq!(byol.projector.parameter_count(2048), 9_449_472 - 4096);
+    assert_eq!(byol.predictor.parameter_count(256), 2_109_440 - 4096);
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(crate) mod clustering;
 
 pub use clustering::SpectrumEnd;
 
-use super::within;
+use super::{unused, within};
 use crate::error::{Error, Result};
 use crate::model::heads::{HeadConfig, HeadInitialization, OutputNorm};
 use crate::rows::in_full;
@@ -162,7 +162,21 @@ impl CrossLevel {
         within(&key("weight"), self.weight, [0.0, 1e6])?;
         within(&key("temperature"), self.temperature, [0.001, 100.0])?;
         within(&key("iterations"), self.iterations as f64, [1.0, 1000.0])?;
-        within(&key("k_eigen"), self.k_eigen.unwrap_or(1) as f64, [1.0, most])
+        within(&key("k_eigen"), self.k_eigen.unwrap_or(1) as f64, [1.0, most])?;
+        let plain = Self::default();
+        let embedding = [
+            ("k_eigen", self.k_eigen.is_some()),
+            ("eig_end", self.eig_end != plain.eig_end),
+            ("row_norm", self.row_norm != plain.row_norm),
+        ];
+        if self.grouping == Grouping::KMeans {
+            unused("cross_level", &embedding, "grouping", "spectral")?;
+        }
+        if self.branch == Branch::Shared {
+            let head = [("head", self.head != plain.head)];
+            unused("cross_level", &head, "branch", "separate")?;
+        }
+        Ok(())
     }
 
     /// What to say about these settings where `images` images are grouped together, if anything.
@@ -192,7 +206,7 @@ impl CrossLevel {
 
     /// Whether that layer lies on the projector's last hidden layer (behind its `ReLU`) in place of the features.
     pub fn on_hidden(&self) -> bool {
-        matches!(self.head, GroupHead::Mlp | GroupHead::NormMlp)
+        self.branch == Branch::Separate && matches!(self.head, GroupHead::Mlp | GroupHead::NormMlp)
     }
 
     /// The loss of two views' unit rows `[N, d]`, the mean over the views of the mean cross entropy over the rows:

@@ -272,6 +272,18 @@ fn settings_are_checked_and_too_many_groups_warned_of() {
     refused("temperature = 0.0", "temperature");
     refused("iterations = 0", "iterations");
     refused("k_eigen = 0", "k_eigen");
+    let unread = |settings: &str, key: &str| {
+        let message = read(settings).check().unwrap_err().to_string();
+        assert!(
+            message.starts_with(&format!("`plugins.cross_level.{key}` is read with")),
+            "{message}"
+        );
+    };
+    unread("k_eigen = 3", "k_eigen");
+    unread("row_norm = true", "row_norm");
+    unread("eig_end = 'largest'", "eig_end");
+    unread("branch = 'shared'\nhead = 'mlp'", "head");
+    assert!(read("grouping = 'spectral'\nk_eigen = 3\nrow_norm = true").check().is_ok());
     assert!(toml::from_str::<CrossLevel>("group = 3").is_err());
     let warned = |images| read("groups = 120").warning(images);
     assert!(warned(64).unwrap().contains("`plugins.cross_level.groups` is 120 for 64 images"));

@@ -1,6 +1,6 @@
 //! The settings of the feature transformation.
 
-use super::super::within;
+use super::super::{unused, within};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -144,6 +144,14 @@ impl FeatureTransformation {
                  table out"
                     .to_owned(),
             ));
+        }
+        if self.negative != NegativeMixing::Hard {
+            let plain = Self::default().hard_beta.map(f64::to_bits);
+            let hard = [
+                ("hard_beta", self.hard_beta.map(f64::to_bits) != plain),
+                ("swap_lambda", self.swap_lambda),
+            ];
+            unused("feature_transformation", &hard, "negative", "hard")?;
         }
         if self.negative == NegativeMixing::Hard && self.renormalizes_negatives() {
             return Err(Error::Recipe(

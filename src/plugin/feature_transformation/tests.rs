@@ -449,6 +449,8 @@ fn settings_out_of_range_are_refused() {
     refused("alpha_interpolate = 0.0", "`plugins.feature_transformation.alpha_interpolate` must");
     refused("hard_beta = [2.0, nan]", "`plugins.feature_transformation.hard_beta` must");
     refused("positive = 'none'\nnegative = 'none'", "leave the table out");
+    refused("hard_beta = [5.0, 2.0]", "hard_beta` is read with");
+    refused("swap_lambda = true", "negative = \"hard\"` alone");
     refused("negative = 'hard'\nrenormalize = 'both'", "`none` or `positive`");
     assert!(toml::from_str::<FeatureTransformation>("level = 'step'").is_err());
 }

@@ -88,7 +88,8 @@ pub struct Lars {
     /// Whether `trust` is cut so that `lr·trust` does not exceed η‖w‖ over the gradient's length, nor `lr`:
     /// `min(trust/lr, 1)`. For `solo` (whose recipes all have it, so it is the default there) and `larc` only.
     pub clip: bool,
-    /// Parameters that neither decay nor adapt, so `trust` is 1 for them. If left out `bn_bias`, and `none` for `larc`.
+    /// Parameters that neither decay nor adapt, so `trust` is 1 for them. If left out `bn_bias`, and `none` for `larc`. The
+    /// linear layer of a classifier does not adapt under `tf` and `popular` either, as in that code; its weight decays.
     pub exclude: Exclude,
 }
 
@@ -385,6 +386,18 @@ impl OptimizerConfig {
         let idle = matches!(self, Self::Lars(lars) if lars.form == LarsForm::Lightly)
             && weight_decay == 0.0;
         idle || exclude.covers(parameter)
+    }
+
+    /// Whether LARS scales the step of `parameter` by its trust ratio. `SimCLR`'s code leaves the linear layer of a classifier
+    /// (`head_supervised`) to the plain rule.
+    pub(super) fn adapts(&self, parameter: &Parameter) -> bool {
+        let left = match self {
+            Self::Lars(lars) if matches!(lars.form, LarsForm::Tf | LarsForm::Popular) => {
+                parameter.name.starts_with(CLASSIFIER)
+            }
+            _ => false,
+        };
+        !left && !self.excludes(parameter)
     }
 }
 

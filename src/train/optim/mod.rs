@@ -24,7 +24,8 @@ pub struct Optimizer {
 struct Slot {
     name: String,
     weight: Tensor,
-    excluded: bool,
+    decays: bool,
+    adapts: bool,
     /// What its learning rate is multiplied with.
     share: f64,
     /// Its learning rate in place of that of the step.
@@ -49,7 +50,8 @@ impl Optimizer {
                 Slot {
                     name: parameter.name.clone(),
                     weight: parameter.tensor.shallow_clone(),
-                    excluded: config.excludes(parameter),
+                    decays: !config.excludes(parameter),
+                    adapts: config.adapts(parameter),
                     share: config.share(parameter),
                     held: None,
                     memory: match config {
@@ -101,9 +103,10 @@ impl Optimizer {
                 if !gradient.defined() {
                     continue;
                 }
-                let (weight, excluded) = (&mut slot.weight, slot.excluded);
                 let learning_rate = slot.held.unwrap_or(learning_rate) * slot.share;
-                let step = Move { weight, gradient: &gradient, excluded, learning_rate };
+                let (decays, adapts) = (slot.decays, slot.adapts);
+                let (weight, gradient) = (&mut slot.weight, &gradient);
+                let step = Move { weight, gradient, decays, adapts, learning_rate };
                 match (&self.config, &mut slot.memory) {
                     (OptimizerConfig::Sgd(sgd), Memory::Momentum(v)) => rules::sgd(sgd, step, v),
                     (OptimizerConfig::Lars(lars), Memory::Momentum(v)) => {

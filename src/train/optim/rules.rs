@@ -10,14 +10,16 @@ const LARS_EPSILON: f64 = 1e-8;
 pub(super) struct Move<'a> {
     pub(super) weight: &'a mut Tensor,
     pub(super) gradient: &'a Tensor,
-    /// Neither decays nor adapts.
-    pub(super) excluded: bool,
+    /// Whether weight decay holds for it.
+    pub(super) decays: bool,
+    /// Whether LARS scales its step.
+    pub(super) adapts: bool,
     pub(super) learning_rate: f64,
 }
 
 pub(super) fn sgd(config: &Sgd, step: Move<'_>, velocity: &mut Tensor) {
-    let Move { weight, gradient, excluded, learning_rate } = step;
-    let decay = if excluded { 0.0 } else { config.weight_decay };
+    let Move { weight, gradient, decays, learning_rate, .. } = step;
+    let decay = if decays { config.weight_decay } else { 0.0 };
     *velocity *= config.momentum;
     *velocity += gradient;
     add_scaled(velocity, weight, decay);
@@ -32,12 +34,13 @@ pub(super) fn sgd(config: &Sgd, step: Move<'_>, velocity: &mut Tensor) {
 }
 
 pub(super) fn lars(config: &Lars, step: Move<'_>, velocity: &mut Tensor) {
-    let Move { weight, gradient, excluded, learning_rate } = step;
-    let (adapts, form) = (!excluded, config.form);
+    let Move { weight, gradient, decays, adapts, learning_rate } = step;
+    let form = config.form;
     let inside = if form == LarsForm::Tf { learning_rate } else { 1.0 };
     *velocity *= config.momentum;
-    if excluded {
+    if !adapts {
         add_scaled(velocity, gradient, inside);
+        add_scaled(velocity, weight, if decays { inside * config.weight_decay } else { 0.0 });
     } else if form == LarsForm::Popular {
         *velocity += gradient;
         add_scaled(velocity, weight, config.weight_decay);
@@ -102,8 +105,8 @@ pub(super) struct Moments {
 
 /// `decoupled` is `AdamW`.
 pub(super) fn adam(config: &Adam, step: Move<'_>, moments: &mut Moments, decoupled: bool) {
-    let Move { weight, gradient, excluded, learning_rate } = step;
-    let decay = if excluded { 0.0 } else { config.weight_decay };
+    let Move { weight, gradient, decays, learning_rate, .. } = step;
+    let decay = if decays { config.weight_decay } else { 0.0 };
     let gradient = if decay > 0.0 && !decoupled {
         gradient + &*weight * decay
     } else {

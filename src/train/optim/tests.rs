@@ -187,6 +187,29 @@ fn the_published_step_of_lars_is_met() {
 }
 
 #[test]
+fn lars_moves_a_classifier_by_the_plain_rule_in_the_forms_of_simclr() {
+    let moved = |name: &str, form: &str| {
+        let mut parameters = Parameters::new(0, Device::Cpu, Kind::Double);
+        let weight = parameters.root().at(name).add("weight", Role::Weight, &[2], |_| 2.0);
+        (&weight * Tensor::from_slice(&[1.0, 3.0])).sum(None).backward();
+        let text =
+            format!("name = 'lars'\nform = '{form}'\nlearning_rate = 1.0\nweight_decay = 0.1");
+        Optimizer::new(config(&text), &parameters).step(0.5);
+        Vec::<f64>::try_from(weight.detach()).unwrap()
+    };
+    for form in ["tf", "popular"] {
+        // w − lr (g + wd·w), without the trust that the backbone's weight has.
+        for (found, expected) in moved("classifier", form).into_iter().zip([1.4, 0.4]) {
+            assert!((found - expected).abs() < 1e-12, "{form}: {found}");
+        }
+        assert_ne!(moved("backbone", form), moved("classifier", form), "{form}");
+    }
+    for form in ["byol", "lightly", "solo", "larc"] {
+        assert_eq!(moved("backbone", form), moved("classifier", form), "{form}");
+    }
+}
+
+#[test]
 fn excluded_parameters_do_not_decay() {
     let golden = golden();
     for (exclude, expected) in [
