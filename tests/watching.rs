@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use assert_cmd::Command;
+use diptych::train::run::{RunFolder, Status};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 fn diptych(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("diptych").unwrap();
@@ -122,6 +126,47 @@ fn a_folder_of_runs_is_listed_ranked_shown_and_compared() {
     assert_eq!(one["report"], "elsewhere.html");
     assert!(fs::read_to_string(here.join("elsewhere.html")).unwrap().contains("<h1>cold</h1>"));
     assert_eq!(json(here, &["report", "runs/cold"])["report"], "runs/cold/report.html");
+}
+
+#[test]
+fn a_page_is_followed_until_no_run_goes_on_or_until_ctrl_c() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let held = RunFolder::open(&here.join("run")).unwrap();
+    held.write("recipe.toml", "seed = 1\n").unwrap();
+    let status = |state: &str| {
+        let status =
+            Status { state: state.into(), wall_seconds: 1.0, epoch: 1.0, ..Status::default() };
+        held.write_status(&status).unwrap();
+    };
+    let live = |page: &str| {
+        let page = fs::read_to_string(here.join(page));
+        page.is_ok_and(|page| page.contains("class=\"live\""))
+    };
+    let start = |page: &str| {
+        let program = assert_cmd::cargo::cargo_bin("diptych");
+        let mut command = std::process::Command::new(program);
+        command.current_dir(here).args(["report", "run", "--follow", "--out", page]);
+        let child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let begun = Instant::now();
+        while !live(page) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no page");
+            sleep(Duration::from_millis(50));
+        }
+        child
+    };
+    status("running");
+    let mut stopped = start("stopped.html");
+    sleep(Duration::from_millis(500));
+    let pid = stopped.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(stopped.wait().unwrap().success());
+    assert!(!live("stopped.html"), "the page no longer waits for it");
+    let mut followed = start("followed.html");
+    status("finished");
+    assert!(followed.wait().unwrap().success());
+    assert!(!live("followed.html"));
+    assert!(fs::read_to_string(here.join("followed.html")).unwrap().contains("finished"));
 }
 
 /// The one event file of a run, and how many records it holds.

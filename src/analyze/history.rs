@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// How good a run was in the end, by a record of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,12 +20,60 @@ pub struct Final {
     pub value: f64,
     /// The file of the record, in the run's folder.
     pub file: String,
+    /// Whether the run's last checkpoint was written after it.
+    pub older_than_checkpoint: bool,
 }
 
 /// Protocols whose number stands for a run, the best first.
 const FINALS: [&str; 4] = ["linear", "logistic", "adam-features", "knn"];
 
-/// The number of the record that tells most about a run, of several of a protocol the last by name; none without one.
+/// How well a record stands for its run: of two records of a protocol the greater does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Standing {
+    /// Whether it is of the last checkpoint, and not older than that.
+    current: bool,
+    /// Whether it is of the features h.
+    features: bool,
+    /// Whether it is of the data that the run was trained on.
+    own: bool,
+    /// Images it was made of, so that the whole of the data goes before a part.
+    images: u64,
+    /// When it was written.
+    written: Option<SystemTime>,
+}
+
+impl Standing {
+    /// Of the record in a file of a run that was trained on `source`.
+    pub fn of(run: &Path, source: Option<&str>, file: &str, record: &Value) -> Self {
+        let word = |place: &str| record.pointer(place).and_then(Value::as_str);
+        let count = |place: &str| record.pointer(place).and_then(Value::as_u64).unwrap_or(0);
+        let last = word("/weights/file").is_none_or(|file| Path::new(file).ends_with(LAST));
+        Self {
+            current: last && !older_than_checkpoint(run, file),
+            features: word("/layer").is_none_or(|layer| layer == "h"),
+            own: word("/data/location").zip(source).is_none_or(|(used, own)| used == own),
+            images: count("/data/queries") + count("/data/references"),
+            written: written(&run.join(file)),
+        }
+    }
+}
+
+/// Name of a run's last checkpoint.
+const LAST: &str = "last.safetensors";
+
+/// When a file was written last.
+pub(crate) fn written(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
+}
+
+/// Whether the run's last checkpoint was written after this file of it.
+pub(crate) fn older_than_checkpoint(run: &Path, file: &str) -> bool {
+    let times = written(&run.join(file)).zip(written(&run.join("checkpoints").join(LAST)));
+    times.is_some_and(|(record, checkpoint)| record < checkpoint)
+}
+
+/// The number of the record that tells most about a run: of the best protocol there is, what [`Standing`] puts first.
+/// None without a record.
 pub fn final_number(run: &Path) -> Option<Final> {
     let mut files: Vec<String> = fs::read_dir(run.join("evaluations"))
         .ok()?
@@ -32,31 +81,39 @@ pub fn final_number(run: &Path) -> Option<Final> {
         .filter(|name| Path::new(name).extension().is_some_and(|end| end == "json"))
         .collect();
     files.sort();
+    let recipe = fs::read_to_string(run.join("recipe.toml")).unwrap_or_default();
+    let recipe: toml::Table = recipe.parse().unwrap_or_default();
+    let source = recipe.get("data").and_then(|data| data.get("source")?.as_str());
     // No more of a record is asked for than what is shown, so that one of another version will do.
-    let record = |name: &String| -> Option<Final> {
+    let record = |name: &String| -> Option<(Standing, Final)> {
         let file = format!("evaluations/{name}");
         let text = fs::read_to_string(run.join(&file)).ok()?;
         let record: Value = serde_json::from_str(&text).ok()?;
         let word = |key: &str| record.get(key)?.as_str().map(str::to_owned);
         let value = record.get("value")?.as_f64()?;
-        Some(Final { protocol: word("protocol")?, metric: word("metric")?, value, file })
+        let standing = Standing::of(run, source, &file, &record);
+        let older_than_checkpoint = older_than_checkpoint(run, &file);
+        let (protocol, metric) = (word("protocol")?, word("metric")?);
+        Some((standing, Final { protocol, metric, value, file, older_than_checkpoint }))
     };
-    let records: Vec<Final> = files.iter().filter_map(record).collect();
-    let found = FINALS
-        .iter()
-        .find_map(|protocol| records.iter().rev().find(|r| r.protocol.starts_with(protocol)));
-    found.cloned()
+    let records: Vec<(Standing, Final)> = files.iter().filter_map(record).collect();
+    let best = |protocol: &&str| {
+        let fitting = records.iter().filter(|(_, found)| found.protocol.starts_with(protocol));
+        fitting.max_by_key(|(standing, _)| standing)
+    };
+    FINALS.iter().find_map(best).map(|(_, found)| found.clone())
 }
 
 impl Final {
-    /// `linear-features 71.30 %`; what is no accuracy as a plain number.
+    /// `linear-features 71.30 %`; what is no accuracy as a plain number, and an older record said to be one.
     pub fn text(&self) -> String {
+        let older = if self.older_than_checkpoint { ", before the last checkpoint" } else { "" };
         let fraction =
             ["top", "accuracy", "per_class"].iter().any(|word| self.metric.contains(word));
         if fraction {
-            format!("{} {:.2}\u{202f}%", self.protocol, 100.0 * self.value)
+            format!("{} {:.2}\u{202f}%{older}", self.protocol, 100.0 * self.value)
         } else {
-            format!("{} {} {:.4}", self.protocol, self.metric, self.value)
+            format!("{} {} {:.4}{older}", self.protocol, self.metric, self.value)
         }
     }
 }

@@ -11,6 +11,11 @@ pub mod palette;
 pub mod parts;
 mod plot;
 pub mod scores;
+#[cfg(test)]
+pub(crate) mod structure;
+
+#[cfg(test)]
+pub(crate) use plot::tests::alike;
 
 use crate::error::{Error, Result};
 use crate::evaluate::{DataUsed, WeightsUsed};

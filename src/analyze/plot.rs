@@ -323,7 +323,7 @@ pub(super) mod tests {
 
     /// Holds a picture to a quarter-size one under `tests/golden/watch`, to a few levels on average; with
     /// `DIPTYCH_STORE=1` the stored one is written anew, to be looked at.
-    pub(in crate::analyze) fn alike(found: &Path, name: &str) {
+    pub(crate) fn alike(found: &Path, name: &str) {
         let found = image::open(found).unwrap().to_rgb8();
         let (width, height) = (found.width() / 2, found.height() / 2);
         let filter = image::imageops::FilterType::Triangle;

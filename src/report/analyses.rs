@@ -14,7 +14,7 @@ use crate::analyze::{Analysis, FILE, Form};
 const LARGEST: u64 = 4 << 20;
 
 /// Bytes of pictures in a page; what comes after is linked.
-const MOST: u64 = 24 << 20;
+pub(super) const ROOM: u64 = 24 << 20;
 
 /// An analysis on the page.
 pub(super) struct Shown {
@@ -37,19 +37,18 @@ pub(super) struct Picture {
     pub(super) uri: String,
 }
 
-/// The analyses of a run, by folder name; `page` is where the page goes.
-pub(super) fn read(run: &Path, page: &Path, notes: &mut Vec<String>) -> Vec<Shown> {
+/// The analyses of a run, by folder name; `page` is where the page goes, `room` the bytes of pictures it has left.
+pub(super) fn read(run: &Path, page: &Path, room: &mut u64, notes: &mut Vec<String>) -> Vec<Shown> {
     let Ok(entries) = fs::read_dir(run.join("analyses")) else { return Vec::new() };
     let mut folders: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|folder| folder.join(FILE).is_file())
         .collect();
     folders.sort();
-    let mut left = MOST;
     let mut shown = Vec::new();
     for folder in folders {
         match Analysis::read(&folder) {
-            Ok(analysis) => shown.push(show(&analysis, &folder, page, &mut left, notes)),
+            Ok(analysis) => shown.push(show(&analysis, &folder, page, room, notes)),
             Err(error) => notes.push(format!("{error}.")),
         }
     }
@@ -60,7 +59,7 @@ fn show(
     analysis: &Analysis,
     folder: &Path,
     page: &Path,
-    left: &mut u64,
+    room: &mut u64,
     notes: &mut Vec<String>,
 ) -> Shown {
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -86,7 +85,12 @@ fn show(
             links.push((address, format!("{} ({})", file.title, file.file)));
             continue;
         }
-        match embedded(&path, left) {
+        // A large drawing is shown as the picture made of it.
+        let uri = match embedded(&path, room) {
+            None => embedded(&path.with_extension("png"), room),
+            uri => uri,
+        };
+        match uri {
             Some(uri) => {
                 let (title, description) = (file.title.clone(), file.description.clone());
                 pictures.push(Picture { title, description, uri });
@@ -135,17 +139,17 @@ fn rounded(value: &Value) -> Value {
 }
 
 /// A picture as a data URI, if it is one, small enough, and there is room left.
-fn embedded(path: &Path, left: &mut u64) -> Option<String> {
+fn embedded(path: &Path, room: &mut u64) -> Option<String> {
     let kind = match path.extension()?.to_str()? {
         "png" => "image/png",
         "svg" => "image/svg+xml",
         _ => return None,
     };
     let size = fs::metadata(path).ok()?.len();
-    if size > LARGEST || size > *left {
+    if size > LARGEST || size > *room {
         return None;
     }
-    *left -= size;
+    *room -= size;
     Some(format!("data:{kind};base64,{}", base64(&fs::read(path).ok()?)))
 }
 

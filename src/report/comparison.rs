@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use askama::Template;
 use serde_json::{Map, Value};
 
+use super::Written;
 use super::analyses;
 use super::chart::{COLUMNS, SIZE};
 use super::data::Data;
@@ -17,7 +18,7 @@ use super::metrics::{Curve, Metrics, Point};
 use super::overlay::{self, Line, MOST, Over, Overlay};
 use super::ranking::{conditions, differing};
 use super::run::{Evaluation, Run, State, name_of, number};
-use super::runs::{MONITOR, Monitor, monitored, older_than_checkpoint};
+use super::runs::{MONITOR, Monitor, monitored};
 use super::watching::{Gradients, curve, gradients, read_scores};
 use crate::error::{Error, Result};
 use crate::overrides;
@@ -132,8 +133,8 @@ struct Thin {
     last: Option<Point>,
 }
 
-/// The page about the given runs, and what of them cannot be read.
-pub(super) fn page(paths: &[PathBuf], page: &Path) -> Result<(String, Vec<String>)> {
+/// The page about the given runs, and what is to be told of it; `followed` where someone writes it again while they go on.
+pub(super) fn page(paths: &[PathBuf], page: &Path, followed: bool) -> Result<(String, Written)> {
     let mut notes = Vec::new();
     let mut runs = Vec::new();
     for path in paths {
@@ -158,11 +159,13 @@ pub(super) fn page(paths: &[PathBuf], page: &Path) -> Result<(String, Vec<String
     }
     let mut recorded = Vec::new();
     let mut analysed = Vec::new();
+    // Pictures of all runs share the room of the page.
+    let mut room = analyses::ROOM;
     for (compared, name) in runs.iter().zip(&names) {
         let mut more = Vec::new();
         recorded
             .extend(gradients(&compared.path, name, &mut more).map(|found| (name.clone(), found)));
-        let found = analyses::read(&compared.path, page, &mut more);
+        let found = analyses::read(&compared.path, page, &mut room, &mut more);
         if !found.is_empty() {
             analysed.push((name.clone(), found));
         }
@@ -171,6 +174,7 @@ pub(super) fn page(paths: &[PathBuf], page: &Path) -> Result<(String, Vec<String
     let settings: Vec<_> = runs.iter().map(|run| settings(&run.run)).collect();
     let environments: Vec<_> = runs.iter().map(|run| environment(&run.run)).collect();
     let over = over(&runs);
+    let every = runs.iter().filter_map(|run| every(&run.run)).min();
     let page = Page {
         css: concat!(
             include_str!("../../templates/page.css"),
@@ -179,7 +183,7 @@ pub(super) fn page(paths: &[PathBuf], page: &Path) -> Result<(String, Vec<String
         ),
         js: concat!(include_str!("../../templates/page.js"), include_str!("comparison.js")),
         name: counted(runs.len(), "run"),
-        every: runs.iter().filter_map(|run| every(&run.run)).min(),
+        every: every.filter(|_| followed),
         stamp: runs.iter().map(|run| stamp(&run.run)).collect::<Vec<_>>().join(" "),
         notes: notes.clone(),
         settings: side_by_side(&settings),
@@ -196,7 +200,7 @@ pub(super) fn page(paths: &[PathBuf], page: &Path) -> Result<(String, Vec<String
     let page = page.render();
     let page =
         page.map_err(|error| Error::Run(format!("the report could not be made: {error}")))?;
-    Ok((page, notes))
+    Ok((page, Written { notes, every }))
 }
 
 impl Compared {
@@ -382,6 +386,12 @@ fn figure(quantity: &str, runs: &[Compared], names: &[String], over: Over) -> Fi
         condensed.then(|| "of long curves the means of short stretches".to_owned()),
         (gaps > 0).then(|| format!("{} not finite", counted(gaps, "value"))),
     ];
+    let mut joined: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (run, _) in found.iter().filter(|(run, _)| !runs[*run].data.note.is_empty()) {
+        joined.entry(&runs[*run].data.note).or_default().push(&names[*run]);
+    }
+    let joined =
+        joined.iter().map(|(note, names)| format!("the data of {} are {note}", names.join(", ")));
     let (group, title) = quantity.split_once('/').unwrap_or(("", quantity));
     let shown =
         |value: f64| if value.is_finite() { measured(quantity, value) } else { "–".to_owned() };
@@ -404,7 +414,7 @@ fn figure(quantity: &str, runs: &[Compared], names: &[String], over: Over) -> Fi
             values.join(", ")
         ),
         last,
-        caveats: caveats.into_iter().flatten().collect(),
+        caveats: caveats.into_iter().flatten().chain(joined).collect(),
     }
 }
 
@@ -423,14 +433,14 @@ fn protocols(runs: &[Compared], names: &[String]) -> Vec<Protocol> {
             differing: differing(&known(&conditions)).join(", "),
             rows: evaluations
                 .into_iter()
-                .map(|(place, e)| judged(place, &names[place], &runs[place].path, e))
+                .map(|(place, e)| judged(place, &names[place], e))
                 .collect(),
         }
     };
     found.into_iter().map(protocol).collect()
 }
 
-fn judged(run: usize, name: &str, path: &Path, evaluation: &Evaluation) -> Judged {
+fn judged(run: usize, name: &str, evaluation: &Evaluation) -> Judged {
     let count = |count: Option<f64>, of: &str| Some(format!("{} {of}", grouped(count?)));
     let counts = [
         count(evaluation.data.queries, "queries"),
@@ -452,6 +462,6 @@ fn judged(run: usize, name: &str, path: &Path, evaluation: &Evaluation) -> Judge
         counts: counts.into_iter().flatten().collect::<Vec<_>>().join(", "),
         baselines: evaluation.baselines.iter().map(baseline).collect(),
         file: evaluation.file.clone(),
-        older: older_than_checkpoint(path, &evaluation.file),
+        older: evaluation.older,
     }
 }

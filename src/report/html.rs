@@ -24,7 +24,7 @@ struct Page<'a> {
     name: &'a str,
     /// Address within the page and title of each section.
     sections: Vec<(&'static str, &'static str)>,
-    /// Seconds after which the page reads itself anew, while the run goes on.
+    /// Seconds after which the page reads itself anew, while the run goes on and someone writes it again.
     every: Option<u64>,
     /// What changes when the run goes on.
     stamp: String,
@@ -86,6 +86,7 @@ struct Figure<'a> {
 /// One evaluation.
 struct Row<'a> {
     file: &'a str,
+    older: bool,
     protocol: String,
     metric: &'a str,
     value: String,
@@ -114,6 +115,9 @@ struct Happened<'a> {
     more: usize,
 }
 
+/// What is said of a record that was written before the last checkpoint.
+const OLDER: &str = "older than the last checkpoint";
+
 /// How many events of a kind are shown.
 const EVENTS: usize = 50;
 
@@ -125,6 +129,8 @@ pub(super) struct Parts {
     pub(super) gradients: Option<Gradients>,
     pub(super) analyses: Vec<analyses::Shown>,
     pub(super) log: String,
+    /// Seconds after which the page reads itself anew, where someone writes it again.
+    pub(super) every: Option<u64>,
 }
 
 /// The page about one run.
@@ -140,7 +146,7 @@ pub(super) fn page(run: &Run, parts: &Parts) -> Result<String> {
         js: concat!(include_str!("../../templates/page.js"), include_str!("report.js")),
         name: &run.name,
         sections: sections(run, parts),
-        every: every(run),
+        every: parts.every,
         stamp: stamp(run),
         facts: facts(&run.recipe),
         state: &state,
@@ -183,7 +189,7 @@ fn sections(run: &Run, parts: &Parts) -> Vec<(&'static str, &'static str)> {
     all.into_iter().filter(|(.., there)| *there).map(|(id, title, _)| (id, title)).collect()
 }
 
-/// Seconds after which a page of a run that goes on reads itself anew: it is written after every epoch, and every minute.
+/// Seconds after which there may be something new of a run that goes on: it writes after every epoch, and every minute.
 pub(super) fn every(run: &Run) -> Option<u64> {
     if run.state != Some(State::Running) {
         return None;
@@ -350,16 +356,18 @@ fn loss_tile(run: &Run, status: &Status) -> Tile {
     }
 }
 
-/// The last evaluation (by file name) whose protocol starts with `protocol`, else the last value logged during the run.
+/// The evaluation that stands best for the run of those whose protocol starts with `protocol`, else the last value logged
+/// during the run.
 fn evaluation_tile(run: &Run, label: &str, protocol: &str) -> Tile {
-    let mut fitting = run.evaluations.iter().filter(|e| e.protocol.starts_with(protocol));
+    let fitting = run.evaluations.iter().filter(|e| e.protocol.starts_with(protocol));
     let count = fitting.clone().count();
-    if let Some(evaluation) = fitting.next_back() {
+    if let Some(evaluation) = fitting.max_by_key(|evaluation| &evaluation.standing) {
         let interval = Some(interval(evaluation)).filter(|interval| !interval.is_empty());
         let notes = [
             interval.map(|interval| format!("95\u{202f}% interval {interval}")),
             evaluation.data.queries.map(|queries| format!("{} queries", grouped(queries))),
             (count > 1).then(|| format!("{}, one of {count}", evaluation.file)),
+            evaluation.older.then(|| OLDER.to_owned()),
         ];
         return Tile {
             label: format!("{label}, {}", evaluation.metric),
@@ -502,6 +510,7 @@ fn row(evaluation: &Evaluation) -> Row<'_> {
     };
     Row {
         file: &evaluation.file,
+        older: evaluation.older,
         protocol: format!("{}{version}", evaluation.protocol),
         metric,
         value: value(evaluation).unwrap_or_else(|| "not finite".to_owned()),

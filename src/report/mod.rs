@@ -45,16 +45,28 @@ const LOG_LINES: usize = 40;
 /// page cannot be written.
 pub fn write(run: &Path) -> Result<PathBuf> {
     let path = run.join("report.html");
-    write_to(run, &path)?;
+    // Training writes it again and again.
+    write_to(run, &path, true)?;
     Ok(path)
 }
 
-/// [`write()`] to a file of one's choice.
+/// What is to be told of a page that was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// What of several runs could not be read, one sentence each, which the page shows too.
+    pub notes: Vec<String>,
+    /// Seconds after which the runs that go on may have something new; none if none goes on.
+    pub every: Option<u64>,
+}
+
+/// [`write()`] to a file of one's choice. `followed` says that it is written again while the run goes on; only then the
+/// page reads itself anew.
 ///
 /// # Errors
 /// As [`write()`].
-pub fn write_to(run: &Path, path: &Path) -> Result<()> {
+pub fn write_to(run: &Path, path: &Path, followed: bool) -> Result<Written> {
     let mut read = Run::read(run)?;
+    let (mut room, every) = (analyses::ROOM, html::every(&read));
     let notes = &mut read.notes;
     let log = run::log_lines(run, notes);
     let parts = html::Parts {
@@ -62,20 +74,21 @@ pub fn write_to(run: &Path, path: &Path) -> Result<()> {
         details: details::read(run, &read.evaluations, notes),
         scores: watching::scores(run, notes),
         gradients: watching::gradients(run, &read.name, notes),
-        analyses: analyses::read(run, path, notes),
+        analyses: analyses::read(run, path, &mut room, notes),
         log: log[log.len().saturating_sub(LOG_LINES)..].join("\n"),
+        every: every.filter(|_| followed),
     };
-    replace_text(path, &html::page(&read, &parts)?)
+    replace_text(path, &html::page(&read, &parts)?)?;
+    Ok(Written { notes: Vec::new(), every })
 }
 
-/// Writes one page about several runs to `path` and returns what of them could not be read, one sentence each, which
-/// the page shows too.
+/// Writes one page about several runs to `path`; `followed` as in [`write_to()`].
 ///
 /// # Errors
 /// [`crate::error::Error::Run`] if none of them can be read or they are too many for one picture,
 /// [`crate::error::Error::Io`] if the page cannot be written.
-pub fn compare(runs: &[PathBuf], path: &Path) -> Result<Vec<String>> {
-    let (page, notes) = comparison::page(runs, path)?;
+pub fn compare(runs: &[PathBuf], path: &Path, followed: bool) -> Result<Written> {
+    let (page, written) = comparison::page(runs, path, followed)?;
     replace_text(path, &page)?;
-    Ok(notes)
+    Ok(written)
 }

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::format::flattened;
 use super::run::{Evaluation, Run, State, number};
-use super::runs::{Found, best, read_all, written};
+use super::runs::{Found, best, read_all};
+use crate::analyze::history::written;
 use crate::error::{Error, Result};
 
 /// By what runs are ranked.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::gallery::Gallery;
 use super::metrics::Metrics;
+use crate::analyze::history::{Standing, older_than_checkpoint};
 use crate::error::{Error, Result};
 
 /// How many of the last bytes of `log.txt` are read.
@@ -124,6 +125,12 @@ pub(super) struct Evaluation {
     /// The file's name.
     #[serde(skip)]
     pub(super) file: String,
+    /// How well it stands for the run.
+    #[serde(skip)]
+    pub(super) standing: Standing,
+    /// Whether the run's last checkpoint was written after it.
+    #[serde(skip)]
+    pub(super) older: bool,
     pub(super) protocol: String,
     #[serde(default)]
     pub(super) version: Value,
@@ -188,6 +195,8 @@ impl Run {
         let status: Option<Status> = read_json(run, "status.json", &mut notes);
         let written = status.as_ref().and_then(|status| status.state.clone());
         let state = written.map(|written| State::of(run, written));
+        let source = recipe.get("data").and_then(|data| data.get("source")?.as_str());
+        let evaluations = read_evaluations(run, source, &mut notes);
         Ok(Self {
             name: name_of(run),
             state,
@@ -196,7 +205,7 @@ impl Run {
             environment: read_json(run, "environment.json", &mut notes).unwrap_or_default(),
             status: status.unwrap_or_default(),
             metrics: Metrics::read(run, &mut notes),
-            evaluations: read_evaluations(run, &mut notes),
+            evaluations,
             notes,
         })
     }
@@ -254,15 +263,18 @@ fn json_files(run: &Path, folder: &str) -> Vec<String> {
     files
 }
 
-fn read_evaluations(run: &Path, notes: &mut Vec<String>) -> Vec<Evaluation> {
-    let files = json_files(run, "evaluations");
-    files
-        .into_iter()
-        .filter_map(|file| {
-            let evaluation: Evaluation = read_json(run, &file, notes)?;
-            Some(Evaluation { file, ..evaluation })
-        })
-        .collect()
+fn read_evaluations(run: &Path, source: Option<&str>, notes: &mut Vec<String>) -> Vec<Evaluation> {
+    let mut read = |file: String| {
+        let record: Value = read_json(run, &file, notes)?;
+        let standing = Standing::of(run, source, &file, &record);
+        let older = older_than_checkpoint(run, &file);
+        let evaluation: Result<Evaluation, _> = serde_json::from_value(record);
+        let evaluation = evaluation
+            .map_err(|error| notes.push(format!("{file} could not be understood: {error}.")))
+            .ok()?;
+        Some(Evaluation { file, standing, older, ..evaluation })
+    };
+    json_files(run, "evaluations").into_iter().filter_map(&mut read).collect()
 }
 
 /// The galleries of `pictures/`, sorted by file name.

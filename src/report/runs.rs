@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -10,6 +9,7 @@ use super::format::is_fraction;
 use super::metrics::{Curve, Metrics, Point};
 use super::ranking::lower_is_better;
 use super::run::{Evaluation, Event, Run, State, log_lines};
+use crate::analyze::history::older_than_checkpoint;
 use crate::error::{Error, Result};
 
 /// The monitor that is shown where none is named and a run logged it.
@@ -244,16 +244,6 @@ pub(super) fn monitored(metrics: &Metrics, name: Option<&str>) -> Option<Monitor
 pub(super) fn best(curve: &Curve) -> Option<Point> {
     let better = if lower_is_better(&curve.name) { f64::lt } else { f64::gt };
     curve.finite().reduce(|best, next| if better(&next.value, &best.value) { next } else { best })
-}
-
-pub(super) fn written(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).ok()?.modified().ok()
-}
-
-/// Whether the run's last checkpoint was written after this file of it.
-pub(super) fn older_than_checkpoint(run: &Path, file: &str) -> bool {
-    let times = written(&run.join(file)).zip(written(&run.join("checkpoints/last.safetensors")));
-    times.is_some_and(|(record, checkpoint)| record < checkpoint)
 }
 
 fn judged(run: &Path, evaluation: &Evaluation) -> Judged {

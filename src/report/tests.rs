@@ -1,9 +1,9 @@
 //! Promises of the page, held to folders made by hand.
 
 mod details;
+mod drawn;
 mod recorded;
 mod several;
-mod structure;
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::write;
+use crate::analyze::structure;
 use crate::data::mutation::Mutator;
 use crate::error::Error;
 
@@ -444,4 +445,50 @@ fn no_damage_to_a_run_keeps_the_page_from_being_made() {
         assert!(if *name == "recipe.toml" { made > 4 } else { made == count }, "{name}: {made}");
         fs::write(run.join(name), text).unwrap();
     }
+}
+
+#[test]
+fn a_number_is_the_newest_of_the_last_checkpoint_and_an_older_one_is_said_to_be() {
+    let record = |value: f64, layer: &str| {
+        format!(
+            "{{\"protocol\":\"knn\",\"metric\":\"top1\",\"value\":{value},\"layer\":\"{layer}\"}}"
+        )
+    };
+    let (old, new, other) = (record(0.25, "h"), record(0.5, "h"), record(0.75, "z"));
+    let parent = folder(
+        "a",
+        &[
+            ("recipe.toml", RECIPE),
+            ("checkpoints/last.safetensors", ""),
+            ("evaluations/knn-a.json", &new),
+            ("evaluations/knn-b.json", &old),
+            ("evaluations/knn-c.json", &other),
+        ],
+    );
+    let run = parent.path().join("a");
+    let written = |file: &str, second: u64| {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(second);
+        fs::File::options().append(true).open(run.join(file)).unwrap().set_modified(time).unwrap();
+    };
+    let tile = || {
+        let page = fs::read_to_string(write(&run).unwrap()).unwrap();
+        let tile = page.split("<h3>k-NN, top1</h3>").nth(1).unwrap();
+        (tile.split("</div>").next().unwrap().to_owned(), page)
+    };
+    written("checkpoints/last.safetensors", 100);
+    written("evaluations/knn-a.json", 300);
+    written("evaluations/knn-b.json", 200);
+    written("evaluations/knn-c.json", 400);
+    let (found, page) = tile();
+    assert!(found.contains("50.00\u{202f}%") && found.contains("knn-a.json, one of 3"), "{found}");
+    assert!(!page.contains("older than the last checkpoint"));
+    written("checkpoints/last.safetensors", 350);
+    written("evaluations/knn-c.json", 340);
+    let (found, page) = tile();
+    assert!(found.contains("50.00\u{202f}%"), "{found}");
+    assert!(found.contains("older than the last checkpoint"), "{found}");
+    assert_eq!(
+        page.matches("<span class=\"bad\">older than the last checkpoint</span>").count(),
+        3
+    );
 }

@@ -68,11 +68,16 @@ fn average_precision_is_told_by_class_without_an_interval() {
     assert!(!page.contains("interval</th><th scope=\"col\">Images"), "{page}");
 }
 
-#[test]
-fn a_sweep_is_a_curve_and_a_table() {
+/// A page with a sweep of two curves.
+pub(super) fn sweep() -> String {
     let sweep = r#"{"sweeps":[{"setting":"weight_decay","measure":"top1 on the validation part","logarithmic":true,
         "at":[1e-6,1e-3,1.0],"curves":[["a",[0.25,0.5,0.375]],["b",[0.25,null,0.5]]],"chosen":0.001}]}"#;
-    let page = page(&sweep.replace("null", "0.125"));
+    page(&sweep.replace("null", "0.125"))
+}
+
+#[test]
+fn a_sweep_is_a_curve_and_a_table() {
+    let page = sweep();
     assert!(page.contains("weight decay <span>top1 on the validation part</span>"), "{page}");
     assert!(page.contains("taken: <b>0.001</b>"));
     assert_eq!(page.matches("<polyline class=\"line s0 r0\"").count(), 1);

@@ -1,8 +1,8 @@
 //! What a run recorded of itself, its analyses, and the data that pages carry.
 
 use super::*;
+use crate::analyze::structure::complaints;
 use crate::report::compare;
-use crate::report::tests::structure::complaints;
 use crate::train::run::RunFolder;
 use serde_json::{Value, json};
 
@@ -92,7 +92,7 @@ fn scores_gradients_and_analyses_stand_on_the_page_with_their_data() {
     // Elsewhere the links find their way back.
     let other = parent.path().join("pages/a.html");
     fs::create_dir(parent.path().join("pages")).unwrap();
-    crate::report::write_to(&run, &other).unwrap();
+    crate::report::write_to(&run, &other, false).unwrap();
     let page = fs::read_to_string(other).unwrap();
     assert!(page.contains("href=\"../first/analyses/parts%20of%20dogs/a.csv\""));
 
@@ -105,6 +105,31 @@ fn scores_gradients_and_analyses_stand_on_the_page_with_their_data() {
         assert!(page.contains(text), "`{text}` is missing");
     }
     assert!(!page.contains("id=\"scores\"") && !page.contains("id=\"analyses\""));
+}
+
+#[test]
+fn a_large_drawing_is_shown_as_its_picture_and_pages_have_room_for_so_much() {
+    let parent = folder("a", &[("recipe.toml", RECIPE)]);
+    let paths = ["a", "b"].map(|name| parent.path().join(name));
+    fs::create_dir(&paths[1]).unwrap();
+    fs::write(paths[1].join("recipe.toml"), RECIPE).unwrap();
+    for run in &paths {
+        analyse(run);
+        let drawing = run.join("analyses/parts of dogs/dogs.svg");
+        fs::write(&drawing, vec![b' '; (4 << 20) + 1]).unwrap();
+    }
+    let page = fs::read_to_string(write(&paths[0]).unwrap()).unwrap();
+    assert_eq!(page.matches("src=\"data:image/png").count(), 1, "in place of the drawing");
+    assert!(!page.contains("too large") && !page.contains("image/svg+xml"));
+    // Two runs share the room that one has.
+    let mut room = 40;
+    let shown = |room: &mut u64, run| {
+        let found =
+            crate::report::analyses::read(run, &parent.path().join("p"), room, &mut Vec::new());
+        found[0].pictures.len()
+    };
+    assert_eq!((shown(&mut room, &paths[0]), shown(&mut room, &paths[1])), (1, 0));
+    assert_eq!(room, 40 - png(4, 4).len() as u64);
 }
 
 #[test]
@@ -137,7 +162,7 @@ fn several_runs_have_all_of_it_side_by_side() {
             .unwrap();
     }
     let path = parent.path().join("both.html");
-    compare(&paths, &path).unwrap();
+    compare(&paths, &path, false).unwrap();
     let page = fs::read_to_string(path).unwrap();
     assert_eq!(complaints(&page), Vec::<String>::new());
     for text in [

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::{HOSTILE, RECIPE};
 use crate::report::ranking::{By, Ranking, rank};
 use crate::report::runs::list;
-use crate::report::{State, compare, write};
+use crate::report::{State, compare, write, write_to};
 
 /// A folder of run folders.
 fn runs(all: &[(&str, &[(&str, &str)])]) -> TempDir {
@@ -142,8 +142,49 @@ fn comparison(all: &[(&str, &[(&str, &str)])]) -> (String, Vec<String>) {
     let parent = runs(all);
     let paths: Vec<_> = all.iter().map(|(name, _)| parent.path().join(name)).collect();
     let page = parent.path().join("page.html");
-    let notes = compare(&paths, &page).unwrap();
+    let notes = compare(&paths, &page, false).unwrap().notes;
     (fs::read_to_string(page).unwrap(), notes)
+}
+
+/// The page over two runs.
+pub(super) fn comparison_of_two() -> String {
+    comparison(&[("first", FIRST), ("second", SECOND)]).0
+}
+
+#[test]
+fn a_page_reads_itself_anew_only_while_someone_writes_it() {
+    use crate::train::run::{RunFolder, Status};
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("run");
+    let held = RunFolder::open(&path).unwrap();
+    held.write("recipe.toml", RECIPE).unwrap();
+    held.write_status(&Status { state: "running".into(), ..Status::default() }).unwrap();
+    let page = parent.path().join("page.html");
+    let again = || fs::read_to_string(&page).unwrap().contains("class=\"live\"");
+    for followed in [false, true] {
+        let written = write_to(&path, &page, followed).unwrap();
+        assert_eq!((again(), written.every), (followed, Some(15)));
+        let written = compare(&[path.clone(), path.clone()], &page, followed).unwrap();
+        assert_eq!((again(), written.every), (followed, Some(15)));
+    }
+    let own = fs::read_to_string(write(&path).unwrap()).unwrap();
+    assert!(own.contains("class=\"live\""), "its training writes it");
+    held.write_status(&Status { state: "finished".into(), ..Status::default() }).unwrap();
+    let written = compare(&[path.clone()], &page, true).unwrap();
+    assert_eq!((again(), written.every), (false, None));
+}
+
+#[test]
+fn data_that_were_joined_are_said_to_be_under_every_picture() {
+    let line = |step: u32| {
+        let values: Vec<String> = (0..40).map(|at| format!("\"train/a{at}\":{step}.5")).collect();
+        format!("{{\"step\":{step},\"epoch\":1,{}}}\n", values.join(","))
+    };
+    let long: String = (1..=8_000).map(line).collect();
+    let long = [("recipe.toml", RECIPE), ("metrics.jsonl", long.as_str())];
+    let (page, _) = comparison(&[("long", &long), ("first", FIRST)]);
+    let note = "the data of long are means of 2 lines; metrics.jsonl has every one";
+    assert_eq!(page.matches(note).count(), 40, "of each of its quantities");
 }
 
 #[test]
@@ -218,11 +259,12 @@ fn a_comparison_goes_on_without_what_cannot_be_read() {
     assert!(page.contains("x/first"), "two of the same name are told apart by their paths");
     assert!(!page.contains("NaN"));
     let parent = runs(&[("torn", torn)]);
-    let failed = compare(&[parent.path().join("torn")], &parent.path().join("page.html"));
+    let failed = compare(&[parent.path().join("torn")], &parent.path().join("page.html"), false);
     assert!(failed.unwrap_err().to_string().contains("not valid TOML"));
     let too_many = vec![parent.path().join("torn"); 40];
     fs::write(parent.path().join("torn/recipe.toml"), "").unwrap();
-    let failed = compare(&too_many, &parent.path().join("page.html")).unwrap_err().to_string();
+    let failed =
+        compare(&too_many, &parent.path().join("page.html"), false).unwrap_err().to_string();
     assert!(failed.contains("40 runs") && failed.contains("at most 32"), "{failed}");
     assert!(!parent.path().join("page.html").exists());
 }
