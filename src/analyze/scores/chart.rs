@@ -76,11 +76,8 @@ pub(super) fn curves(runs: &[Run], settings: &Settings) -> (String, String, Stri
                 if runs.len() == 1 && smooth > 1 {
                     drawn.push(Curve { points: extremes(&raw), run: number, pale: true });
                 }
-                drawn.push(Curve {
-                    points: thinned(&mean(&raw, smooth)),
-                    run: number,
-                    pale: false,
-                });
+                let points = thinned(&mean(&raw, smooth), smooth);
+                drawn.push(Curve { points, run: number, pale: false });
             }
             panel(
                 &area,
@@ -109,14 +106,14 @@ pub(super) fn spread(run: &Run, settings: &Settings) -> (String, String, String)
     let prefix = prefix(settings.stage);
     let runs = std::slice::from_ref(run);
     let smooth = smooth(runs, settings);
-    let column =
-        |name: &str| thinned(&mean(&points(run, settings, &format!("{prefix}{name}")), smooth));
-    let band = |low: &str, high: &str, opacity: f64| {
-        let (low, high) = (column(low), column(high));
-        let points = low.iter().zip(&high).map(|((x, low), (_, high))| (*x, *low, *high)).collect();
-        Band { points, run: 0, opacity }
+    let column = |name: &str| mean(&points(run, settings, &format!("{prefix}{name}")), smooth);
+    let band = |low: &str, high: &str, opacity: f64| Band {
+        points: between(&column(low), &column(high)),
+        run: 0,
+        opacity,
     };
-    let curve = |name: &str, run: usize| Curve { points: column(name), run, pale: false };
+    let curve =
+        |name: &str, run: usize| Curve { points: thinned(&column(name), smooth), run, pale: false };
     // Lines of one kind each, so that they are told apart without colours.
     let names = [
         ("pos_mean", 1, "positives, mean"),
@@ -254,17 +251,33 @@ pub(super) fn mean(points: &[(f64, f64)], window: usize) -> Vec<(f64, f64)> {
     points.iter().enumerate().map(at).collect()
 }
 
-/// A smooth curve by at most [`POINTS`] of its points, the ends among them.
-fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+/// A curve of running means by at most [`POINTS`] of its points, the ends among them; one that they leave rough by its
+/// extremes.
+pub(super) fn thinned(points: &[(f64, f64)], smooth: usize) -> Vec<(f64, f64)> {
     if points.len() <= POINTS {
         return points.to_vec();
+    }
+    if smooth < 2 * points.len().div_ceil(POINTS) {
+        return extremes(points);
     }
     let place = |index: usize| index * (points.len() - 1) / (POINTS - 1);
     (0..POINTS).map(|index| points[place(index)]).collect()
 }
 
-/// A rough curve by the lowest and the highest of short stretches.
-fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+/// What lies between two curves of the same places; of too many the lowest and the highest of short stretches.
+pub(super) fn between(low: &[(f64, f64)], high: &[(f64, f64)]) -> Vec<(f64, f64, f64)> {
+    let length = low.len().div_ceil(POINTS).max(1);
+    let value = |part: &[(f64, f64)], of: fn(f64, f64) -> f64| {
+        part.iter().map(|point| point.1).fold(f64::NAN, of)
+    };
+    let parts = low.chunks(length).zip(high.chunks(length));
+    let parts = parts
+        .map(|(low, high)| (low[low.len() / 2].0, value(low, f64::min), value(high, f64::max)));
+    parts.collect()
+}
+
+/// A rough curve by the lowest and the highest of short stretches; one without any value stays a gap.
+pub(super) fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let length = points.len().div_ceil(POINTS / 2).max(1);
     let ends = |part: &[(f64, f64)]| {
         let order = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
@@ -273,6 +286,9 @@ fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
             finite().min_by(order).into_iter().chain(finite().max_by(order)).copied().collect();
         ends.sort_by(|a, b| a.0.total_cmp(&b.0));
         ends.dedup();
+        if ends.is_empty() {
+            ends.extend(part.first().map(|point| (point.0, f64::NAN)));
+        }
         ends
     };
     points.chunks(length).flat_map(ends).collect()

@@ -1,6 +1,6 @@
 //! The numbers behind the curves, and the pictures as stored.
 
-use super::chart::mean;
+use super::chart::{between, extremes, mean, thinned};
 use super::*;
 use crate::analyze::plot::tests::alike;
 use std::fs;
@@ -74,6 +74,69 @@ fn the_legend_tells_how_good_a_run_became() {
     assert_eq!(analysis.files[2].file, "negatives.svg", "one run has its spread too");
     let svg = fs::read_to_string(out.join("scores.svg")).unwrap();
     assert!(svg.contains("a · linear-features 71.30\u{202f}%"), "in the legend");
+}
+
+/// Says when a file was written, in seconds of one day.
+fn written(file: &Path, second: u64) {
+    let time =
+        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000 + second);
+    fs::File::options().append(true).open(file).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn the_number_of_a_run_is_its_newest_of_the_last_checkpoint_the_features_and_all_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = run(folder.path(), "a", 0.0);
+    fs::write(path.join("recipe.toml"), "[data]\nsource = \"here\"\n").unwrap();
+    fs::create_dir(path.join("checkpoints")).unwrap();
+    fs::write(path.join("checkpoints/last.safetensors"), "").unwrap();
+    written(&path.join("checkpoints/last.safetensors"), 100);
+    let judged = |name: &str, second: u64, record: Value| {
+        let mut all = json!({ "protocol": "knn", "metric": "top1", "value": 0.5 });
+        all.as_object_mut().unwrap().extend(record.as_object().unwrap().clone());
+        let file = path.join(format!("evaluations/{name}.json"));
+        fs::write(&file, all.to_string()).unwrap();
+        written(&file, second);
+    };
+    let found = || final_number(&path).unwrap();
+    // From the least to the best; names go the other way.
+    judged("z", 50, json!({ "data": { "queries": 900, "location": "here" } }));
+    assert!(found().file.ends_with("z.json") && found().older_than_checkpoint);
+    assert!(found().text().ends_with("%, before the last checkpoint"), "{}", found().text());
+    judged("y", 500, json!({ "weights": { "file": "a/checkpoints/epoch-3.safetensors" } }));
+    judged("x", 400, json!({ "layer": "z" }));
+    assert!(found().file.ends_with("x.json") && !found().older_than_checkpoint);
+    judged("w", 300, json!({ "data": { "queries": 5000, "location": "elsewhere" } }));
+    assert!(found().file.ends_with("w.json"));
+    judged("v", 290, json!({ "data": { "queries": 100, "location": "here" } }));
+    assert!(found().file.ends_with("v.json"));
+    let last = json!({ "layer": "h", "data": { "queries": 900 }, "weights": { "file": "last.safetensors" } });
+    judged("u", 200, last.clone());
+    assert!(found().file.ends_with("u.json"));
+    judged("a", 250, last);
+    assert!(found().file.ends_with("a.json"), "the newest");
+    assert_eq!(found().text(), "knn 50.00\u{202f}%");
+}
+
+#[test]
+fn long_curves_keep_their_spikes_and_gaps() {
+    let mut points: Vec<(f64, f64)> = (0..30_000).map(|x| (f64::from(x), 0.5)).collect();
+    (points[12_345].1, points[23_456].1) = (9.0, -9.0);
+    points[20_000..20_400].iter_mut().for_each(|point| point.1 = f64::NAN);
+    for found in [thinned(&points, 1), thinned(&points, 7), extremes(&points)] {
+        assert!(found.len() <= 1_200, "{}", found.len());
+        assert!(found.contains(&(12_345.0, 9.0)) && found.contains(&(23_456.0, -9.0)));
+        assert!(found.iter().any(|point| point.1.is_nan()), "the gap is gone");
+        assert!(found.is_sorted_by(|a, b| a.0 <= b.0));
+    }
+    let smooth = thinned(&mean(&points, 300), 300);
+    assert_eq!((smooth.len(), smooth[0].0, smooth[1_199].0), (1_200, 0.0, 29_999.0));
+    let band = between(&points, &points);
+    assert!(band.len() <= 1_200);
+    assert!(band.iter().any(|it| it.1 < -8.0) && band.iter().any(|it| it.2 > 8.0));
+    let short = &points[..40];
+    let same: Vec<_> = short.iter().map(|(x, value)| (*x, *value, *value)).collect();
+    assert_eq!(between(short, short), same);
 }
 
 #[test]
