@@ -138,7 +138,7 @@ fn refusals(folder: &Path, one: &str) {
         (&["--index", "48"], 3, "there is no query 48: the split has 48 images"),
         (&["--class", "cat"], 3, "there is no class `cat`"),
         (&["neighbours.k=97"], 3, "there are only 96 references"),
-        (&["neighbours.k=0"], 2, "`k` must be at least 1"),
+        (&["neighbours.k=0"], 2, "`neighbours.k` must be at least 1"),
         (&["neighbours.kk=3"], 2, "`neighbours.k`"),
         (&["neighbours.random=0"], 3, "there is no query to show"),
         (&["--class", "boat", "neighbours.per_class=0"], 2, "`neighbours.per_class`"),
@@ -154,7 +154,7 @@ fn refusals(folder: &Path, one: &str) {
     for (more, expected) in [
         ("augmentations.only=[\"crpo\"]", "did you mean `crop`?"),
         ("augmentations.strengths.crop=[2]", "must be within 0.001 to 1"),
-        ("augmentations.images=1", "`images` must be at least 2"),
+        ("augmentations.images=1", "`augmentations.images` must be at least 2"),
     ] {
         let (code, text) = failure(&[&["analyze", "augmentations", one, more][..], &out].concat());
         assert!(code == 2 && text.contains(expected), "{text}");

@@ -107,12 +107,14 @@ impl Augmentations {
     pub fn wanted(&self) -> Result<Vec<(&'static Augmentation, Vec<f64>)>> {
         if self.images < 2 {
             let found = self.images;
-            return Err(Error::Recipe(format!("`images` must be at least 2, found `{found}`")));
+            return Err(Error::Recipe(format!(
+                "`augmentations.images` must be at least 2, found `{found}`"
+            )));
         }
         let [low, high] = self.band;
         if !(0.0 <= low && low < high && high <= 1.0) {
             return Err(Error::Recipe(format!(
-                "`band` must be two quantiles `[low, high]` with 0 <= low < high <= 1, found `[{low}, {high}]`"
+                "`augmentations.band` must be two quantiles `[low, high]` with 0 <= low < high <= 1, found `[{low}, {high}]`"
             )));
         }
         for name in self.only.iter().chain(self.strengths.keys()) {
@@ -139,19 +141,19 @@ impl Augmentations {
             let bad = strengths.iter().find(|strength| !(low..=high).contains(*strength));
             if let Some(found) = bad {
                 return Err(Error::Recipe(format!(
-                    "`strengths.{name}` must be within {low} to {high} ({}), found `{found}`",
+                    "`augmentations.strengths.{name}` must be within {low} to {high} ({}), found `{found}`",
                     augmentation.axis
                 )));
             }
             if augmentation.whole && strengths.iter().any(|strength| strength.fract() != 0.0) {
                 return Err(Error::Recipe(format!(
-                    "`strengths.{name}` must be whole numbers ({}), found `{strengths:?}`",
+                    "`augmentations.strengths.{name}` must be whole numbers ({}), found `{strengths:?}`",
                     augmentation.axis
                 )));
             }
             if strengths.iter().all(|strength| augmentation.changes_nothing(*strength)) {
                 return Err(Error::Recipe(format!(
-                    "`strengths.{name}` must list a strength other than {}, at which nothing happens",
+                    "`augmentations.strengths.{name}` must list a strength other than {}, at which nothing happens",
                     augmentation.neutral
                 )));
             }
@@ -169,7 +171,7 @@ impl Augmentations {
     /// the first of those looked at that can be read.
     ///
     /// # Errors
-    /// Those of [`Self::wanted`]; [`Error::Data`] if none can be read.
+    /// Those of [`Self::wanted`]; [`Error::Recipe`] for images of one pixel; [`Error::Data`] if none can be read.
     pub fn examples(
         &self,
         images: &Arc<dyn Dataset>,
@@ -182,7 +184,7 @@ impl Augmentations {
         let Some((index, image)) = first else {
             return Err(Error::Data("no image can be read".to_owned()));
         };
-        let side = preprocess.size_px();
+        let side = side(preprocess)?;
         let mut scratch = Scratch::default();
         let mut pixels = vec![0; 3 * side * side];
         preprocess.apply(&image, &mut scratch, &mut pixels);
@@ -203,7 +205,7 @@ impl Augmentations {
     /// images in a forward pass; `progress` gets images shown and images to show.
     ///
     /// # Errors
-    /// Those of [`Self::wanted`] and [`compare`].
+    /// Those of [`Self::wanted`] and [`compare`]; [`Error::Recipe`] for images of one pixel.
     pub fn evaluate(
         &self,
         eyes: &mut [Eye],
@@ -214,7 +216,7 @@ impl Augmentations {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Found> {
         let wanted = self.wanted()?;
-        let side = preprocess.size_px();
+        let side = side(preprocess)?;
         let mut changes: Vec<Change> = Vec::new();
         for (augmentation, strengths) in &wanted {
             let changing = strengths.iter().filter(|it| !augmentation.changes_nothing(**it));
@@ -276,6 +278,17 @@ impl Augmentations {
             different: seen.different,
             steadiness: relative.map(|all| all.iter().sum::<f64>() / all.len() as f64),
         }
+    }
+}
+
+/// Side of the images a network sees: what moves or crops them needs more than one pixel.
+fn side(preprocess: &Preprocess) -> Result<usize> {
+    match preprocess.size_px() {
+        side @ (0 | 1) => Err(Error::Recipe(format!(
+            "augmentations need images of at least 2 pixels a side, and `--preprocess {}` makes them {side}",
+            preprocess.id
+        ))),
+        side => Ok(side),
     }
 }
 

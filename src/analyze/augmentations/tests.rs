@@ -1,5 +1,6 @@
 use super::*;
 use crate::analyze::figure::svg_to_png;
+use crate::analyze::plot::tests::alike;
 use crate::data::Source;
 use crate::evaluate::unlabelled::Look;
 use std::path::Path;
@@ -232,25 +233,42 @@ fn bad_settings_name_themselves() {
         settings
     };
     for (settings, expected) in [
-        (Augmentations { images: 1, ..Augmentations::default() }, "`images` must be at least 2"),
+        (
+            Augmentations { images: 1, ..Augmentations::default() },
+            "`augmentations.images` must be at least 2",
+        ),
         (
             Augmentations { band: [0.9, 0.1], ..Augmentations::default() },
-            "`band` must be two quantiles",
+            "`augmentations.band` must be two quantiles",
         ),
         (settings(&["crpo"]), "did you mean `crop`?"),
         (strengths("blurr", &[0.1]), "did you mean `blur`?"),
         (
             strengths("crop", &[1.0, 0.0]),
-            "`strengths.crop` must be within 0.001 to 1 (area that is kept), found `0`",
+            "`augmentations.strengths.crop` must be within 0.001 to 1 (area that is kept), found `0`",
         ),
-        (strengths("flip", &[0.5]), "`strengths.flip` must be whole numbers"),
+        (strengths("flip", &[0.5]), "`augmentations.strengths.flip` must be whole numbers"),
         (strengths("noise", &[0.0]), "other than 0"),
         (strengths("noise", &[]), "other than 0"),
-        (strengths("hue", &[f64::NAN]), "`strengths.hue` must be within"),
+        (strengths("hue", &[f64::NAN]), "`augmentations.strengths.hue` must be within"),
     ] {
         let message = fails(settings);
         assert!(message.contains(expected), "{message}");
     }
+    let images: Arc<dyn Dataset> = scenes().split("train").unwrap().clone();
+    let pixel = Preprocess::named("resize-1").unwrap();
+    let all = Augmentations { images: 2, ..Augmentations::default() };
+    let examples = all.examples(&images, &pixel, 1).unwrap_err();
+    let refused = all
+        .evaluate(&mut [eye("pixels", pixels)], &images, &pixel, 8, 1, &mut |_, _| ())
+        .unwrap_err();
+    for error in [examples, refused] {
+        assert!(
+            error.to_string().contains("at least 2 pixels a side, and `--preprocess resize-1`")
+        );
+    }
+    let least = Preprocess::named("resize-2").unwrap();
+    assert_eq!(all.examples(&images, &least, 1).unwrap().len(), AUGMENTATIONS.len());
     let wanted = settings(&["blur", "crop"]).wanted().unwrap();
     assert_eq!(wanted.iter().map(|(it, _)| it.name).collect::<Vec<_>>(), ["crop", "blur"]);
 }
@@ -314,6 +332,10 @@ fn the_chart_looks_like_the_stored_one() {
     );
     assert!(svg.contains("<title>What augmentations do &amp; more</title>"));
     assert_eq!(chart(true).svg().unwrap().matches("<polygon").count(), 7);
+    let folder = tempfile::tempdir().unwrap();
+    let relative = folder.path().join("relative.png");
+    std::fs::write(&relative, svg_to_png(&chart(true).svg().unwrap(), 0.7).unwrap()).unwrap();
+    alike(&relative, "augmentations-relative.png");
     let png = svg_to_png(&svg, 1.0).unwrap();
     let stored = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/augmentations.png");
     if std::env::var_os("DIPTYCH_BLESS").is_some() {

@@ -256,6 +256,8 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Algorithm;
+    use super::super::quality::Quality;
     use super::*;
     use crate::random::{Purpose, Scope, Stream};
     use std::collections::BTreeSet;
@@ -291,6 +293,38 @@ mod tests {
         let apart = stored.iter().zip(&pixels).map(|(a, b)| f64::from(a.abs_diff(*b)));
         let mean = apart.sum::<f64>() / stored.len() as f64;
         assert!(mean < 0.2, "pictures differ by {mean} of 255 in the mean");
+    }
+
+    #[test]
+    fn the_figure_with_its_legend_looks_as_the_stored_one() {
+        let points = (0..120).map(|at| {
+            let turn = f64::from(at) * 0.4;
+            [turn.cos() * f64::from(at % 3 + 1), turn.sin()].map(|value| value as f32)
+        });
+        let quality = Quality {
+            trustworthiness: 0.9,
+            continuity: 0.8,
+            knn_map: Some(0.75),
+            knn_features: Some(0.875),
+            images: 120,
+        };
+        let layout = Layout {
+            id: "tsne".to_owned(),
+            title: "t-SNE of h".to_owned(),
+            layer: "h".to_owned(),
+            algorithm: Algorithm::Tsne,
+            points: points.collect(),
+            kl: Some(1.25),
+            trace: Vec::new(),
+            explained: None,
+            quality,
+        };
+        let of = (0..120).map(|at| (at % 7 > 0).then_some(at % 3)).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("map.png");
+        let svg = svg(&layout, &groups(of, 3), "120 points").unwrap();
+        std::fs::write(&path, svg_to_png(&svg, 0.6).unwrap()).unwrap();
+        crate::analyze::plot::tests::alike(&path, "map-figure.png");
     }
 
     #[test]

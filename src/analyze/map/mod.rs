@@ -189,11 +189,11 @@ impl Map {
     /// [`Error::Recipe`] naming the setting, its range and what was found.
     pub fn check(&self) -> Result<()> {
         let wrong = if self.neighbours > 64 {
-            format!("`neighbours` must be at most 64, found `{}`", self.neighbours)
+            format!("`map.neighbours` must be at most 64, found `{}`", self.neighbours)
         } else if let Some(found) = self.clusters.filter(|it| !(1..=1_000).contains(it)) {
-            format!("`clusters` must be 1 to 1000, found `{found}`")
+            format!("`map.clusters` must be 1 to 1000, found `{found}`")
         } else if let Some(side) = self.picture_px.filter(|side| *side > 128) {
-            format!("`picture_px` must be at most 128, found `{side}`")
+            format!("`map.picture_px` must be at most 128, found `{side}`")
         } else {
             return Ok(());
         };

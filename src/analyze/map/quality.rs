@@ -60,7 +60,9 @@ impl Judge {
         let settings = [("trust_k", self.trust_k), ("knn_k", self.knn_k), ("images", self.images)];
         match settings.iter().find(|(_, value)| *value == 0) {
             None => Ok(()),
-            Some((key, _)) => Err(Error::Recipe(format!("`{key}` must be at least 1, found `0`"))),
+            Some((key, _)) => {
+                Err(Error::Recipe(format!("`judge.{key}` must be at least 1, found `0`")))
+            }
         }
     }
 
@@ -297,6 +299,6 @@ mod tests {
         };
         assert!(matches!(fails(Judge::default(), &points[..2]), Error::Data(_)));
         let none = Judge { knn_k: 0, ..Judge::default() };
-        assert_eq!(fails(none, &points).to_string(), "`knn_k` must be at least 1, found `0`");
+        assert_eq!(fails(none, &points).to_string(), "`judge.knn_k` must be at least 1, found `0`");
     }
 }

@@ -112,6 +112,7 @@ fn a_page_carries_places_groups_neighbours_paths_and_pictures() {
     for address in ["http:", "https:", "url(", "@import", "src="] {
         assert!(!page.contains(address), "the page asks for something: {address}");
     }
+    assert_eq!(crate::analyze::structure::complaints(&page), Vec::<String>::new());
     let scripts = scripts(&page);
     let about: Value = serde_json::from_str(&scripts["about"]).unwrap();
     assert_eq!(about["count"], COUNT);
@@ -290,9 +291,9 @@ fn what_cannot_be_mapped_is_refused_with_a_way_out() {
     let short = fails(&|images| images.labels.truncate(4));
     assert!(matches!(short, Error::Shape(_)), "{short}");
     for (map, key) in [
-        (Map { neighbours: 65, ..Map::default() }, "neighbours"),
-        (Map { clusters: Some(0), ..Map::default() }, "clusters"),
-        (Map { picture_px: Some(129), ..Map::default() }, "picture_px"),
+        (Map { neighbours: 65, ..Map::default() }, "map.neighbours"),
+        (Map { clusters: Some(0), ..Map::default() }, "map.clusters"),
+        (Map { picture_px: Some(129), ..Map::default() }, "map.picture_px"),
     ] {
         let message = map.check().unwrap_err().to_string();
         assert!(message.starts_with(&format!("`{key}` must")), "{message}");

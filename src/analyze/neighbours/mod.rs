@@ -96,7 +96,7 @@ impl Sheet {
         classes: &[String],
     ) -> Result<Self> {
         if k == 0 {
-            return Err(Error::Recipe("`k` must be at least 1, found `0`".to_owned()));
+            return Err(Error::Recipe("`neighbours.k` must be at least 1, found `0`".to_owned()));
         }
         if rows.is_empty() {
             return Err(Error::Data("there is no query to show".to_owned()));
@@ -131,7 +131,7 @@ impl Sheet {
         let there = references.len() - usize::from(same);
         if k > there {
             return Err(Error::Data(format!(
-                "`k` is {k}, but there are only {there} references to be found; ask for fewer, `k={}`",
+                "`neighbours.k` is {k}, but there are only {there} references to be found; ask for fewer, `neighbours.k={}`",
                 there.max(1)
             )));
         }

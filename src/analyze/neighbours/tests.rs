@@ -1,5 +1,6 @@
 use super::*;
 use crate::analyze::figure::svg_to_png;
+use crate::analyze::structure::complaints;
 use crate::data::{Dataset, Image};
 use crate::evaluate::Damaged;
 use std::path::Path;
@@ -117,7 +118,7 @@ fn one_split_is_compared_with_itself_and_without_labels_nothing_is_judged() {
     assert!(model.precision.is_none() && model.shown_precision.is_none() && !sheet.judges());
     let mut four = Sheet::new(&set, &[1], 4, true, &[]).unwrap();
     let message = four.ask("one", &set, &set, &[], 0).unwrap_err().to_string();
-    assert!(message.contains("`k` is 4, but there are only 3 references"), "{message}");
+    assert!(message.contains("`neighbours.k` is 4, but there are only 3 references"), "{message}");
     assert!(four.models.is_empty());
 }
 
@@ -129,7 +130,7 @@ fn a_sheet_that_cannot_be_is_an_error() {
     assert!(matches!(Sheet::new(&queries, &[], 2, false, &[]), Err(Error::Data(_))));
     let mut sheet = Sheet::new(&queries, &[0], 6, false, &[]).unwrap();
     let many = sheet.ask("one", &queries, &references, &[], 0).unwrap_err();
-    assert!(matches!(&many, Error::Data(text) if text.contains("`k=5`")), "{many}");
+    assert!(matches!(&many, Error::Data(text) if text.contains("`neighbours.k=5`")), "{many}");
     // A query that the second network could not be shown.
     let mut sheet = Sheet::new(&queries, &[0], 2, false, &[]).unwrap();
     let without = at_angles(&[90.0, 45.0], &[1, 2], 1);
@@ -222,6 +223,11 @@ fn the_page_tells_right_from_wrong_by_more_than_colour_and_escapes_names() {
     assert_eq!(text.matches("class=\"tile agrees\"").count(), 4);
     assert_eq!(text.matches("class=\"tile differs\"").count(), 8);
     assert_eq!(text.matches("✕</b>").count(), 8);
+    assert_eq!(text.matches("<span class=\"unseen\">right: </span>").count(), 4);
+    assert_eq!(text.matches("<span class=\"unseen\">wrong: </span>").count(), 8);
+    assert_eq!(text.matches(", right, cosine ").count(), 4, "in what is told of each");
+    assert_eq!(text.matches(", wrong, cosine ").count(), 8);
+    assert_eq!(complaints(&text), Vec::<String>::new());
     assert!(!text.contains("<class>") && text.contains("&#60;class&#62;"), "escaped");
     assert!(text.contains("50.0\u{202f}%"));
     assert!(!text.contains("http:") && !text.contains("https:"), "nothing from elsewhere");
@@ -235,7 +241,8 @@ fn the_page_tells_right_from_wrong_by_more_than_colour_and_escapes_names() {
         sheet.ask("one", &set, &set, &[], 0).unwrap();
         page(&sheet, "", &[], &pictures, &pictures).unwrap()
     };
-    assert!(!plain.contains("✕") && !plain.contains("id=\"order\""));
+    assert_eq!(complaints(&plain), Vec::<String>::new());
+    assert!(!plain.contains("✕") && !plain.contains(", wrong") && !plain.contains("id=\"order\""));
 }
 
 /// `DIPTYCH_BLESS=1` writes the stored picture anew.

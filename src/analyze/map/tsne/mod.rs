@@ -109,16 +109,16 @@ impl Tsne {
         let rate = self.learning_rate.unwrap_or(1.0);
         let (rounds, early) = (self.iterations, self.exaggeration_iterations);
         let wrong = if !(perplexity >= 1.0 && perplexity.is_finite()) {
-            format!("`perplexity` must be at least 1, found `{perplexity}`")
+            format!("`tsne.perplexity` must be at least 1, found `{perplexity}`")
         } else if !(rate > 0.0 && rate.is_finite()) {
-            format!("`learning_rate` must be above 0, found `{rate}`")
+            format!("`tsne.learning_rate` must be above 0, found `{rate}`")
         } else if !(exaggeration >= 1.0 && exaggeration.is_finite()) {
-            format!("`exaggeration` must be at least 1, found `{exaggeration}`")
+            format!("`tsne.exaggeration` must be at least 1, found `{exaggeration}`")
         } else if !(0.0..=1.0).contains(&theta) {
-            format!("`theta` must lie within 0 and 1, found `{theta}`")
+            format!("`tsne.theta` must lie within 0 and 1, found `{theta}`")
         } else if rounds < early.max(1) {
             format!(
-                "`iterations` must be at least `exaggeration_iterations` and 1, found `{rounds}` and `{early}`"
+                "`tsne.iterations` must be at least `tsne.exaggeration_iterations` and 1, found `{rounds}` and `{early}`"
             )
         } else {
             return Ok(());
@@ -153,7 +153,7 @@ impl Tsne {
         if count < self.neighbours() || count < 3 {
             return Err(Error::Data(format!(
                 "t-SNE with perplexity {} looks at {} neighbours, so it needs at least as many images, found {count}; take \
-                 more images, a perplexity of at most {:.0}, or map.algorithms=[\"pca\"]",
+                 more images, a `tsne.perplexity` of at most {:.0}, or `map.algorithms=[\"pca\"]`",
                 self.perplexity,
                 self.neighbours(),
                 ((count as f64 - 1.0) / 3.0).floor().max(1.0)
@@ -161,7 +161,7 @@ impl Tsne {
         }
         if count > MOST {
             return Err(Error::Data(format!(
-                "a map holds at most {MOST} images, found {count}; take a part with data.limit"
+                "a map holds at most {MOST} images, found {count}; take a part with `data.limit`"
             )));
         }
         let k = self.neighbours().min(count - 1);

@@ -120,6 +120,6 @@ fn what_cannot_be_mapped_is_refused() {
         (Tsne { iterations: 100, ..Tsne::default() }, "iterations"),
     ] {
         let message = settings.check().unwrap_err().to_string();
-        assert!(message.starts_with(&format!("`{key}` must")), "{message}");
+        assert!(message.starts_with(&format!("`tsne.{key}` must")), "{message}");
     }
 }
