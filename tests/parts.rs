@@ -46,6 +46,8 @@ fn a_run_is_analysed_into_its_own_folder_and_several_models_into_one_of_choice()
     pretrained(folder);
     let found = analyzed(folder, &["run"]);
     assert_eq!(found["out"], "run/analyses/parts");
+    let report = || std::fs::read_to_string(folder.join("run/report.html")).unwrap();
+    assert!(report().contains("<small>parts, analyses/parts</small>"), "the report is renewed");
     let of_run = folder.join("run/analyses/parts");
     let told: Value =
         serde_json::from_slice(&std::fs::read(of_run.join("analysis.json")).unwrap()).unwrap();
@@ -74,6 +76,27 @@ fn a_run_is_analysed_into_its_own_folder_and_several_models_into_one_of_choice()
     analyzed(folder, &again);
     assert_eq!(std::fs::read(folder.join("again/maps/simclr-block3-k-means.npy")).unwrap(), map);
 
+    // Another folder within the run, and a run whose name has a dot.
+    std::fs::rename(folder.join("run"), folder.join("m-0.99")).unwrap();
+    let found = analyzed(folder, &["m-0.99", "--out", "m-0.99/analyses/more", "parts.blocks=4"]);
+    assert_eq!(found["models"].as_object().unwrap().keys().next().unwrap(), "m-0.99");
+    assert_eq!(found["settings"]["split"], "test");
+    std::fs::rename(folder.join("m-0.99"), folder.join("run")).unwrap();
+    assert!(report().contains("<small>parts, analyses/more</small>"));
+
+    // Colours are gone on with for the same images only.
+    let like = ["analyze", "parts", "run", "--out", "like", "parts.like=again", "parts.blocks=3"];
+    for (more, expected) in [
+        (&["--split", "train"][..], "of the split `test`, this analysis of `train`"),
+        (&["--data", "synthetic:scenes?train=24&test=13"], "whose images are others"),
+        (&["parts.order=size"], "`parts.order=match`"),
+    ] {
+        let output = diptych(folder, &[&like, more, &SMALL[..]].concat()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && errors.contains(expected), "{errors}");
+        assert!(!folder.join("like").exists());
+    }
+
     let together = ["run", "--out", "together", "parts.together=true", "parts.mode=as-published"];
     let found = analyzed(folder, &together);
     assert_eq!(found["settings"]["mode"], "as-published");
@@ -88,15 +111,53 @@ fn pixels_alone_need_no_model() {
 }
 
 #[test]
+fn photos_are_judged_by_masks_that_people_drew() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for place in ["photos/cat", "masks/cat"] {
+        std::fs::create_dir_all(folder.join(place)).unwrap();
+    }
+    // The left half is red, the right one blue; nobody judges the last rows.
+    for at in 0..2 {
+        let red = |x: u32| if x < 20 { [200, 30, 30] } else { [30, 30, 200] };
+        let photo = image::RgbImage::from_fn(40, 40, |x, _| image::Rgb(red(x)));
+        photo.save(folder.join(format!("photos/cat/{at}.png"))).unwrap();
+        let label = |x: u32, y: u32| if y > 35 { 255 } else { u8::from(x < 20) };
+        let mask = image::GrayImage::from_fn(40, 40, |x, y| image::Luma([label(x, y)]));
+        mask.save(folder.join(format!("masks/cat/{at}.png"))).unwrap();
+    }
+    let arguments = ["--pixels", "--data", "photos", "--masks", "masks", "--out", "out"];
+    let found = analyzed(folder, &arguments);
+    assert_eq!(found["settings"]["masks"], "masks");
+    assert!(found["numbers"]["Raw pixels/purity"].as_f64().unwrap() > 0.99, "{found}");
+    std::fs::remove_file(folder.join("masks/cat/1.png")).unwrap();
+    let output =
+        diptych(folder, &[&["analyze", "parts"], &arguments[..]].concat()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && errors.contains("no map of parts"), "{errors}");
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let data = ["--data", DATA, "--out", "out"];
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["--pixels", "parts.clusters=11"], 2, "at most 10 clusters"),
         (&["--pixels", "parts.cluster=2"], 2, "parts.clusters"),
         (&["--pixels", "parts.algorithms=wards"], 2, "ward"),
         (&["--pixels", "--index", "12"], 3, "no image 12"),
+        (
+            &[
+                "--pixels",
+                "parts.algorithms=spectral",
+                "parts.together=true",
+                "images=12",
+                "parts.raw_grid=200",
+            ],
+            2,
+            "keeps all pairs of pixels",
+        ),
         (&["--pixels", "--split", "val"], 3, "only train, test"),
         (&["missing"], 6, "neither a run folder"),
         (&[], 2, "nothing to analyse"),

@@ -2,6 +2,7 @@
 
 use super::{FONT, Figure, Row, data_uri, escaped, png};
 use crate::analyze::palette::hex;
+use crate::augment::shrunk;
 use crate::error::Result;
 use std::fmt::Write;
 
@@ -227,7 +228,8 @@ impl Layout {
             // A browser would blur what is shown much larger than it is.
             let blocks = cell.image.width as f32 * 1.5 < wide;
             let style = if blocks { " style=\"image-rendering:pixelated\"" } else { "" };
-            let uri = data_uri(&png(&cell.image)?);
+            // As many pixels as the larger of the two files shows.
+            let uri = data_uri(&png(&shrunk(&cell.image, 2 * self.cell as usize))?);
             let description = escaped(&cell.description);
             let _ = writeln!(
                 svg,

@@ -6,6 +6,7 @@ use super::maps::Picture;
 use crate::analyze::Analysis;
 use crate::cluster::Algorithm;
 use crate::error::{Error, Result};
+use crate::evaluate::DataUsed;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -82,6 +83,28 @@ impl Earlier {
             }
         }
         Ok(Self { maps })
+    }
+
+    /// Refuses the folder of an analysis of other data or another split than these: places of images mean others there.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming what differs; [`Error::Io`] or [`Error::Run`] if there is no analysis.
+    pub fn same_images(folder: &Path, data: &DataUsed, split: &str) -> Result<()> {
+        let analysis = Analysis::read(folder)?;
+        let place = folder.display();
+        if let Some(other) = analysis.data.filter(|other| other.fingerprint != data.fingerprint) {
+            return Err(Error::Recipe(format!(
+                "`parts.like`: `{place}` is of `{}`, whose images are others than those of `{}`",
+                other.location, data.location
+            )));
+        }
+        let other = analysis.settings.get("split").and_then(Value::as_str);
+        if let Some(other) = other.filter(|other| *other != split) {
+            return Err(Error::Recipe(format!(
+                "`parts.like`: `{place}` is of the split `{other}`, this analysis of `{split}`; choose with --split"
+            )));
+        }
+        Ok(())
     }
 
     /// The map of these images with so many clusters.

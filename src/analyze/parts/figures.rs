@@ -22,6 +22,8 @@ pub(super) struct Album<'a> {
     pub(super) pictures: &'a [Picture],
     /// Grey copies of the pictures.
     grey: Vec<Vec<u8>>,
+    /// Names of the models as parts of files' names, no two alike.
+    slugs: Vec<String>,
     colors: [Color; 10],
 }
 
@@ -29,7 +31,8 @@ impl<'a> Album<'a> {
     pub(super) fn new(settings: &'a Settings, found: &'a Found, pictures: &'a [Picture]) -> Self {
         let swapped = settings.mode == Mode::AsPublished;
         let grey = pictures.iter().map(|picture| paint::grey(&picture.shown, swapped)).collect();
-        Self { settings, found, pictures, grey, colors: settings.palette.colors() }
+        let slugs = slugs(&found.subjects);
+        Self { settings, found, pictures, grey, slugs, colors: settings.palette.colors() }
     }
 
     /// All figures, each with the name of its file.
@@ -214,7 +217,7 @@ impl<'a> Album<'a> {
 
     /// A layer in the name of a file.
     pub(super) fn slug(&self, (subject, block): (usize, Option<u8>)) -> String {
-        let model = slug(&self.found.subjects[subject]);
+        let model = &self.slugs[subject];
         block.map_or(model.clone(), |block| format!("{model}-block{block}"))
     }
 }
@@ -229,8 +232,24 @@ pub(super) fn name_of(picture: &Picture) -> String {
     name.rsplit_once('.').map_or(name, |(stem, _)| stem).to_owned()
 }
 
+/// Names as parts of files' names, those that would be the same numbered.
+fn slugs(names: &[String]) -> Vec<String> {
+    let mut taken: Vec<String> = Vec::new();
+    for name in names {
+        let first = slug(name);
+        let mut found = first.clone();
+        let mut number = 2;
+        while taken.contains(&found) {
+            found = format!("{first}-{number}");
+            number += 1;
+        }
+        taken.push(found);
+    }
+    taken
+}
+
 /// A name as part of a file's name.
-pub(super) fn slug(name: &str) -> String {
+fn slug(name: &str) -> String {
     let letter = |letter: char| match letter {
         letter if letter.is_ascii_alphanumeric() => letter.to_ascii_lowercase(),
         '.' | '_' => letter,
@@ -239,4 +258,53 @@ pub(super) fn slug(name: &str) -> String {
     let found: String = name.chars().map(letter).collect();
     let trimmed = found.trim_matches(['-', '.']);
     if trimmed.is_empty() { "model".to_owned() } else { trimmed.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Subject;
+    use super::super::found::find;
+    use super::super::tests::{pictures, small};
+    use super::*;
+    use crate::analyze::figure::svg_to_png;
+    use crate::analyze::plot::tests::alike;
+    use crate::cluster::Algorithm;
+
+    /// Raw pixels twice stand for two layers: clusters of features would hang on the last bits of a processor.
+    #[test]
+    fn the_grids_look_like_the_stored_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = pictures(2);
+        let subjects =
+            ["One", "Other"].map(|name| Subject { name: name.to_owned(), weights: None });
+        let algorithms = vec![Algorithm::KMeans, Algorithm::Ward];
+        let alone = Settings { clusters: vec![2, 3], algorithms, raw_grid: Some(16), ..small() };
+        let together = Settings { together: true, ..alone.clone() };
+        let mut drawn = Vec::new();
+        for settings in [alone, together] {
+            let found = find(&settings, &subjects, &pictures, 0, &mut |_, _| ()).unwrap();
+            for (name, figure) in Album::new(&settings, &found, &pictures).figures() {
+                let path = folder.path().join(format!("{name}.png"));
+                let svg = figure.svg().unwrap();
+                std::fs::write(&path, svg_to_png(&svg, 0.4).unwrap()).unwrap();
+                drawn.push(name);
+            }
+        }
+        for name in [
+            "image0-layers",
+            "image1-algorithms-other",
+            "together-one-k-means",
+            "together-layers-ward",
+        ] {
+            assert!(drawn.iter().any(|known| known == name), "{drawn:?}");
+            alike(&folder.path().join(format!("{name}.png")), &format!("parts-{name}.png"));
+        }
+    }
+
+    #[test]
+    fn no_two_models_write_the_same_files() {
+        let names = ["SimCLR", "simclr", "SIMCLR!", "simclr-2", "..", "ü"];
+        let found = slugs(&names.map(str::to_owned));
+        assert_eq!(found, ["simclr", "simclr-2", "simclr-3", "simclr-2-2", "model", "model-2"]);
+    }
 }

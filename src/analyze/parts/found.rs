@@ -1,7 +1,8 @@
 //! Every map of an analysis, in an order that keeps colours, and its numbers.
 
 use super::earlier::Earlier;
-use super::maps::{self, Maps, Picture, Subject, check_memory, side_for};
+use super::maps::{self, Maps, Picture, Subject, check_memory};
+use super::masks::UNJUDGED;
 use super::numbers::{self, Agreement, Sample, Stability, Truth};
 use super::order::{Order, by_first_pixel, by_size, matched};
 use super::{Settings, algorithm_name, paint};
@@ -180,7 +181,9 @@ pub fn find(
         found.subjects.push(subject.name.clone());
         let layers = match subject.weights {
             Some(weights) => maps::of_network(weights, pictures, settings)?,
-            None => vec![maps::of_pixels(pictures, grid(subjects, settings), settings.raw_resize)],
+            None => {
+                vec![maps::of_pixels(pictures, maps::grid(subjects, settings), settings.raw_resize)]
+            }
         };
         for layer in layers {
             for scope in scopes(settings, pictures.len()) {
@@ -196,16 +199,6 @@ pub fn find(
 
 fn scopes(settings: &Settings, pictures: usize) -> Vec<Scope> {
     if settings.together { vec![Scope::All] } else { (0..pictures).map(Scope::Image).collect() }
-}
-
-/// Side of the grid of raw pixels: the one asked for, or that of block group 4 of the first network.
-fn grid(subjects: &[Subject], settings: &Settings) -> usize {
-    let network = subjects.iter().find_map(|subject| subject.weights);
-    settings.raw_grid.unwrap_or_else(|| {
-        network.map_or(14, |weights| {
-            maps::map_side(&weights.config, side_for(&weights.config, settings), 4)
-        })
-    })
 }
 
 /// Clusters one layer of one scope with every algorithm and number of clusters.
@@ -346,19 +339,21 @@ fn truth(map: &Map, pictures: &[Picture]) -> Result<Option<Truth>> {
         let Some(labels) = map.of_picture(at) else { continue };
         let Some(known) = &picture.parts else { return Ok(None) };
         let (width, height) = (picture.original.width, picture.original.height);
-        // Parts of other classes are other parts; the background is the same everywhere.
-        let class = picture.label.map_or(0, |label| label + 1) << 8;
-        parts.extend(known.iter().map(|part| match part {
-            0 => 0,
-            part => class | u32::from(*part),
-        }));
-        for y in 0..height {
+        // Parts of other classes of made scenes are other parts; the background is the same everywhere.
+        let class = picture.label.filter(|_| !picture.drawn).map_or(0, |label| label + 1) << 8;
+        for (at, part) in known.iter().enumerate() {
+            if picture.drawn && *part == UNJUDGED {
+                continue;
+            }
+            parts.push(if *part == 0 { 0 } else { class | u32::from(*part) });
+            let (x, y) = (at % width, at / width);
             let row = (2 * y + 1) * map.height / (2 * height);
-            clusters.extend((0..width).map(|x| {
-                let column = (2 * x + 1) * map.width / (2 * width);
-                u32::from(labels[row * map.width + column])
-            }));
+            let column = (2 * x + 1) * map.width / (2 * width);
+            clusters.push(u32::from(labels[row * map.width + column]));
         }
+    }
+    if parts.is_empty() {
+        return Ok(None);
     }
     numbers::truth(&parts, &clusters).map(Some)
 }

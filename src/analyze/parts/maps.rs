@@ -22,6 +22,7 @@ pub struct Subject<'a> {
 }
 
 /// An image of the analysis.
+#[derive(Clone)]
 pub struct Picture {
     /// What to call it.
     pub name: String,
@@ -35,6 +36,9 @@ pub struct Picture {
     pub shown: Image,
     /// Parts of the ground truth, `[original.height, original.width]`; 0 is the background.
     pub parts: Option<Vec<u8>>,
+    /// Whether these are a mask that people drew: its labels mean the same in every class, and
+    /// [`super::UNJUDGED`] is left out.
+    pub drawn: bool,
 }
 
 /// Reads images of a split and brings them to the size of the figures.
@@ -64,6 +68,7 @@ pub fn read_pictures(
             label: dataset.label(*index),
             shown: Image { width: side, height: side, pixels },
             parts: dataset.part_mask(*index),
+            drawn: false,
             original,
         })
     };
@@ -130,6 +135,15 @@ pub fn side_for(config: &BackboneConfig, settings: &Settings) -> usize {
     })
 }
 
+/// Side of the grid of raw pixels: the one asked for, or that of block group 4 of the first network.
+pub(super) fn grid(subjects: &[Subject], settings: &Settings) -> usize {
+    let network = subjects.iter().find_map(|subject| subject.weights);
+    settings.raw_grid.unwrap_or_else(|| {
+        network
+            .map_or(14, |weights| map_side(&weights.config, side_for(&weights.config, settings), 4))
+    })
+}
+
 /// Refuses an algorithm that keeps all pairs where there are too many pixels, before anything is computed.
 ///
 /// # Errors
@@ -138,14 +152,16 @@ pub(super) fn check_memory(subjects: &[Subject], images: usize, settings: &Setti
     let images = if settings.together { images } else { 1 };
     for algorithm in &settings.algorithms {
         let Some(most) = algorithm.most_rows() else { continue };
-        let grid = settings.raw_grid.unwrap_or(0);
+        let grid = grid(subjects, settings);
         if subjects.iter().any(|subject| subject.weights.is_none()) && images * grid * grid > most {
+            let fits = Some((most / images).isqrt()).filter(|side| *side > 1);
+            let fits =
+                fits.map_or(String::new(), |side| format!("`parts.raw_grid={side}` fits, or "));
             return Err(Error::Recipe(format!(
                 "`{}` keeps all pairs of pixels: the grid of raw pixels has {}, at most {most} fit into memory; \
-                 `parts.raw_grid={}` fits, or take fewer images together, or `parts.algorithms=k-means`",
+                 {fits}take fewer images together, or `parts.algorithms=k-means`",
                 super::algorithm_name(*algorithm),
-                images * grid * grid,
-                (most / images).isqrt()
+                images * grid * grid
             )));
         }
         for weights in subjects.iter().filter_map(|subject| subject.weights) {

@@ -16,6 +16,7 @@ mod found;
 #[cfg(test)]
 mod golden;
 mod maps;
+mod masks;
 pub mod numbers;
 pub mod order;
 mod page;
@@ -27,6 +28,7 @@ mod write;
 pub use earlier::Earlier;
 pub use found::{Found, Map, Pair, Scope, find};
 pub use maps::{Picture, Subject, read_pictures, side_for};
+pub use masks::{UNJUDGED, read_masks};
 pub use write::{Told, write};
 
 use super::palette::Palette;
@@ -176,6 +178,13 @@ impl Settings {
                 "`parts.raw_grid` must be from 2 to the {} pixels of `parts.picture`, found `{side}`",
                 self.picture
             ));
+        }
+        if self.like.is_some() && self.order != Order::Match {
+            return wrong(
+                "`parts.like` goes on with colours where `parts.order=match`, and does nothing otherwise; leave one of \
+                 the two away"
+                    .to_owned(),
+            );
         }
         if self.stability == 1 {
             return wrong(

@@ -64,6 +64,8 @@ fn told() -> Told {
         models: std::collections::BTreeMap::new(),
         seed: 0,
         started: std::time::Instant::now(),
+        split: "test".to_owned(),
+        masks: None,
         device: "cpu".to_owned(),
     }
 }
@@ -348,6 +350,7 @@ fn a_folder_holds_figures_maps_numbers_and_a_page_and_forgets_what_is_stale() {
     assert_eq!(&values[5 * 256..], map.labels);
     let page = std::fs::read_to_string(out.join("parts.html")).unwrap();
     assert!(!page.contains("http://") && !page.contains("https://"), "the page asks for nothing");
+    assert_eq!(crate::analyze::structure::complaints(&page), Vec::<String>::new());
     assert!(page.contains("My net") && page.contains("Block group") && page.contains("Ward"));
     let numbers: serde_json::Value =
         serde_json::from_slice(&std::fs::read(out.join("numbers.json")).unwrap()).unwrap();
@@ -374,13 +377,25 @@ fn a_folder_holds_figures_maps_numbers_and_a_page_and_forgets_what_is_stale() {
         let expected: Vec<u8> = of(&all, 3, 4).iter().map(|label| 3 - label).collect();
         assert_eq!(of(&renamed, 3, 4), expected);
     }
+    let told = told();
+    let other = |fingerprint: &str, split| {
+        let data = DataUsed { fingerprint: fingerprint.to_owned(), ..told.data.clone() };
+        Earlier::same_images(&out, &data, split).map_err(|error| error.to_string())
+    };
+    assert_eq!(other("", "test"), Ok(()));
+    assert!(other("ab", "test").unwrap_err().contains("whose images are others"));
+    assert!(
+        other("", "train").unwrap_err().contains("of the split `test`, this analysis of `train`")
+    );
+    let idle = Settings { order: Order::Size, ..again.clone() }.check().unwrap_err().to_string();
+    assert!(idle.contains("`parts.order=match`"), "{idle}");
     let other = Settings { together: true, ..again };
     let refused = find(&other, &subjects, &pictures, 0, &mut |_, _| ()).err().unwrap().to_string();
     assert!(refused.contains("cannot be carried over"), "{refused}");
 
     let together = Settings { together: true, ..small() };
     let all = found(&together, &subjects, &pictures);
-    let (_, analysis) = write(&out, &together, &all, &pictures, told()).unwrap();
+    let (_, analysis) = write(&out, &together, &all, &pictures, told).unwrap();
     let names: Vec<&str> = analysis.files.iter().map(|file| file.file.as_str()).collect();
     assert!(names.contains(&"together-my-net-block4-k-means.svg"), "{names:?}");
     assert!(names.contains(&"together-layers-k-means.png"), "{names:?}");

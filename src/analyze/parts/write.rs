@@ -18,6 +18,10 @@ use std::path::{Path, PathBuf};
 pub struct Told {
     /// The images.
     pub data: DataUsed,
+    /// The split they are of.
+    pub split: String,
+    /// The folder their masks were read from, where there is one.
+    pub masks: Option<PathBuf>,
     /// The networks by name.
     pub models: BTreeMap<String, WeightsUsed>,
     /// Seed of all draws.
@@ -72,6 +76,10 @@ pub fn write(
         shown.as_object().cloned().unwrap_or_default().into_iter().collect();
     settings
         .insert("images".to_owned(), json!(pictures.iter().map(|p| p.index).collect::<Vec<_>>()));
+    settings.insert("split".to_owned(), json!(told.split));
+    if let Some(masks) = told.masks {
+        settings.insert("masks".to_owned(), json!(masks));
+    }
     let analysis = Analysis {
         kind: "parts".to_owned(),
         version: VERSION,

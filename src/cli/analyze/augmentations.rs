@@ -1,5 +1,6 @@
 //! `diptych analyze augmentations`: what each augmentation does to the embedding.
 
+use super::compute_threads;
 use super::models::{Made, Model, PIXELS, UNTRAINED, divided, finish, first_recipe, folder, open};
 use crate::cli::Answer;
 use crate::cli::evaluate::settings::{Data, OPTIONAL};
@@ -83,10 +84,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     };
     let settings = overrides::apply(&settings, &changes, &OPTIONAL)?;
     settings.augmentations.wanted()?;
+    compute_threads(settings.threads);
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let Data { limit, holdout, label_fraction, subset, classes } = &settings.data;
     let source = open_subset(&location, subset.as_ref(), classes)?;
-    tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
     let models = open(&paths, &arguments.name, arguments.preprocess.as_deref(), device)?;
     let folder = folder(arguments.out.as_ref(), &models, "augmentations")?;
@@ -122,7 +123,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     .analysis()?;
     let picture = folder.join("augmentations.png");
     let text = format!("{}\n{}", table(&found.curves), picture.display());
-    let json = finish(&analysis, &folder, &models, arguments.out.is_none())?;
+    let json = finish(&analysis, &folder, &models)?;
     Ok(Answer { text, json })
 }
 

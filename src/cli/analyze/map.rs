@@ -1,5 +1,7 @@
 //! `diptych analyze map`: every image a point in the plane, like ones near to one another.
 
+use super::compute_threads;
+use super::models::renew;
 use crate::cli::Answer;
 use crate::cli::evaluate::{choose_preprocess, recipe_of};
 use crate::cli::monitor::{image_bar, location, open_subset, round_bar};
@@ -93,11 +95,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         .collect::<Result<_, _>>()?;
     let recipe = recipe_of(&arguments.model)?;
     let settings = Settings::new(recipe.as_ref(), &arguments.overrides)?;
+    compute_threads(settings.threads);
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let source = open_subset(&location, settings.data.subset.as_ref(), &settings.data.classes)?;
     let chosen = splits(&source, arguments.split.as_deref())?;
     let device = machine::device(&settings.device)?;
-    tch::set_num_threads(settings.threads.max(1) as i32);
     let weights = Weights::load(&arguments.model, device)?;
     let hash = weights.hash();
     let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
@@ -145,6 +147,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         revision: (!machine::REVISION.is_empty()).then(|| machine::REVISION.to_owned()),
     };
     analysis.write(&folder)?;
+    renew(&folder, &weights.run)?;
     let lost = if damaged > 0 { format!(", {damaged} could not be read") } else { String::new() };
     let count = grouped(images.len());
     let mut lines = vec![format!("{count} images of {}{lost}", chosen_names(&chosen))];

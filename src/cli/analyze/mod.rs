@@ -28,6 +28,14 @@ pub(super) enum Command {
     Augmentations(augmentations::Arguments),
 }
 
+/// Has libtorch and our own loops compute on so many threads.
+fn compute_threads(threads: usize) {
+    let threads = threads.max(1);
+    tch::set_num_threads(threads as i32);
+    // What has begun to compute keeps its threads: nothing has when a command begins.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+}
+
 pub(super) fn run(command: &Command) -> Result<Answer> {
     match command {
         Command::Parts(arguments) => parts::run(arguments),

@@ -81,7 +81,7 @@ pub(super) fn open(
 }
 
 /// What a path calls its model: the folder of a run, with the checkpoint if it is one of its own, else the file.
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     let text =
         |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
     if path.is_dir() {
@@ -123,17 +123,21 @@ pub(super) fn folder(out: Option<&PathBuf>, models: &[Model], kind: &str) -> Res
     })
 }
 
-/// Writes `analysis.json` and, for an analysis that lies in a run, its report; what programs are told.
-pub(super) fn finish(
-    analysis: &Analysis,
-    folder: &Path,
-    models: &[Model],
-    in_run: bool,
-) -> Result<Value> {
-    analysis.write(folder)?;
-    if let Some(run) = models[0].weights.run.as_ref().filter(|_| in_run) {
-        report::write(run)?;
+/// Writes the report of those of some runs in whose folder the folder of an analysis lies.
+pub(super) fn renew<'a>(folder: &Path, runs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let Ok(folder) = folder.canonicalize() else { return Ok(()) };
+    for run in runs {
+        if run.canonicalize().is_ok_and(|run| folder.starts_with(run)) {
+            report::write(run)?;
+        }
     }
+    Ok(())
+}
+
+/// Writes `analysis.json` and, for an analysis that lies in a run, its report; what programs are told.
+pub(super) fn finish(analysis: &Analysis, folder: &Path, models: &[Model]) -> Result<Value> {
+    analysis.write(folder)?;
+    renew(folder, models.iter().filter_map(|model| model.weights.run.as_ref()))?;
     let mut json = serde_json::to_value(analysis)?;
     json["folder"] = json!(folder);
     Ok(json)

@@ -1,5 +1,6 @@
 //! `diptych analyze neighbours`: the nearest images of some, right and wrong ones.
 
+use super::compute_threads;
 use super::models::{Made, Model, PIXELS, UNTRAINED, divided, finish, first_recipe, folder, open};
 use crate::cli::Answer;
 use crate::cli::evaluate::settings::{Data, OPTIONAL};
@@ -114,9 +115,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let recipe = first_recipe(&paths)?;
     let settings =
         overrides::apply(&Settings::new(arguments, recipe.as_ref()), &changes, &OPTIONAL)?;
+    compute_threads(settings.threads);
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let source = open_subset(&location, settings.data.subset.as_ref(), &settings.data.classes)?;
-    tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
     let models = open(&paths, &arguments.name, arguments.preprocess.as_deref(), device)?;
     let folder = folder(arguments.out.as_ref(), &models, "neighbours")?;
@@ -162,7 +163,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let mut lines: Vec<String> =
         looked.iter().map(|model| describe(model, asked.sheet.k)).collect();
     lines.push(folder.join("neighbours.html").display().to_string());
-    let json = finish(&analysis, &folder, &models, arguments.out.is_none())?;
+    let json = finish(&analysis, &folder, &models)?;
     Ok(Answer { text: lines.join("\n"), json })
 }
 

@@ -1,5 +1,7 @@
 //! `diptych analyze parts`: parts of objects, clustered feature maps laid over the image.
 
+use super::compute_threads;
+use super::models::{name, renew};
 use crate::cli::Answer;
 use crate::cli::evaluate::recipe_of;
 use crate::cli::monitor::{location, open_source, round_bar};
@@ -23,6 +25,7 @@ use std::time::Instant;
   diptych analyze parts runs/a --data photos/ --out parts/
   diptych analyze parts runs/simclr runs/supervised --untrained --pixels --data photos/ --out parts/
   diptych analyze parts runs/a --data photos/ --out parts/ images=10 parts.together=true parts.blocks=4
+  diptych analyze parts runs/a --data voc/ --masks voc-parts/ --out parts/
   diptych analyze parts runs/a --out parts/ --index 3,17 parts.algorithms=k-means,ward,bisecting
 
 Settings (key=value): seed, threads, device, images (how many, from the front of the split);
@@ -52,6 +55,10 @@ pub(in crate::cli) struct Arguments {
     /// Raw pixels, too
     #[arg(long)]
     pixels: bool,
+    /// Folder of maps of the true parts to judge clusters by: for each image a PNG of labels called like it, 0 the
+    /// background, 255 not judged
+    #[arg(long)]
+    masks: Option<PathBuf>,
     /// The folder to fill [default: analyses/parts in the first run]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -91,11 +98,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let optional: Vec<&str> = optional.iter().map(String::as_str).collect();
     let settings = overrides::apply(&settings, &changes, &optional)?;
     settings.parts.check()?;
+    compute_threads(settings.threads);
     let out = folder(arguments, &models)?;
     let source = open_source(&location(arguments.data.as_ref(), first.as_ref())?, &[])?;
-    let dataset = split(&source, arguments.split.as_deref())?;
+    let (split, dataset) = split(&source, arguments.split.as_deref())?;
     let indices = indices(arguments, &settings, dataset.len())?;
-    tch::set_num_threads(settings.threads.max(1) as i32);
+    let data = data_used(&source, indices.len());
+    if let Some(like) = &settings.parts.like {
+        parts::Earlier::same_images(like, &data, &split)?;
+    }
     let loaded = load(arguments, &models, &settings)?;
     let mut subjects: Vec<Subject> = loaded
         .iter()
@@ -104,19 +115,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     if arguments.pixels {
         subjects.push(Subject { name: "Raw pixels".to_owned(), weights: None });
     }
-    let pictures = parts::read_pictures(dataset.as_ref(), &indices, settings.parts.picture)?;
+    let mut pictures = parts::read_pictures(dataset.as_ref(), &indices, settings.parts.picture)?;
+    if let Some(masks) = &arguments.masks {
+        parts::read_masks(masks, &mut pictures)?;
+    }
     let mut bar = round_bar("layers");
     let mut progress = |done: usize, all: usize| bar(done as u64, all as u64);
     let found = parts::find(&settings.parts, &subjects, &pictures, settings.seed, &mut progress)?;
     let device = machine::device_name(machine::device(&settings.device)?);
-    let told = Told {
-        data: data_used(&source, pictures.len()),
-        models: used(&loaded)?,
-        seed: settings.seed,
-        started,
-        device,
-    };
+    let masks = arguments.masks.clone();
+    let told =
+        Told { data, split, masks, models: used(&loaded)?, seed: settings.seed, started, device };
     let (file, analysis) = parts::write(&out, &settings.parts, &found, &pictures, told)?;
+    renew(&out, loaded.iter().filter_map(|it| it.weights.run.as_ref()))?;
     let mut json = serde_json::to_value(&analysis)?;
     json["out"] = json!(out);
     Ok(Answer { text: describe(&found, &analysis.numbers, &file), json })
@@ -139,16 +150,14 @@ fn folder(arguments: &Arguments, models: &[PathBuf]) -> Result<PathBuf> {
     }
 }
 
-fn split(source: &Source, wanted: Option<&str>) -> Result<Arc<dyn Dataset>> {
+/// The split asked for with its name: that of `--split`, else `test` or the first.
+fn split(source: &Source, wanted: Option<&str>) -> Result<(String, Arc<dyn Dataset>)> {
     let names: Vec<&str> = source.splits.iter().map(|(name, _)| name.as_str()).collect();
     let name = wanted.or_else(|| names.iter().find(|name| **name == "test").copied());
-    let found = match name {
-        Some(name) => source.split(name),
-        None => source.splits.first().map(|(_, split)| split),
-    };
-    found.map(Arc::clone).ok_or_else(|| {
-        let names = names.join(", ");
-        let (place, name) = (&source.location, name.unwrap_or_default());
+    let name = name.or(names.first().copied()).unwrap_or_default();
+    let found = source.split(name).map(|split| (name.to_owned(), Arc::clone(split)));
+    found.ok_or_else(|| {
+        let (place, names) = (&source.location, names.join(", "));
         Error::Data(format!("`{place}` has no split `{name}`, only {names}")).into()
     })
 }
@@ -176,8 +185,7 @@ fn load(arguments: &Arguments, models: &[PathBuf], settings: &Settings) -> Resul
     let mut loaded = Vec::new();
     for (at, model) in models.iter().enumerate() {
         let weights = Weights::load(model, device)?;
-        let stem = model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let name = arguments.name.get(at).cloned().or(stem).unwrap_or_else(|| "model".to_owned());
+        let name = arguments.name.get(at).cloned().unwrap_or_else(|| name(model));
         loaded.push(Loaded { hash: weights.hash(), name, weights });
     }
     if arguments.untrained {

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+use super::models::renew;
 use crate::cli::{Answer, tell};
 
 #[derive(clap::Args)]
@@ -53,6 +54,7 @@ where
         (None, _) => Path::new("analyses").join(name),
     };
     let analysis = draw(&found, &settings, &folder)?;
+    renew(&folder, &found)?;
     tell(&format!("{}, {} files", analysis.title, analysis.files.len()));
     for file in analysis.files.iter().filter(|file| file.form == Form::Picture) {
         if !file.description.is_empty()
