@@ -264,6 +264,13 @@ mod tests {
         }
         laughs.push(b'.');
         assert!(refusal(&laughs).contains("values"), "{}", refusal(&laughs));
+        // Marks without end, and one value over and over.
+        for (first, again) in [(&b"("[..], &b"("[..]), (b"N", b"2"), (b"Nq\x00", b"h\x00")] {
+            let endless = [first, &again.repeat(MAX_VALUES)].concat();
+            assert!(refusal(&endless).contains("values"), "{}", refusal(&endless));
+        }
+        let long = [b"c", &[b'm'; 600][..], b"\n", &[b'n'; 600], b"\n."].concat();
+        assert!(graph(&long).err().unwrap().contains("1200 bytes"));
         // A thousand byte strings made of one long text.
         let mut copies = b"\x80\x02X\x00\x10\x00\x00".to_vec();
         copies.extend([b'a'; 4096]);

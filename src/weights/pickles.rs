@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Most bytes that are held beside the long arrays, which stay in the file until they are loaded. Python 3 writes arrays of
 /// protocols before 3 as texts, which are.
-const MOST: u64 = 4 << 30;
+const MOST: u64 = 1 << 30;
 
 pub(super) fn read(path: &Path, file: File, length: u64) -> Result<TensorFile> {
     let damaged =

@@ -2,15 +2,16 @@
 //! what it says it is, and nobody asks it.
 
 use super::torch::number;
-use super::{Entry, Found, Number, Storage, View};
+use super::{Entry, Found, LONGEST_NAME, MOST_DIMENSIONS, Number, Storage, View};
 use crate::data::pickle::{FarArray, Graph, Id, Node, Object, Value};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Deepest nesting that is looked into.
 const DEEPEST: usize = 32;
 
-/// Most values that are looked at; a value that several hold counts for each.
+/// Most values that are looked at or passed by; a value that several hold counts for each.
 const MOST_VISITS: usize = 4_000_000;
 
 /// Longest list or tuple that is looked into.
@@ -64,7 +65,8 @@ pub(super) fn walk(
     locate: &Locate<'_>,
 ) -> Result<Found, String> {
     let found = Found::default();
-    let mut tree = Tree { graph, pickle, big_endian, locate, found, visits: 0, names: 0 };
+    let held = BTreeMap::new();
+    let mut tree = Tree { graph, pickle, big_endian, locate, found, held, visits: 0, names: 0 };
     tree.visit(Path { group: "", name: "" }, graph.root, 0)?;
     Ok(tree.found)
 }
@@ -100,6 +102,8 @@ struct Tree<'t, 'a> {
     big_endian: bool,
     locate: &'t Locate<'t>,
     found: Found,
+    /// Numbers that lie in no file as they are, by the array that has them.
+    held: BTreeMap<Id, Rc<[u8]>>,
     visits: usize,
     names: usize,
 }
@@ -122,13 +126,29 @@ impl Path<'_> {
 }
 
 impl Tree<'_, '_> {
-    fn visit(&mut self, path: Path<'_>, id: Id, depth: usize) -> Result<(), String> {
-        self.visits += 1;
+    /// Counts values that are looked at.
+    fn count(&mut self, values: usize) -> Result<(), String> {
+        self.visits = self.visits.saturating_add(values);
         if self.visits > MOST_VISITS {
             return Err(format!("more than {MOST_VISITS} values, counted wherever they are held"));
         }
+        Ok(())
+    }
+
+    /// Counts a value, and says whether it is to be looked into. Every step of a recursion goes through here.
+    fn enters(&mut self, path: Path<'_>, depth: usize) -> Result<bool, String> {
+        self.count(1)?;
+        if path.group.len() + path.name.len() > LONGEST_NAME {
+            return Err(format!("a name of more than {LONGEST_NAME} bytes"));
+        }
         if depth > DEEPEST {
             self.opaque(path, format!("nested more than {DEEPEST} deep"));
+        }
+        Ok(depth <= DEEPEST)
+    }
+
+    fn visit(&mut self, path: Path<'_>, id: Id, depth: usize) -> Result<(), String> {
+        if !self.enters(path, depth)? {
             return Ok(());
         }
         let graph = self.graph;
@@ -143,7 +163,11 @@ impl Tree<'_, '_> {
                         let start = (self.pickle.place)(at);
                         Storage::At { file: 0, start, bytes: bytes.len() as u64 }
                     }
-                    Cow::Owned(bytes) => Storage::Held(Rc::from(bytes.as_slice())),
+                    // One array under many names is held once.
+                    Cow::Owned(bytes) => {
+                        let held = self.held.entry(id).or_insert_with(|| Rc::from(&**bytes));
+                        Storage::Held(Rc::clone(held))
+                    }
                 };
                 let number = (array.kind, array.item_bytes, array.big_endian);
                 self.array(path, number, &array.shape, storage)
@@ -195,6 +219,7 @@ impl Tree<'_, '_> {
     ) -> Result<(), String> {
         let group = path.joined();
         for (key, value) in pairs {
+            self.count(1)?;
             let key = match self.graph.node(*key) {
                 Node::Plain(Value::Int(key)) => Cow::Owned(key.to_string()),
                 _ => match self.graph.text(*key) {
@@ -218,6 +243,7 @@ impl Tree<'_, '_> {
             return Ok(());
         }
         if items.iter().all(plain) {
+            self.count(items.len())?;
             let short = |id: &Id| match self.graph.node(*id) {
                 Node::Plain(value) => short(value),
                 _ => None,
@@ -250,7 +276,10 @@ impl Tree<'_, '_> {
                 let inner = match arguments {
                     [function, _, inner, ..] if class.ends_with("from_type_v2") => {
                         let object = Object { class: *function, arguments: *inner, state: None };
-                        return self.object(path, object, depth + 1);
+                        if self.enters(path, depth + 1)? {
+                            self.object(path, object, depth + 1)?;
+                        }
+                        return Ok(());
                     }
                     [inner, ..] => *inner,
                     [] => {
@@ -282,6 +311,10 @@ impl Tree<'_, '_> {
                 }
                 Ok(())
             }
+            // `TorchScript` says what its lists are of.
+            (_, [list]) if class.starts_with("torch.jit._pickle.build_") => {
+                self.visit(path, *list, depth + 1)
+            }
             _ => match object.state.map(|state| graph.node(state)) {
                 // A network whose code lies beside it, or that is all of the file: its parts are dictionaries.
                 Some(Node::Dict(state)) if class.starts_with("__torch__.") || depth == 0 => {
@@ -303,8 +336,7 @@ impl Tree<'_, '_> {
         state: &[(Id, Id)],
         depth: usize,
     ) -> Result<(), String> {
-        if depth > DEEPEST {
-            self.opaque(path, class.to_owned());
+        if !self.enters(path, depth)? {
             return Ok(());
         }
         let below = |key: &str| match path.name {
@@ -314,6 +346,7 @@ impl Tree<'_, '_> {
         let graph = self.graph;
         let script = class.starts_with("__torch__.");
         for (key, value) in state {
+            self.count(1)?;
             let Some(key) = graph.text(*key) else { continue };
             match (&*key, graph.node(*value)) {
                 ("_parameters" | "_buffers" | "_modules", Node::Dict(parts)) if !script => {
@@ -335,6 +368,7 @@ impl Tree<'_, '_> {
     /// Parameters, buffers or parts of a network.
     fn parts(&mut self, path: Path<'_>, parts: &[(Id, Id)], depth: usize) -> Result<(), String> {
         for (key, value) in parts {
+            self.count(1)?;
             let Some(key) = self.graph.text(*key) else { continue };
             let name = if path.name.is_empty() {
                 key.into_owned()
@@ -370,16 +404,23 @@ impl Tree<'_, '_> {
             _ => None,
         };
         let number = number.ok_or("its numbers are of no known type")?;
-        let sizes = |id: Id| -> Option<Vec<usize>> {
+        let sizes = |id: Id, what: &str| -> Result<Vec<usize>, String> {
             // `torch.Size` is a tuple of another type.
             let id = match graph.node(id) {
-                Node::Object(object) => *graph.items(object.arguments)?.first()?,
-                _ => id,
+                Node::Object(object) => {
+                    graph.items(object.arguments).and_then(|items| items.first().copied())
+                }
+                _ => Some(id),
             };
-            graph.items(id)?.iter().map(|size| graph.size(*size)).collect()
+            let sizes = id.and_then(|id| graph.items(id)).ok_or_else(|| format!("{what} none"))?;
+            if sizes.len() > MOST_DIMENSIONS {
+                return Err(format!("{what} of {} dimensions", sizes.len()));
+            }
+            let sizes: Option<Vec<usize>> = sizes.iter().map(|size| graph.size(*size)).collect();
+            sizes.ok_or_else(|| format!("{what} none"))
         };
-        let shape = sizes(*shape).ok_or("its shape is none")?;
-        let strides = sizes(*strides).ok_or("its strides are none")?;
+        let shape = sizes(*shape, "its shape is")?;
+        let strides = sizes(*strides, "its strides are")?;
         let offset = graph.size(*offset).ok_or("its offset is none")?;
         let storage = (self.locate)(&reference)?;
         Ok(Entry {

@@ -6,10 +6,17 @@ use super::machine::{Machine, pairs};
 use super::{Array, Globals, MAX_DEPTH, Value};
 use std::borrow::Cow;
 
+/// Longest name of a type or function, with its module, in bytes.
+const LONGEST_GLOBAL: usize = 1000;
+
 impl<'a> Machine<'a> {
     /// A type or function by its name.
     pub(super) fn global(&self, module: Cow<'a, str>, name: Cow<'a, str>) -> Outcome<Node<'a>> {
         let kept = self.globals == Globals::Kept;
+        let length = module.len() + name.len();
+        if length > LONGEST_GLOBAL {
+            return Err(format!("a global with a name of {length} bytes"));
+        }
         let known = match (&*module, &*name) {
             ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => {
                 Global::Reconstruct
@@ -67,7 +74,7 @@ impl<'a> Machine<'a> {
                 [Node::Plain(Value::Text(text)), Node::Plain(Value::Text(encoding))],
             ) => {
                 if !matches!(&**encoding, "latin1" | "latin-1") {
-                    return Err(format!("encoding `{}`", encoding.escape_default()));
+                    return Err("an encoding other than `latin1`".to_owned());
                 }
                 self.input.copied(text.len())?;
                 let bytes: Option<Vec<u8>> =
@@ -219,7 +226,10 @@ impl<'a> Machine<'a> {
 /// A number type by its code, `u1` or `<i8`.
 fn number_type(code: &Value) -> Outcome<NumberType> {
     let code = code.text().unwrap_or_default();
-    let refused = || format!("numbers of type `{}`", code.escape_default());
+    let refused = || format!("numbers of type `{:.40}`", code.escape_default().to_string());
+    if code.len() > LONGEST_GLOBAL {
+        return Err("numbers of no known type".to_owned());
+    }
     let (order, rest) = match code.strip_prefix(['<', '>', '|', '=']) {
         Some(rest) => (code.starts_with('>'), rest),
         None => (false, &*code),

@@ -122,13 +122,15 @@ pub(crate) struct NumberType {
 impl NumberType {
     /// A number of it, for people.
     pub(crate) fn shown(self, bytes: &[u8]) -> Option<String> {
+        if bytes.len() != self.item_bytes {
+            return None;
+        }
         let mut bytes = bytes.to_vec();
         if self.big_endian {
             bytes.reverse();
         }
         let whole = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, b| sum << 8 | u64::from(*b));
         match (self.kind, bytes.len()) {
-            _ if bytes.len() != self.item_bytes => None,
             ('f', 8) => Some(f64::from_bits(whole(&bytes)).to_string()),
             ('f', 4) => Some(f32::from_bits(whole(&bytes) as u32).to_string()),
             ('i', 8) => Some((whole(&bytes) as i64).to_string()),

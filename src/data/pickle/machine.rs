@@ -54,10 +54,10 @@ impl<'a> Machine<'a> {
             b'.' => return Ok(true),
             0x80 => _ = self.input.take(1)?,
             0x95 => _ = self.input.take(8)?,
-            b'(' => self.marks.push(self.stack.len()),
+            b'(' => self.mark()?,
             b'0' => _ = self.pop()?,
             b'1' => _ = self.above_mark()?,
-            b'2' => self.stack.push(self.top()?),
+            b'2' => self.push_again(self.top()?)?,
             b'N' => self.push(Node::Plain(Value::None))?,
             0x88 | 0x89 => self.push(Node::Plain(Value::Bool(opcode == 0x88)))?,
             b'I' | b'L' | b'J' | b'K' | b'M' | 0x8a | 0x8b | b'F' | b'G' => {
@@ -117,7 +117,7 @@ impl<'a> Machine<'a> {
             b'g' | b'h' | b'j' => {
                 let key = self.memo_key(opcode, b'g')?;
                 let id = self.memo.get(&key).ok_or_else(|| format!("nothing remembered as {key}"));
-                self.stack.push(*id?);
+                self.push_again(*id?)?;
             }
             b'c' => {
                 let (module, name) = (self.input.line()?, self.input.line()?);
@@ -197,8 +197,17 @@ impl<'a> Machine<'a> {
         if self.nodes.len() == self.globals.most_values() {
             return Err(too_many(self.nodes.len()));
         }
-        self.stack.push(self.nodes.len() as Id);
+        self.push_again(self.nodes.len() as Id)?;
         self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Puts a value onto the stack that may lie there already.
+    fn push_again(&mut self, id: Id) -> Outcome<()> {
+        if self.stack.len() == self.globals.most_values() {
+            return Err(too_many(self.stack.len()));
+        }
+        self.stack.push(id);
         Ok(())
     }
 
@@ -215,6 +224,14 @@ impl<'a> Machine<'a> {
         let top = self.top()?;
         self.stack.pop();
         Ok(top)
+    }
+
+    fn mark(&mut self) -> Outcome<()> {
+        if self.marks.len() == self.globals.most_values() {
+            return Err(too_many(self.marks.len()));
+        }
+        self.marks.push(self.stack.len());
+        Ok(())
     }
 
     fn above_mark(&mut self) -> Outcome<Vec<Id>> {

@@ -13,7 +13,7 @@ pub(crate) mod testing;
 mod tests;
 mod wire;
 
-use super::{Format, Found, Number, Storage, TensorFile};
+use super::{Format, Found, MOST_TENSORS, Number, Storage, TensorFile};
 use crate::error::{Error, Result};
 use prost::Message;
 use std::collections::BTreeMap;
@@ -91,6 +91,11 @@ fn numbers(kind: Kind) -> Option<Number> {
 
 /// Largest index read.
 pub const LARGEST_INDEX: u64 = 64 << 20;
+/// Most bytes of an entry of strings, and most strings.
+const LARGEST_STRINGS: u64 = 16 << 20;
+const MOST_STRINGS: u64 = 1 << 20;
+/// Longest description of a tensor in the index.
+const LONGEST_ENTRY: usize = 64 << 10;
 /// Most dimensions of a tensor.
 pub const MOST_DIMENSIONS: usize = 32;
 /// Version of the format that is read; a file may ask for more.
@@ -307,6 +312,13 @@ impl Bundle {
         if entry.data_type != DataType::String {
             return Err(self.damaged(format!("`{name}` holds no strings")));
         }
+        if entry.size > LARGEST_STRINGS || entry.count() > MOST_STRINGS {
+            return Err(self.damaged(format!(
+                "`{name}` holds {} strings in {} bytes, at most {MOST_STRINGS} in {LARGEST_STRINGS} are read",
+                entry.count(),
+                entry.size
+            )));
+        }
         let bytes = self.bytes(entry)?;
         strings(&bytes, entry.count(), entry.checksum, self.big_endian)
             .map_err(|why| self.damaged(format!("`{name}`: {why}")))
@@ -319,7 +331,11 @@ impl Bundle {
     /// [`Error::Weights`] if the object graph is damaged; [`Error::Io`].
     pub fn variables(&self) -> Result<BTreeMap<String, String>> {
         let mut told: BTreeMap<String, String> = BTreeMap::new();
-        if self.entries.contains_key(OBJECT_GRAPH) {
+        if let Some(entry) = self.entries.get(OBJECT_GRAPH) {
+            if !entry.shape.is_empty() {
+                let shape = &entry.shape;
+                return Err(self.damaged(format!("its object graph has shape {shape:?}")));
+            }
             let graph = self.strings(OBJECT_GRAPH)?.concat();
             let graph = ObjectGraph::decode(graph.as_slice())
                 .map_err(|error| self.damaged(format!("its object graph is damaged: {error}")))?;
@@ -355,6 +371,9 @@ fn entries(bytes: &[u8]) -> Result<(Header, BTreeMap<String, Entry>), String> {
             header = Some(checked_header(value)?);
             return Ok(());
         };
+        if entries.len() == MOST_TENSORS {
+            return Err(format!("it lists more than {MOST_TENSORS} tensors"));
+        }
         let name = std::str::from_utf8(key).map_err(|_| {
             "it holds a name that is no text: variables cut into parts (partitioned) cannot be read"
         })?;
@@ -382,6 +401,9 @@ fn checked_header(value: &[u8]) -> Result<Header, String> {
 }
 
 fn entry(value: &[u8], header: &Header) -> Result<Entry, String> {
+    if value.len() > LONGEST_ENTRY {
+        return Err(format!("is described in {} bytes", value.len()));
+    }
     let message = EntryMessage::decode(value).map_err(|error| error.to_string())?;
     if !message.slices.is_empty() {
         return Err("is cut into parts (partitioned), which cannot be read".into());

@@ -4,6 +4,8 @@
 //! A table is blocks of entries, an index block that says where they lie, and a footer of 48 bytes. Every block carries a
 //! checksum and is taken only if it holds.
 
+use super::LARGEST_INDEX;
+
 /// The last bytes of every table.
 const MAGIC: u64 = 0xdb47_7524_8b80_fb57;
 const FOOTER: usize = 48;
@@ -11,6 +13,8 @@ const FOOTER: usize = 48;
 const TRAILER: usize = 5;
 /// Longest key taken.
 pub(super) const LONGEST_KEY: usize = 4096;
+/// Most bytes of all keys.
+const MOST_KEYS: usize = 64 << 20;
 /// Snappy's shortest code for 64 bytes takes three.
 const SNAPPY_FACTOR: usize = 22;
 
@@ -33,7 +37,8 @@ pub(super) fn read(
     let mut handles = &footer[..FOOTER - 8];
     let _metaindex = Handle::take(&mut handles)?;
     let index = Handle::take(&mut handles)?.block(blocks)?;
-    let mut keys = Keys { last: None, budget: (1 << 20) + 16 * bytes.len() };
+    let budget = ((1 << 20) + 16 * bytes.len()).min(MOST_KEYS);
+    let mut keys = Keys { last: None, budget };
     let mut end = 0;
     let mut separators = Keys { last: None, budget: keys.budget };
     for_each(&index, &mut separators, |_, value| {
@@ -78,6 +83,9 @@ impl Handle {
                 let length = snap::raw::decompress_len(content).map_err(|why| why.to_string())?;
                 if length > SNAPPY_FACTOR * content.len() + 64 {
                     return Err("a packed block claims an impossible size".into());
+                }
+                if length as u64 > LARGEST_INDEX {
+                    return Err(format!("a packed block of {length} bytes"));
                 }
                 let unpacked = snap::raw::Decoder::new().decompress_vec(content);
                 Ok(unpacked.map_err(|why| format!("a packed block is damaged: {why}"))?.into())

@@ -244,6 +244,39 @@ fn the_object_graph_tells_the_names() {
     assert_eq!(found, expected);
 }
 
+#[test]
+fn a_small_index_does_not_ask_for_much_memory() {
+    let mut draft = Draft::default();
+    for number in 0..=MOST_TENSORS {
+        draft.add_bytes(&format!("{number:06}"), 1, &[0], &[], 0);
+    }
+    let message = refusal(&draft);
+    assert!(message.contains("more than 200000 tensors"), "{message}");
+
+    let mut draft = Draft::default();
+    draft.add_bytes(OBJECT_GRAPH, 7, &[3], &[0; 16], 0);
+    let message = open(&draft).1.unwrap().variables().unwrap_err().to_string();
+    assert!(message.contains("object graph has shape [3]"), "{message}");
+    let mut draft = Draft::default();
+    draft.add_bytes(OBJECT_GRAPH, 7, &[], &vec![0; 17 << 20], 0);
+    let (_folder, bundle) = open(&draft);
+    let message = bundle.unwrap().variables().unwrap_err().to_string();
+    assert!(message.contains("in 17825792 bytes"), "{message}");
+
+    // A tensor that is described at length, and a packed block.
+    let dim = vec![Dimension { size: 1 }; 20_000];
+    let shape = Some(Shape { dim, unknown_rank: false });
+    let entry = EntryMessage { dtype: 1, shape, ..EntryMessage::default() };
+    let mut draft = some();
+    draft.entries.insert("long".to_owned(), entry);
+    assert!(refusal(&draft).contains("`long` is described in"), "{}", refusal(&draft));
+    let (header, value) = ((Vec::new(), Vec::new()), (b"x".to_vec(), vec![0; 65 << 20]));
+    let index = table::writer::table(&[&[header, value]], true);
+    assert!(index.len() < 4 << 20);
+    let why = table::read(&index, |_, _| Ok(())).unwrap_err();
+    assert!(why.contains("packed block of"), "{why}");
+}
+
 /// Reads all of a checkpoint; every error blames the file.
 fn whole(prefix: &Path) -> bool {
     let judged = |outcome: Result<()>| match outcome {
