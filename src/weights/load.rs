@@ -37,16 +37,19 @@ impl TensorFile {
     /// # Errors
     /// Those of [`Self::tensor`]; [`Error::Weights`] if the shapes differ.
     pub fn copy_to(&self, entry: &Entry, target: &Tensor) -> Result<()> {
-        let mut checksum = 0;
-        let mut check = |bytes: &[u8]| checksum = crc32c::crc32c_append(checksum, bytes);
-        let mut nothing = |_: &[u8]| ();
-        let seen: &mut dyn FnMut(&[u8]) =
-            if entry.crc32c.is_some() { &mut check } else { &mut nothing };
-        self.copy_seen(entry, target, seen)?;
-        match entry.crc32c {
-            Some(expected) if expected != checksum => Err(self.fault(
+        let mut castagnoli = 0;
+        let mut crc = flate2::Crc::new();
+        let mut check = |bytes: &[u8]| match (entry.crc32c, entry.crc32) {
+            (Some(_), _) => castagnoli = crc32c::crc32c_append(castagnoli, bytes),
+            (None, Some(_)) => crc.update(bytes),
+            (None, None) => {}
+        };
+        self.copy_seen(entry, target, &mut check)?;
+        let found = if entry.crc32c.is_some() { castagnoli } else { crc.sum() };
+        match entry.crc32c.or(entry.crc32) {
+            Some(expected) if expected != found => Err(self.fault(
                 entry,
-                &format!("its checksum should be {expected:08x}, found {checksum:08x}"),
+                &format!("its checksum should be {expected:08x}, found {found:08x}"),
             )),
             _ => Ok(()),
         }

@@ -91,6 +91,8 @@ pub struct Entry {
     pub big_endian: bool,
     /// CRC-32C of the storage, not masked, which loading checks; only for a tensor that is all of its storage.
     pub crc32c: Option<u32>,
+    /// CRC-32 of the storage likewise, as zip archives have it.
+    pub crc32: Option<u32>,
 }
 
 /// A tensor as a part of a storage, in numbers.
@@ -135,6 +137,7 @@ impl Entry {
             storage,
             big_endian: false,
             crc32c: None,
+            crc32: None,
         }
     }
 
@@ -162,6 +165,19 @@ impl Entry {
             Some(view) => view.strides.clone(),
             None => row_major(&self.shape),
         }
+    }
+
+    /// Whether it is all of its storage, row by row.
+    fn is_whole(&self) -> bool {
+        let there = match &self.storage {
+            Storage::At { bytes, .. } => *bytes,
+            Storage::Held(bytes) => bytes.len() as u64,
+        };
+        let own = row_major(&self.shape);
+        let steps = self.strides().into_iter().zip(own).zip(&self.shape);
+        self.bytes() as u64 == there
+            && self.offset() == 0
+            && steps.into_iter().all(|((found, wanted), size)| *size == 1 || found == wanted)
     }
 
     fn offset(&self) -> usize {

@@ -7,6 +7,7 @@ use super::super::{Format, Storage, TensorFile};
 use super::LONGEST_PICKLE;
 use crate::data::pickle;
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -43,13 +44,22 @@ pub(in crate::weights) fn read(path: &Path, file: File, length: u64) -> Result<T
         if member.bytes > most {
             return Err(damaged(&format!("a pickle of {} bytes", member.bytes)));
         }
-        stretch(&file, member.start, member.bytes).map_err(Error::io("read", path))
+        let bytes = stretch(&file, member.start, member.bytes).map_err(Error::io("read", path))?;
+        let mut crc = flate2::Crc::new();
+        crc.update(&bytes);
+        match member.crc32 {
+            Some(expected) if expected != crc.sum() => {
+                Err(damaged(&"the checksum of a member that is no tensor is wrong"))
+            }
+            _ => Ok(bytes),
+        }
     };
     let big_endian = match member("byteorder") {
         Some(order) => content(order, 64)?.starts_with(b"big"),
         None => false,
     };
-    let at = member("data.pkl").unwrap_or(Member { start: 0, bytes: 0, packed: false });
+    let nothing = Member { start: 0, bytes: 0, packed: false, crc32: None };
+    let at = member("data.pkl").unwrap_or(nothing);
     let bytes = content(at, LONGEST_PICKLE)?;
     let locate = |reference: &Reference| {
         let key = &reference.key;
@@ -65,12 +75,26 @@ pub(in crate::weights) fn read(path: &Path, file: File, length: u64) -> Result<T
             )),
         }
     };
-    let found = pickle::graph(&bytes)
+    let mut found = pickle::graph(&bytes)
         .and_then(|graph| {
             let lying = Lying { bytes: &bytes, place: &|within| at.start + within as u64 };
             walk(&graph, lying, big_endian, &locate)
         })
         .map_err(|why| damaged(&format!("`data.pkl`: {why}")))?;
+    // The checksum of a storage is that of a tensor that is all of it.
+    let checksums: BTreeMap<u64, (u64, Option<u32>)> =
+        members.values().map(|member| (member.start, (member.bytes, member.crc32))).collect();
+    for entry in &mut found.entries {
+        if let Storage::At { start, bytes, .. } = entry.storage
+            && let Some((all, crc32)) = checksums.get(&start)
+            && bytes == *all
+            // What cannot be meant is refused below.
+            && entry.fault(&[length]).is_none()
+            && entry.is_whole()
+        {
+            entry.crc32 = *crc32;
+        }
+    }
     let code = format!("{top}/code/");
     let script =
         member("constants.pkl").is_some() || members.keys().any(|name| name.starts_with(&code));
