@@ -1,10 +1,13 @@
 //! What differs between two files of tensors, one pair in memory at a time.
 
+use super::export::SETTINGS;
 use super::simclr_tf::{Choice, Layout, find};
 use super::tensorflow::Bundle;
-use super::{Entry, Format, Import, Stated, TensorFile};
-use crate::error::Result;
+use super::{Entry, Format, Import, Number, Stated, Storage, TensorFile, View};
+use crate::error::{Error, Result};
+use crate::model::BackboneConfig;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -20,7 +23,8 @@ pub struct Difference {
     pub shapes: [Option<Vec<usize>>; 2],
     /// Kinds of numbers in both files.
     pub numbers: [Option<&'static str>; 2],
-    /// Largest absolute difference, infinite where one is no number and the other is; none if shapes differ.
+    /// Largest absolute difference, infinite where one is no number and the other is; none if shapes differ, or if numbers
+    /// of their type are not loaded and the bytes of both are not the same.
     pub largest: Option<f64>,
     /// The same as a share of the largest magnitude in the first.
     pub relative: Option<f64>,
@@ -53,14 +57,34 @@ impl Side<'_> {
     }
 }
 
-/// Tensors of a file by the names they are compared under: all by their own, or those of the backbone by torchvision's.
+/// The tensors of a file that are compared.
+#[derive(Debug)]
+pub struct Named<'f> {
+    /// By the names they are compared under.
+    pub sides: BTreeMap<String, Side<'f>>,
+    /// The network they are of, where networks are compared.
+    pub config: Option<BackboneConfig>,
+}
+
+/// Tensors of a file by the names they are compared under: all by their own, or those of the backbone by torchvision's. Of
+/// a file of another system `stated` says what it does not say itself; `key` is that of the metadata of our checkpoints.
 ///
 /// # Errors
-/// Those of [`Import::plan`], and for a TensorFlow checkpoint of [`find`], for the backbone.
-pub fn named(file: &TensorFile, backbone: bool) -> Result<BTreeMap<String, Side<'_>>> {
+/// For the backbone those of [`Import::plan`] and [`Import::complete`], for a TensorFlow checkpoint of [`find`];
+/// [`Error::Weights`] if a file of ours is not the network it says it is.
+pub fn named<'f>(
+    file: &'f TensorFile,
+    backbone: bool,
+    stated: &Stated,
+    key: &str,
+) -> Result<Named<'f>> {
     let plain = |entry| Side { entry, layout: Layout::Plain };
     if !backbone {
-        return Ok(file.entries().iter().map(|entry| (entry.full_name(), plain(entry))).collect());
+        let sides = file.entries().iter().map(|entry| (entry.full_name(), plain(entry)));
+        return Ok(Named { sides: sides.collect(), config: None });
+    }
+    if let Some((config, prefix)) = said(file, key)? {
+        return own(file, config, prefix);
     }
     if file.format() == Format::TensorFlow {
         let network = find(&Bundle::open(file.path())?, Choice::default())?;
@@ -71,11 +95,54 @@ pub fn named(file: &TensorFile, backbone: bool) -> Result<BTreeMap<String, Side<
             let entry = *entries.get(mapped.source.as_deref()?)?;
             Some((name.to_owned(), Side { entry, layout: mapped.layout }))
         });
-        return Ok(of_backbone.collect());
+        return Ok(Named { sides: of_backbone.collect(), config: Some(network.config) });
     }
-    let import = Import::plan(file, &Stated::default())?;
+    // What is stated may be needed for one of two files only.
+    let plan = |stated: &Stated| {
+        Import::plan(file, stated).and_then(|plan| plan.complete(file).map(|()| plan))
+    };
+    let import = plan(stated).or_else(|error| plan(&Stated::default()).map_err(|_| error))?;
     let sources = import.sources();
-    Ok(sources.map(|(name, index)| (name.to_owned(), plain(&file.entries()[index]))).collect())
+    let sides = sources.map(|(name, index)| (name.to_owned(), plain(&file.entries()[index])));
+    Ok(Named { sides: sides.collect(), config: Some(import.config.clone()) })
+}
+
+/// The network that a file of ours says it is, and what the names of its tensors begin with: a checkpoint or an export.
+fn said(file: &TensorFile, key: &str) -> Result<Option<(BackboneConfig, &'static str)>> {
+    let (text, prefix, place) = match (file.notes().get(key), file.notes().get(SETTINGS)) {
+        (Some(text), _) => (text, "backbone.", "/model/backbone"),
+        (None, Some(text)) => (text, "", "/backbone"),
+        (None, None) => return Ok(None),
+    };
+    let wrong = |why: &dyn std::fmt::Display| {
+        Error::Weights(format!("`{}` does not say its network: {why}", file.path().display()))
+    };
+    let header: Value = serde_json::from_str(text).map_err(|error| wrong(&error))?;
+    let config = header.pointer(place).cloned().ok_or_else(|| wrong(&"there is no `backbone`"))?;
+    let config: BackboneConfig = serde_json::from_value(config).map_err(|error| wrong(&error))?;
+    config.check().map_err(|error| wrong(&error))?;
+    Ok(Some((config, prefix)))
+}
+
+/// The tensors of a network in a file of ours, every one of which must be there.
+fn own<'f>(file: &'f TensorFile, config: BackboneConfig, prefix: &str) -> Result<Named<'f>> {
+    let entries: BTreeMap<&str, &Entry> =
+        file.entries().iter().map(|entry| (entry.name.as_str(), entry)).collect();
+    let mut sides = BTreeMap::new();
+    for (name, shape) in config.tensors() {
+        let entry = *entries.get(format!("{prefix}{name}").as_str()).ok_or_else(|| {
+            Error::Weights(format!("`{}` has no tensor `{prefix}{name}`", file.path().display()))
+        })?;
+        let found: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
+        if found != shape {
+            return Err(Error::Weights(format!(
+                "`{}`, tensor `{prefix}{name}`: shape {found:?}, the network has {shape:?}",
+                file.path().display()
+            )));
+        }
+        sides.insert(name, Side { entry, layout: Layout::Plain });
+    }
+    Ok(Named { sides, config: Some(config) })
 }
 
 /// Compares the tensors of two files by name, in the order of the names.
@@ -108,10 +175,51 @@ pub fn compare(
             let (largest, magnitude) = distance(&a, &b);
             difference.largest = Some(largest);
             difference.relative = Some(if largest == 0.0 { 0.0 } else { largest / magnitude });
+        } else if let [Some(a), Some(b)] = pair
+            && a.shape() == b.shape()
+            && a.entry.number == b.entry.number
+            && same_bytes((first_file, a.entry), (second_file, b.entry))?
+        {
+            (difference.largest, difference.relative) = (Some(0.0), Some(0.0));
         }
         found.push(difference);
     }
     Ok(found)
+}
+
+/// Whether tensors of one shape and of numbers that are not loaded are the same, bit by bit; texts as they are stored.
+fn same_bytes(a: (&TensorFile, &Entry), b: (&TensorFile, &Entry)) -> Result<bool> {
+    let (first, second) = (bits(a.1), bits(b.1));
+    Ok(first.shape == second.shape && a.0.tensor(&first)? == b.0.tensor(&second)?)
+}
+
+/// The same tensor as whole numbers that are loaded: of as many bytes each, or more of fewer.
+fn bits(entry: &Entry) -> Entry {
+    let (number, parts) = match entry.number {
+        Number::U16 => (Number::I16, 1),
+        Number::U32 => (Number::I32, 1),
+        Number::U64 => (Number::I64, 1),
+        Number::C64 => (Number::I32, 2),
+        Number::C128 => (Number::I64, 2),
+        _ => (Number::U8, 1),
+    };
+    if entry.number == Number::Text {
+        let bytes = match &entry.storage {
+            Storage::At { bytes, .. } => *bytes as usize,
+            Storage::Held(bytes) => bytes.len(),
+        };
+        return Entry { number, shape: vec![bytes], view: None, ..entry.clone() };
+    }
+    if parts == 1 {
+        return Entry { number, ..entry.clone() };
+    }
+    let mut shape = entry.shape.clone();
+    shape.push(parts);
+    let view = entry.view.as_ref().map(|view| View {
+        offset: parts * view.offset,
+        strides: view.strides.iter().map(|step| parts * step).chain([1]).collect(),
+    });
+    Entry { number, shape, view, ..entry.clone() }
 }
 
 /// Largest absolute difference, and largest magnitude of the first.
