@@ -9,13 +9,13 @@ use std::path::{Component, Path, PathBuf};
 pub const UNJUDGED: u8 = 255;
 
 /// Reads the label maps of pictures from a folder: PNG of one byte a pixel, grey or with a palette, as large as the image, each
-/// called like its image, in the same folders or in none. 0 is the background, [`UNJUDGED`] is left out.
+/// called like its image, in the same folders, with that of the split or without, or in none. 0 is the background, [`UNJUDGED`] is left out.
 ///
 /// # Errors
 /// [`Error::Data`] if there is none for an image, or it is no map of labels of the image's size; [`Error::Io`].
-pub fn read_masks(folder: &Path, pictures: &mut [Picture]) -> Result<()> {
+pub fn read_masks(folder: &Path, split: &str, pictures: &mut [Picture]) -> Result<()> {
     for picture in pictures {
-        let path = place(folder, &picture.name).ok_or_else(|| {
+        let path = place(folder, split, &picture.name).ok_or_else(|| {
             Error::Data(format!(
                 "`{}` has no map of parts for `{}`; it would be called like the image, with the ending .png",
                 folder.display(),
@@ -38,10 +38,11 @@ pub fn read_masks(folder: &Path, pictures: &mut [Picture]) -> Result<()> {
 }
 
 /// The map of an image: in the folders of the image, else by its name alone.
-fn place(folder: &Path, image: &str) -> Option<PathBuf> {
+fn place(folder: &Path, split: &str, image: &str) -> Option<PathBuf> {
     let image = Path::new(image).with_extension("png");
     let within = image.components().filter(|part| matches!(part, Component::Normal(_)));
-    let places = [within.collect::<PathBuf>(), PathBuf::from(image.file_name()?)];
+    let within: PathBuf = within.collect();
+    let places = [Path::new(split).join(&within), within, PathBuf::from(image.file_name()?)];
     places.into_iter().map(|place| folder.join(place)).find(|path| path.is_file())
 }
 
@@ -124,7 +125,8 @@ mod tests {
             let mut pictures = pictures(1);
             pictures[0].name = name.to_owned();
             pictures[0].original = Image { width: 4, height: 2, pixels: vec![0; 24] };
-            read_masks(folder.path(), &mut pictures).map(|()| pictures.remove(0).parts.unwrap())
+            read_masks(folder.path(), "test", &mut pictures)
+                .map(|()| pictures.remove(0).parts.unwrap())
         };
         let missing = read("cat/1.jpg").unwrap_err().to_string();
         assert!(missing.contains("no map of parts for `cat/1.jpg`"), "{missing}");
@@ -134,7 +136,10 @@ mod tests {
         fs::create_dir(folder.path().join("cat")).unwrap();
         fs::write(folder.path().join("cat/1.png"), stored("bits.png")).unwrap();
         assert!(read("cat/1.jpg").unwrap_err().to_string().contains("8 bits of grey"));
-        let other = read_masks(folder.path(), &mut {
+        fs::create_dir_all(folder.path().join("test/cat")).unwrap();
+        fs::write(folder.path().join("test/cat/1.png"), stored("palette.png")).unwrap();
+        assert_eq!(read("cat/1.jpg").unwrap()[3..6], [255, 0, 2], "that of the split comes first");
+        let other = read_masks(folder.path(), "test", &mut {
             let mut one = pictures(1);
             one[0].name = "1.jpg".to_owned();
             one

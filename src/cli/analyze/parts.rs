@@ -117,7 +117,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     }
     let mut pictures = parts::read_pictures(dataset.as_ref(), &indices, settings.parts.picture)?;
     if let Some(masks) = &arguments.masks {
-        parts::read_masks(masks, &mut pictures)?;
+        parts::read_masks(masks, &split, &mut pictures)?;
     }
     let mut bar = round_bar("layers");
     let mut progress = |done: usize, all: usize| bar(done as u64, all as u64);

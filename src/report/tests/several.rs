@@ -170,7 +170,7 @@ fn a_page_reads_itself_anew_only_while_someone_writes_it() {
     let own = fs::read_to_string(write(&path).unwrap()).unwrap();
     assert!(own.contains("class=\"live\""), "its training writes it");
     held.write_status(&Status { state: "finished".into(), ..Status::default() }).unwrap();
-    let written = compare(&[path.clone()], &page, true).unwrap();
+    let written = compare(std::slice::from_ref(&path), &page, true).unwrap();
     assert_eq!((again(), written.every), (false, None));
 }
 
