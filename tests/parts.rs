@@ -114,23 +114,23 @@ fn pixels_alone_need_no_model() {
 fn photos_are_judged_by_masks_that_people_drew() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    for place in ["photos/cat", "masks/cat"] {
+    for place in ["photos/cat", "photos/dog", "masks/cat", "masks/dog"] {
         std::fs::create_dir_all(folder.join(place)).unwrap();
     }
     // The left half is red, the right one blue; nobody judges the last rows.
-    for at in 0..2 {
+    for class in ["cat", "dog"] {
         let red = |x: u32| if x < 20 { [200, 30, 30] } else { [30, 30, 200] };
         let photo = image::RgbImage::from_fn(40, 40, |x, _| image::Rgb(red(x)));
-        photo.save(folder.join(format!("photos/cat/{at}.png"))).unwrap();
+        photo.save(folder.join(format!("photos/{class}/0.png"))).unwrap();
         let label = |x: u32, y: u32| if y > 35 { 255 } else { u8::from(x < 20) };
         let mask = image::GrayImage::from_fn(40, 40, |x, y| image::Luma([label(x, y)]));
-        mask.save(folder.join(format!("masks/cat/{at}.png"))).unwrap();
+        mask.save(folder.join(format!("masks/{class}/0.png"))).unwrap();
     }
     let arguments = ["--pixels", "--data", "photos", "--masks", "masks", "--out", "out"];
     let found = analyzed(folder, &arguments);
     assert_eq!(found["settings"]["masks"], "masks");
     assert!(found["numbers"]["Raw pixels/purity"].as_f64().unwrap() > 0.99, "{found}");
-    std::fs::remove_file(folder.join("masks/cat/1.png")).unwrap();
+    std::fs::remove_file(folder.join("masks/dog/0.png")).unwrap();
     let output =
         diptych(folder, &[&["analyze", "parts"], &arguments[..]].concat()).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
