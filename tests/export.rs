@@ -72,7 +72,7 @@ fn write_all(folder: &Path, title: &str, sample: &Sample) {
         config: &sample.config,
         tensors: &sample.tensors,
         projector: Some((sample.projector.clone(), sample.projector.layers)),
-        classifier_behind: false,
+        classifier_behind: 0,
         preprocess: Some(&preprocess),
     };
     let usual = Options { head: true, ..Options::default() };
@@ -168,7 +168,7 @@ fn the_program_exports_a_file_of_weights_and_says_what_is_not_in_it() {
         config: &sample.config,
         tensors: &sample.tensors,
         projector: None,
-        classifier_behind: false,
+        classifier_behind: 0,
         preprocess: Some(&preprocess),
     };
     let from = folder.path().join("from.safetensors");

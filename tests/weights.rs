@@ -174,6 +174,49 @@ fn files_that_differ_say_where_and_files_that_are_none_are_refused() {
     assert!(!out.exists());
 }
 
+/// Models of ours say which network they are; numbers that are not loaded are compared by their bytes.
+#[test]
+fn small_networks_of_ours_and_numbers_that_are_not_loaded_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let small = golden("small.safetensors");
+    let (ours, export) = (path("ours.safetensors"), path("export.safetensors"));
+    let import = ["weights", "import", &small, "--out", &ours, "--stem", "cifar"];
+    json(&[&import[..], &["--preprocess", "cifar"]].concat());
+    json(&["weights", "export", &ours, "--format", "safetensors", "--out", &export]);
+    let compare = |a: &str, b: &str, more: &[&str]| {
+        run(&[&["weights", "compare", "--backbone", a, b][..], more].concat())
+    };
+    for (a, b) in [(&ours, &export), (&export, &ours)] {
+        let (code, text, errors) = compare(a, b, &[]);
+        assert!(code == 0 && text.contains("100 equal, 0 differ"), "{text}{errors}");
+    }
+    let (code, _, errors) = compare(&ours, &small, &[]);
+    assert!(code == 6 && errors.contains("--stem"), "{errors}");
+    let (code, text, _) = compare(&ours, &small, &["--stem", "cifar"]);
+    assert!(code == 0 && text.contains("100 equal") && !text.contains("note:"), "{text}");
+    let (code, text, _) = compare(&ours, &small, &["--stem", "cifar_pad2"]);
+    assert!(code == 0 && text.contains("note: two networks, of stem cifar "), "{text}");
+
+    // 16-bit whole numbers without a sign and complex ones; and the texts of TensorFlow.
+    let numbers = |change: u8| {
+        let header = r#"{"u":{"dtype":"U16","shape":[2],"data_offsets":[0,4]},"c":{"dtype":"C64","shape":[1],"data_offsets":[4,12]}}"#;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, change]);
+        let file = path(&format!("{change}.safetensors"));
+        std::fs::write(&file, bytes).unwrap();
+        file
+    };
+    let texts = format!("{}/tests/golden/tensorflow/model.ckpt-7", env!("CARGO_MANIFEST_DIR"));
+    for file in [&numbers(1), &golden("views.pth"), &texts] {
+        let (code, text, errors) = run(&["weights", "compare", file, file]);
+        assert!(code == 0 && text.contains(", 0 differ"), "{text}{errors}");
+    }
+    let (code, text, _) = run(&["weights", "compare", &numbers(1), &numbers(2)]);
+    assert!(code == 1 && text.contains("1 equal, 1 differ"), "{text}");
+}
+
 /// TensorFlow's own form, by the prefix of its files.
 #[test]
 fn a_checkpoint_of_tensorflow_is_shown_imported_compared_and_used() {
@@ -195,6 +238,26 @@ fn a_checkpoint_of_tensorflow_is_shown_imported_compared_and_used() {
     assert_eq!(found["backbone"]["flavor"], "simclr_tf");
     let count = found["matched"].as_u64().unwrap();
     assert_eq!(count, 105);
+
+    // Every variable is told; nothing tells what the linear head of this one reads.
+    let listed = found["tensors"].as_array().unwrap();
+    assert_eq!(listed.len(), shown["tensors"].as_array().unwrap().len());
+    let outcome = |name: &str| {
+        let row = listed.iter().find(|row| row["name"] == name).unwrap();
+        (row["outcome"].as_str().unwrap().to_owned(), row["remark"].as_str().map(str::to_owned))
+    };
+    assert_eq!(outcome("global_step"), ("dropped".to_owned(), Some("counters".to_owned())));
+    let head = outcome("head_supervised/linear_layer/dense/kernel");
+    assert!(head.0 == "dropped" && head.1.unwrap().contains("--tap"));
+    let behind = path("behind.safetensors");
+    let import = ["weights", "import", &checkpoint, "--out", &behind, "--tap", "g1"];
+    let (code, text, errors) = run(&import);
+    assert!(code == 0 && text.contains("the classifier behind g1"), "{text}{errors}");
+    assert!(text.contains("(left: counters)"), "{text}");
+    let graph = path("behind.onnx");
+    let written =
+        json(&["weights", "export", &behind, "--format", "onnx", "--head", "--out", &graph]);
+    assert_eq!(written["left_out"], serde_json::json!([]));
 
     // The same network by the same names, whatever order its dimensions lie in.
     let text = format!("{count} equal, 0 differ");
@@ -256,6 +319,8 @@ fn an_export_carries_its_network_and_its_images_to_the_next_import() {
     for same in ["backbone", "preprocess", "hash", "matched"] {
         assert_eq!(again[same], first[same], "{same}");
     }
+    assert_eq!(again["tensors"].as_array().unwrap().len(), 100);
+    assert_eq!(again["tensors"][0]["outcome"], "matched");
     let (code, text, _) = run(&["weights", "show", &export]);
     assert!(code == 0 && text.contains("diptych exported") && text.contains("center-40"), "{text}");
     let data = "synthetic:scenes?train=4&test=4";
@@ -281,6 +346,30 @@ fn an_export_carries_its_network_and_its_images_to_the_next_import() {
         .unwrap();
     let (code, _, errors) = run(&["weights", "import", &export, "--out", &back]);
     assert!(code == 6 && errors.contains("do not match"), "{errors}");
+}
+
+/// What was written for transformers and detectron2 is read by its names.
+#[test]
+fn exports_for_other_systems_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let bare = golden("bare.safetensors");
+    let ours = path("ours.safetensors");
+    json(&["weights", "import", &bare, "--out", &ours, "--preprocess", "imagenet"]);
+    for (format, out, file) in [
+        ("huggingface", "folder", "folder/model.safetensors"),
+        ("detectron2", "x.pkl", "x.pkl"),
+        ("timm", "x.safetensors", "x.safetensors"),
+    ] {
+        json(&["weights", "export", &ours, "--format", format, "--out", &path(out)]);
+        let back = path("back.safetensors");
+        let import = ["weights", "import", &path(file), "--out", &back, "--preprocess", "imagenet"];
+        let found = json(&import);
+        let family = if format == "timm" { "bare" } else { format };
+        assert_eq!((&found["source"]["family"], &found["matched"]), (&family.into(), &100.into()));
+        let (code, text, errors) = run(&["weights", "compare", "--backbone", &ours, &path(file)]);
+        assert!(code == 0 && text.contains("100 equal, 0 differ"), "{text}{errors}");
+    }
 }
 
 #[test]
@@ -394,7 +483,7 @@ fn importing_holds_the_tensors_once() {
     let preprocess = Preprocess::named("imagenet").unwrap();
     let (tensors, preprocess) = (&tensors, Some(&preprocess));
     let model =
-        Model { config: &config, tensors, projector: None, classifier_behind: false, preprocess };
+        Model { config: &config, tensors, projector: None, classifier_behind: 0, preprocess };
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let out = path("ours.safetensors");

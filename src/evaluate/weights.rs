@@ -37,6 +37,8 @@ pub struct Weights {
     projector: Option<Projector>,
     /// Its settings, where they are not those of a method.
     projector_settings: Option<HeadConfig>,
+    /// How many layers of the projector the classifier sits behind, where no method says so; 0 on the features.
+    pub classifier_behind: usize,
     /// How images must be prepared, if the file says or the system that wrote it is known to prepare all alike.
     pub preprocess: Option<Preprocess>,
     /// Whose file it is, if it is not ours.
@@ -96,6 +98,7 @@ impl Weights {
             head: BTreeMap::new(),
             projector,
             projector_settings: self.projector_settings.clone(),
+            classifier_behind: self.classifier_behind,
             preprocess: self.preprocess.clone(),
             family: self.family,
             file: PathBuf::from("untrained"),

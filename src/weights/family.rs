@@ -1,8 +1,9 @@
 //! Whose file it is: where each system's training code leaves the backbone, told by the names in the file.
 
-use crate::augment::Preprocess;
+use crate::augment::{Preprocess, Sizing};
 use crate::error::Result;
 use crate::model::resnet::{Flavor, Stem};
+use std::path::Path;
 
 /// How one system names things. Names are meant without a leading `module.`, if all in the dictionary have one
 /// (PyTorch's parallel wrappers put it there).
@@ -50,6 +51,10 @@ pub enum Names {
     },
     /// Those of Separius' converter of SimCLRv2.
     Separius,
+    /// detectron2's.
+    Detectron2,
+    /// Those of transformers.
+    HuggingFace,
 }
 
 /// What tells a family beside its names.
@@ -61,6 +66,9 @@ pub enum Test {
     ShortcutFirst,
     /// A classifier of 1,000 classes in a file of PyTorch's.
     ImageNetClassifier,
+    /// A network converted for detectron2. Those of its own have the names, but take blue, green and red in this order, and
+    /// stride in other convolutions.
+    Converted,
 }
 
 /// How images are prepared: a preprocessing by its id, perhaps with another mean and deviation.
@@ -70,6 +78,8 @@ pub struct Prepared {
     pub id: &'static str,
     /// Mean and standard deviation, where they are not those of the id.
     pub normalization: Option<([f64; 3], [f64; 3])>,
+    /// The shorter side before the crop, where it is not that of `imagenet`, which everything else is of then.
+    pub resize_px: Option<usize>,
 }
 
 impl Prepared {
@@ -78,7 +88,14 @@ impl Prepared {
     /// # Errors
     /// Those of [`Preprocess::named`].
     pub fn preprocess(&self) -> Result<Preprocess> {
-        let plain = Preprocess::named(self.id)?;
+        let plain = match self.resize_px {
+            None => Preprocess::named(self.id)?,
+            Some(resize_px) => {
+                let usual = Preprocess::named("imagenet")?;
+                let sizing = Sizing::ShorterSide { resize_px, crop_px: usual.size_px() };
+                Preprocess { id: self.id.to_owned(), sizing, ..usual }
+            }
+        };
         Ok(match self.normalization {
             Some((mean, std)) => plain.normalized(mean, std),
             None => plain,
@@ -87,8 +104,24 @@ impl Prepared {
 }
 
 const fn plain(id: &'static str) -> Prepared {
-    Prepared { id, normalization: None }
+    Prepared { id, normalization: None, resize_px: None }
 }
+
+/// With a mean and deviation of its own.
+const fn normalized(id: &'static str, by: ([f64; 3], [f64; 3])) -> Prepared {
+    Prepared { id, normalization: Some(by), resize_px: None }
+}
+
+/// torchvision's second weights, trained by another recipe.
+const IMAGENET_V2: Prepared =
+    Prepared { id: "imagenet-232", normalization: None, resize_px: Some(232) };
+
+/// What the names of torchvision's files end in: of its first weights, and of its second.
+const TORCHVISION_V1: &[&str] = &[
+    "5c106cde", "f37072fd", "333f7ec4", "b627a593", "19c8e357", "0676ba61", "5d3b4d8f", "63fe2227",
+    "b121ed2d", "394f9c45", "95faca4d", "32ee1156",
+];
+const TORCHVISION_V2: &[&str] = &["11ad3fa6", "cd907fc2", "f82ba261", "9ba9bcbe", "d733dc28"];
 
 /// Mean and deviation of `ImageNet`, and of CIFAR-10 and STL-10 as solo-learn has them.
 const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -208,7 +241,7 @@ pub const FAMILIES: &[Family] = &[
         },
         drops: LIGHTLY_HEADS,
         small_stem: Some(Stem::CifarNoRelu),
-        preprocess: &[Prepared { id: "cifar", normalization: Some(IMAGENET) }],
+        preprocess: &[normalized("cifar", IMAGENET)],
         split_norms: true,
         ..COMMON
     },
@@ -229,7 +262,7 @@ pub const FAMILIES: &[Family] = &[
             within: &[],
         },
         drops: LIGHTLY_HEADS,
-        preprocess: &[Prepared { id: "short-128", normalization: Some(IMAGENET) }],
+        preprocess: &[normalized("short-128", IMAGENET)],
         ..COMMON
     },
     Family {
@@ -277,7 +310,7 @@ pub const FAMILIES: &[Family] = &[
         kernel: Some(3),
         drops: SOLO_HEADS,
         small_stem: Some(Stem::CifarPad2),
-        preprocess: &[Prepared { id: "cifar", normalization: Some(SOLO_CIFAR) }],
+        preprocess: &[normalized("cifar", SOLO_CIFAR)],
         ..COMMON
     },
     Family {
@@ -287,13 +320,13 @@ pub const FAMILIES: &[Family] = &[
         signs: SOLO_SIGNS,
         kernel: Some(7),
         drops: SOLO_HEADS,
-        preprocess: &[plain("imagenet"), Prepared { id: "stl", normalization: Some(SOLO_STL) }],
+        preprocess: &[plain("imagenet"), normalized("stl", SOLO_STL)],
         ..COMMON
     },
     Family {
         id: "pycontrast",
         title: "PyContrast, FT, InfoMin, PIRL, InsDis",
-        groups: &["model"],
+        groups: &["model", "model_ema"],
         prefixes: &["encoder."],
         kernel: Some(7),
         drops: &["head.", "head_jig.", "jigsaw", "encoder.fc."],
@@ -346,7 +379,30 @@ pub const FAMILIES: &[Family] = &[
         signs: &["fc."],
         kernel: Some(7),
         drops: &["fc."],
+        preprocess: &[plain("imagenet"), IMAGENET_V2],
         test: Test::ImageNetClassifier,
+        ..COMMON
+    },
+    Family {
+        id: "huggingface",
+        title: "transformers",
+        groups: &[""],
+        prefixes: &["resnet.", ""],
+        signs: &["resnet.embedder.", "embedder.embedder."],
+        names: Names::HuggingFace,
+        drops: &["classifier."],
+        preprocess: &[],
+        ..COMMON
+    },
+    Family {
+        id: "detectron2",
+        title: "networks converted for detectron2",
+        groups: &["model"],
+        signs: &["stem.conv1."],
+        names: Names::Detectron2,
+        drops: &["linear."],
+        preprocess: &[],
+        test: Test::Converted,
         ..COMMON
     },
     Family {
@@ -377,6 +433,24 @@ const SOLO_HEADS: &[&str] = &[
     "head.",
 ];
 
+impl Family {
+    /// How the images of a file are prepared, as far as the family or the name of the file tells.
+    pub(super) fn prepared(&self, file: &Path) -> Option<Prepared> {
+        if let [only] = self.preprocess {
+            return Some(*only);
+        }
+        let name = file.file_stem()?.to_str()?;
+        let hash = name.rsplit_once('-').map(|(_, hash)| hash)?;
+        let of = |known: &[&str], id: &str| {
+            let published = self.preprocess.iter().find(|prepared| prepared.id == id);
+            published.copied().filter(|_| known.contains(&hash))
+        };
+        (self.test == Test::ImageNetClassifier).then(|| {
+            of(TORCHVISION_V1, "imagenet").or_else(|| of(TORCHVISION_V2, IMAGENET_V2.id))
+        })?
+    }
+}
+
 impl Names {
     /// A name of the backbone in torchvision's, ours for selective kernels; none if it is no name of a network. `deep` says
     /// whether a converted SimCLRv2 has selective kernels, see [`Self::is_deep`].
@@ -394,6 +468,8 @@ impl Names {
                 Some([head].into_iter().chain(rest).collect::<Vec<_>>().join("."))
             }
             Self::Separius => separius(name, deep),
+            Self::Detectron2 => detectron2(name),
+            Self::HuggingFace => hugging_face(name),
         }
     }
 
@@ -441,6 +517,55 @@ fn separius(name: &str, deep: bool) -> Option<String> {
         _ => return None,
     };
     Some(format!("{place}.{last}"))
+}
+
+/// `stem.conv1.…` is the stem, `resG.B.…` a block, a norm lies within its convolution.
+fn detectron2(name: &str) -> Option<String> {
+    if let Some(value) = name.strip_prefix("stem.conv1.") {
+        return Some(match value.strip_prefix("norm.") {
+            Some(value) => format!("bn1.{value}"),
+            None => format!("conv1.{value}"),
+        });
+    }
+    let (group, rest) = name.strip_prefix("res")?.split_once('.')?;
+    let group = group.parse::<usize>().ok()?.checked_sub(1)?;
+    let (block, rest) = rest.split_once('.')?;
+    let (layer, value) = rest.split_once('.')?;
+    let (norm, value) = match value.strip_prefix("norm.") {
+        Some(value) => (true, value),
+        None => (false, value),
+    };
+    let layer = match (layer, norm) {
+        ("shortcut", _) => format!("downsample.{}", usize::from(norm)),
+        (layer, true) => format!("bn{}", layer.strip_prefix("conv")?),
+        (layer, false) => layer.to_owned(),
+    };
+    Some(format!("layer{group}.{block}.{layer}.{value}"))
+}
+
+/// `embedder.…` is the stem, `encoder.stages.G.layers.B.…` a block.
+fn hugging_face(name: &str) -> Option<String> {
+    let kind = |rest: &str| match rest.split_once('.')? {
+        ("convolution", value) => Some((false, value.to_owned())),
+        ("normalization", value) => Some((true, value.to_owned())),
+        _ => None,
+    };
+    if let Some(rest) = name.strip_prefix("embedder.embedder.") {
+        let (norm, value) = kind(rest)?;
+        return Some(format!("{}1.{value}", if norm { "bn" } else { "conv" }));
+    }
+    let (group, rest) = name.strip_prefix("encoder.stages.")?.split_once(".layers.")?;
+    let group = group.parse::<usize>().ok()?.checked_add(1)?;
+    let (block, rest) = rest.split_once('.')?;
+    let place = format!("layer{group}.{block}");
+    if let Some(rest) = rest.strip_prefix("shortcut.") {
+        let (norm, value) = kind(rest)?;
+        return Some(format!("{place}.downsample.{}.{value}", usize::from(norm)));
+    }
+    let (layer, rest) = rest.strip_prefix("layer.")?.split_once('.')?;
+    let layer = layer.parse::<usize>().ok()?.checked_add(1)?;
+    let (norm, value) = kind(rest)?;
+    Some(format!("{place}.{}{layer}.{value}", if norm { "bn" } else { "conv" }))
 }
 
 #[cfg(test)]

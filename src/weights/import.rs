@@ -9,7 +9,7 @@ use super::{Entry, Format, TensorFile};
 use crate::error::{Error, Result};
 use crate::model::BackboneConfig;
 use crate::model::resnet::{Flavor, Stem};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tch::{Kind, Tensor};
 
 /// Most parts of split running statistics.
@@ -24,6 +24,8 @@ pub struct Stated {
     pub stem: Option<Stem>,
     /// Whose rules its network follows.
     pub flavor: Option<Flavor>,
+    /// The dictionaries that lead to the weights, joined by `/`, where a family has several: `model_ema`.
+    pub group: Option<String>,
 }
 
 /// What became of a tensor, of the file or of the network.
@@ -78,7 +80,9 @@ pub struct Import {
     pub group: String,
     /// The network.
     pub config: BackboneConfig,
-    /// What becomes of every tensor of the dictionary.
+    /// How its images are prepared, if that is published.
+    prepared: Option<Prepared>,
+    /// What becomes of every tensor of the dictionary, and of what lies in it and is none.
     pub rows: Vec<Row>,
     /// Tensors outside of the dictionary, by the dictionaries they lie in.
     pub elsewhere: BTreeMap<String, usize>,
@@ -106,7 +110,9 @@ impl Import {
         let wanted = |family: &&Family| stated.family.as_ref().is_none_or(|id| family.id == *id);
         let found = FAMILIES.iter().filter(wanted).find_map(|family| {
             let dictionary = |group: &&str| dictionaries.iter().find(|it| it.group == *group);
-            let mut there = family.groups.iter().filter_map(dictionary);
+            let chosen =
+                |group: &&&str| stated.group.as_ref().is_none_or(|stated| stated == **group);
+            let mut there = family.groups.iter().filter(chosen).filter_map(dictionary);
             there.find_map(|dictionary| dictionary.of(family, file))
         });
         let Some((family, dictionary, backbone)) = found else {
@@ -122,11 +128,13 @@ impl Import {
             family,
             group: dictionary.group.to_owned(),
             config,
+            prepared: family.prepared(file.path()),
             rows: Vec::new(),
             elsewhere: BTreeMap::new(),
             sources: BTreeMap::new(),
         };
         import.match_all(entries, dictionary, &backbone);
+        import.match_opaque(file);
         for entry in entries.iter().filter(|entry| entry.group != import.group) {
             *import.elsewhere.entry(entry.group.clone()).or_default() += 1;
         }
@@ -182,15 +190,46 @@ impl Import {
         }
     }
 
+    /// What lies in the dictionary and is no tensor: it may be what a tensor should be, and is none that is known.
+    fn match_opaque(&mut self, file: &TensorFile) {
+        let missing: Vec<String> =
+            self.rows_of(Outcome::Missing).filter_map(|row| row.becomes.clone()).collect();
+        for (path, what) in file.opaque() {
+            let inside = match self.group.as_str() {
+                "" => Some(path.as_str()),
+                group => path.strip_prefix(group).and_then(|rest| rest.strip_prefix('/')),
+            };
+            let Some(name) = inside.filter(|name| !name.is_empty() && !name.contains('/')) else {
+                continue;
+            };
+            // That one is told already.
+            if missing.iter().any(|missing| name.ends_with(missing.as_str())) {
+                continue;
+            }
+            let bare = name.strip_prefix("module.").unwrap_or(name);
+            let dropped = is_dropped(bare, self.family);
+            self.rows.push(Row {
+                name: path.clone(),
+                outcome: if dropped { Outcome::Dropped } else { Outcome::Unexpected },
+                becomes: None,
+                shape: Vec::new(),
+                remark: what.clone(),
+            });
+        }
+    }
+
+    fn rows_of(&self, outcome: Outcome) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.outcome == outcome)
+    }
+
     /// How many tensors came to this.
     pub fn count(&self, outcome: Outcome) -> usize {
-        self.rows.iter().filter(|row| row.outcome == outcome).count()
+        self.rows_of(outcome).count()
     }
 
     /// Names of the file that are left, as [`Row::name`].
     pub fn dropped(&self) -> impl Iterator<Item = &str> {
-        let rows = self.rows.iter().filter(|row| row.outcome == Outcome::Dropped);
-        rows.map(|row| row.name.as_str())
+        self.rows_of(Outcome::Dropped).map(|row| row.name.as_str())
     }
 
     /// The counts in a line.
@@ -267,12 +306,10 @@ impl Import {
         Ok(())
     }
 
-    /// How its images are prepared, if its family prepares all alike; else what may be stated.
+    /// How its images are prepared, if its family prepares all alike or the name of the file tells it; else what may be
+    /// stated.
     pub fn preprocess(&self) -> std::result::Result<Prepared, &'static [Prepared]> {
-        match self.family.preprocess {
-            [only] => Ok(*only),
-            several => Err(several),
-        }
+        self.prepared.ok_or(self.family.preprocess)
     }
 }
 
@@ -363,6 +400,10 @@ impl<'f> Dictionary<'f> {
                 let shortcut = place("layer2.0.downsample.0.weight");
                 shortcut.is_some() && shortcut < place("layer2.0.conv1.weight")
             }
+            Test::Converted => {
+                let author = file.notes().get("__author__").map(String::as_str);
+                matches!(author, Some("diptych" | "torchvision" | "MOCO"))
+            }
             Test::ImageNetClassifier => {
                 let classes = self.names.iter().find(|(name, _)| *name == "fc.weight");
                 let classes = classes.and_then(|(_, index)| entries[*index].shape.first());
@@ -376,17 +417,38 @@ impl<'f> Dictionary<'f> {
 
 /// Why no backbone was found.
 fn unknown(file: &TensorFile, stated: &Stated) -> String {
-    let whose = match &stated.family {
-        Some(id) => format!("no backbone as `{id}` has it"),
-        None => {
+    let entries = file.entries();
+    let groups: BTreeSet<&str> = entries.iter().map(|entry| entry.group.as_str()).collect();
+    let whose = match (&stated.family, &stated.group) {
+        (_, Some(group)) => {
+            let groups: Vec<String> =
+                groups.iter().take(8).map(|group| format!("`{group}`")).collect();
+            format!(
+                "no backbone of a known system in `{group}` (tensors lie in {})",
+                groups.join(", ")
+            )
+        }
+        (Some(id), None) => format!("no backbone as `{id}` has it"),
+        (None, None) => {
             "no ResNet of any known system (`conv1.weight`, `layer1.0.conv1.weight`, …)".to_owned()
         }
     };
-    let entries = file.entries();
+    let begins = |start: &str| {
+        let bare = |entry: &Entry| {
+            let name = entry.name.strip_prefix("module.").unwrap_or(&entry.name);
+            name.starts_with(start)
+        };
+        entries.iter().any(bare)
+    };
     let found = match entries {
         _ if file.opaque().keys().any(|name| name.starts_with("experiment_state")) => {
             "arrays within objects of JAX, as BYOL's releases have them: load it with the packages that wrote it, and save the \
              backbone with torchvision's names (kernels transposed to outputs, inputs, rows, columns)"
+                .to_owned()
+        }
+        _ if begins("encoder1.") && begins("encoder2.") => {
+            "two networks, as PyContrast's CMC has them: one of the lightness and one of the two colours of Lab images, \
+             which are not read"
                 .to_owned()
         }
         [] => match file.opaque().iter().next() {

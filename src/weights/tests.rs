@@ -3,6 +3,7 @@
 
 use super::archive::tests::packed;
 use super::*;
+use crate::augment::Sizing;
 use crate::data::mutation::Mutator;
 use crate::model::resnet::{Flavor, Stem};
 use crate::model::{Parameters, Phase, ResNet};
@@ -207,6 +208,99 @@ fn a_tensor_missing_too_many_or_of_another_shape_is_refused_with_counts() {
     assert!(whole.contains("no ResNet of any known system"), "{whole}");
 }
 
+/// Golden bytes with one part put in place of another.
+fn replaced(name: &str, part: &[u8], by: &[u8]) -> Vec<u8> {
+    let bytes = fs::read(golden(name)).unwrap();
+    let at = bytes.windows(part.len()).position(|there| there == part).unwrap();
+    [&bytes[..at], by, &bytes[at + part.len()..]].concat()
+}
+
+#[test]
+fn what_lies_among_the_weights_and_is_no_tensor_is_refused_or_known() {
+    // An object under a name of its own, in front of the tensors.
+    let whole = fs::read(golden("moco-legacy.pth.tar")).unwrap();
+    let key = b"X\x0a\x00\x00\x00state_dict";
+    let at = whole.windows(key.len()).position(|there| there == key).unwrap() + key.len();
+    let mark = at + whole[at..].iter().position(|byte| *byte == b'(').unwrap() + 1;
+    let with = |name: &str| {
+        let object = [&b"X"[..], &(name.len() as u32).to_le_bytes(), name.as_bytes()].concat();
+        let bytes = [&whole[..mark], &object, b"cos\nsystem\n)R", &whole[mark..]].concat();
+        let file = opened(&bytes).unwrap();
+        let import = Import::plan(&file, &Stated::default()).unwrap();
+        (import.complete(&file).map_err(|error| error.to_string()), import.summary())
+    };
+    let (outcome, summary) = with("module.encoder_q.gate");
+    let message = outcome.unwrap_err();
+    assert!(message.contains("module.encoder_q.gate` (os.system)"), "{message}");
+    assert!(summary.contains("1 unexpected"), "{summary}");
+    assert!(with("module.queue_state").0.is_ok());
+}
+
+#[test]
+fn one_of_several_dictionaries_may_be_stated() {
+    let key = b"X\x05\x00\x00\x00model";
+    let file = opened(&replaced("pycontrast.pth", key, b"X\x09\x00\x00\x00model_ema")).unwrap();
+    let plan = |group: Option<&str>| {
+        let group = group.map(str::to_owned);
+        Import::plan(&file, &Stated { group, ..Stated::default() })
+    };
+    for group in [None, Some("model_ema")] {
+        let import = plan(group).unwrap();
+        assert_eq!((import.family.id, &*import.group), ("pycontrast", "model_ema"));
+    }
+    let message = plan(Some("model")).unwrap_err().to_string();
+    assert!(message.contains("in `model`") && message.contains("lie in `model_ema`"), "{message}");
+    let (_folder, path) = changed("bare.safetensors", |name, tensor| {
+        let encoder = if name.starts_with("layer1") { 1 } else { 2 };
+        Some((format!("module.encoder{encoder}.{name}"), tensor))
+    });
+    let file = TensorFile::open(&path).unwrap();
+    let message = Import::plan(&file, &Stated::default()).unwrap_err().to_string();
+    assert!(message.contains("CMC"), "{message}");
+}
+
+/// torchvision published two sets of weights, whose images are resized to other sizes; timm's files have the same names.
+#[test]
+fn torchvision_is_told_by_the_names_of_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let prepared = |name: &str| {
+        let path = folder.path().join(name);
+        fs::copy(golden("torchvision.pth"), &path).unwrap();
+        let import = Import::plan(&TensorFile::open(&path).unwrap(), &Stated::default()).unwrap();
+        assert_eq!(import.family.id, "torchvision");
+        import.preprocess().map(|prepared| prepared.preprocess().unwrap())
+    };
+    let sizing = |resize_px| Sizing::ShorterSide { resize_px, crop_px: 224 };
+    assert_eq!(prepared("resnet50-0676ba61.pth").unwrap().sizing, sizing(256));
+    assert_eq!(prepared("resnet50-11ad3fa6.pth").unwrap().sizing, sizing(232));
+    for name in ["resnet50_a1_0-14fe96d1.pth", "model.pth"] {
+        assert_eq!(prepared(name).unwrap_err().len(), 2, "{name}");
+    }
+}
+
+/// PyTorch writes the checksum of every member, or 0 where it is told not to.
+#[test]
+fn a_changed_byte_of_a_storage_is_noticed_where_its_checksum_is_known() {
+    let file = TensorFile::open(&golden("moco.pth.tar")).unwrap();
+    let entry = file.entries().iter().find(|entry| entry.name.ends_with("q.conv1.weight")).unwrap();
+    assert!(entry.crc32.is_some());
+    let Storage::At { start, .. } = entry.storage else { panic!("{entry:?}") };
+    let mut bytes = fs::read(golden("moco.pth.tar")).unwrap();
+    bytes[start as usize + 5] ^= 1;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("changed.pth");
+    fs::write(&path, &bytes).unwrap();
+    let changed = TensorFile::open(&path).unwrap();
+    let message = changed.tensor(entry).unwrap_err().to_string();
+    assert!(message.contains("checksum should be"), "{message}");
+    // A part of a storage has none of its own.
+    let views = TensorFile::open(&golden("views.pth")).unwrap();
+    assert!(views.entries().iter().any(|entry| entry.crc32.is_none()));
+    let at = bytes.windows(12).position(|there| there == b"encoder_q.fc").unwrap();
+    bytes[at] ^= 1;
+    assert!(refusal(&bytes).contains("no tensor is wrong"), "{}", refusal(&bytes));
+}
+
 fn opened(bytes: &[u8]) -> Result<TensorFile> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
@@ -385,6 +479,32 @@ fn lists_in_circles_and_values_held_a_thousand_times_end() {
     }
     laughs.push(b'.');
     assert!(refusal(&member(&laughs)).contains("values"), "{}", refusal(&member(&laughs)));
+    // A tensor whose arguments are the list that holds them.
+    let own = b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\nq\x00]q\x01(h\x00Nh\x01eR.";
+    for file in [member(own), own.to_vec()] {
+        let found = opened(&file).unwrap();
+        assert!(found.opaque().values().any(|what| what.contains("nested")), "{found:?}");
+    }
+    // A network of thirty levels, each of which holds the next one ten times.
+    let mut network = b"\x80\x02cm\nC\n)R}bq\x000".to_vec();
+    for _ in 0..30 {
+        network.extend(b"cm\nC\n)R}X\x08\x00\x00\x00_modules}(");
+        (b'a'..b'k').for_each(|name| network.extend([b'X', 1, 0, 0, 0, name, b'h', 0]));
+        network.extend(b"usbq\x000");
+    }
+    network.extend(b"h\x00.");
+    assert!(refusal(&network).contains("values"), "{}", refusal(&network));
+    // A shape as long as the file.
+    let mut long = b"\x80\x02}X\x01\x00\x00\x00xctorch._utils\n_rebuild_tensor_v2\n(".to_vec();
+    long.extend(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NK\x01tQK\x00(");
+    long.extend(b"K\x01".repeat(5_000));
+    long.extend(b"tq\x00h\x00\x89NtRs.");
+    let found =
+        opened(&packed(&[("a/data.pkl", &long), ("a/data/0", &[0; 4])], |_, _| ())).unwrap();
+    assert!(found.opaque()["x"].contains("5000 dimensions"), "{found:?}");
+    // A name longer than any file's.
+    let key = [&b"\x80\x02}X\x88\x13\x00\x00"[..], &[b'k'; 5_000], b"}s."].concat();
+    assert!(refusal(&key).contains("4096 bytes"), "{}", refusal(&key));
     // Opcodes that call for more than there is.
     for pickle in [
         &b"\x80\x02Q."[..],

@@ -79,7 +79,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         external_above: if arguments.external_data { 0 } else { usual.external_above },
     };
     let mut written = export(&model, format, &options, &arguments.out)?;
-    written.left_out.extend(weights.left_over.iter().cloned());
+    // Of the heads that came with the weights it is told above.
+    let told = |left: &&String| {
+        let part = left.split('*').next().unwrap_or_default();
+        tensors.keys().any(|name| name.starts_with(part))
+    };
+    written.left_out.extend(weights.left_over.iter().filter(|left| !told(left)).cloned());
     let text = described(&written, format);
     let json = json!({
         "format": format.name(),
@@ -93,15 +98,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     Ok(Answer { text, json })
 }
 
-/// The projector and how many of its layers there are, and whether the classifier sits behind these.
-fn heads(weights: &Weights) -> (Option<(HeadConfig, usize)>, bool) {
-    match &weights.method {
-        Some(method::Config::Classifier(config)) => {
-            let layers = config.tap.layers();
-            (Some((config.projector.clone(), layers)).filter(|_| layers > 0), layers > 0)
-        }
-        _ => (weights.projector().map(|head| (head.clone(), head.layers)), false),
+/// The projector and how many of its layers there are, and how many of them the classifier sits behind.
+fn heads(weights: &Weights) -> (Option<(HeadConfig, usize)>, usize) {
+    if let Some(method::Config::Classifier(config)) = &weights.method {
+        let layers = config.tap.layers();
+        return (Some((config.projector.clone(), layers)).filter(|_| layers > 0), layers);
     }
+    let projector = weights.projector().map(|head| (head.clone(), head.layers));
+    (projector, weights.classifier_behind)
 }
 
 fn named(name: &str) -> Result<Format> {

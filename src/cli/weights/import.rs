@@ -6,13 +6,13 @@ use crate::cli::evaluate::choose_preprocess;
 use crate::cli::table::aligned;
 use anyhow::Result;
 use diptych::error::Error;
-use diptych::evaluate::weights::Weights;
+use diptych::evaluate::weights::{Layer, Weights};
 use diptych::train::checkpoint::{self, KEY};
 use diptych::train::journal::{Event, Journal};
 use diptych::weights::export::SETTINGS;
 use diptych::weights::simclr_tf::{Choice, find};
 use diptych::weights::tensorflow::Bundle;
-use diptych::weights::{Format, Import, Row, Stated, TensorFile};
+use diptych::weights::{Format, Import, Outcome, Row, Stated, TensorFile};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tch::Device;
@@ -48,6 +48,13 @@ pub(in crate::cli) struct Arguments {
     /// Of a TensorFlow checkpoint: the pooling of the published PyTorch conversions
     #[arg(long)]
     converter: bool,
+    /// Of a TensorFlow checkpoint: what its linear head reads, h or a layer of the projection head, g1 and so on
+    /// [default: as published for this name]
+    #[arg(long)]
+    tap: Option<String>,
+    /// Which of several dictionaries of weights in the file: model, `model_ema` [default: the first that its family has]
+    #[arg(long)]
+    group: Option<String>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
@@ -61,15 +68,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         family: arguments.family.clone(),
         stem: arguments.stem.as_deref().map(named_stem).transpose()?,
         flavor: arguments.flavor.as_deref().map(named_flavor).transpose()?,
+        group: arguments.group.clone(),
     };
     let file = TensorFile::open(&file_of(&arguments.file))?;
     if file.format() == Format::TensorFlow {
         return from_tensorflow(arguments, &stated, &file);
     }
-    if arguments.average || arguments.converter {
+    if arguments.average || arguments.converter || arguments.tap.is_some() {
         let name = file.format().name();
         return Err(Error::Recipe(format!(
-            "`--average` and `--converter` are for TensorFlow checkpoints, found `{}`, {name}",
+            "`--average`, `--converter` and `--tap` are for TensorFlow checkpoints, found `{}`, {name}",
             file.path().display()
         ))
         .into());
@@ -85,25 +93,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         return from_export(arguments, &stated, &file);
     }
     let import = Import::plan(&file, &stated)?;
-    let rows: Vec<_> = import
-        .rows
-        .iter()
-        .map(|row| {
-            json!({
-                "name": row.name,
-                "outcome": row.outcome.name(),
-                "becomes": row.becomes,
-                "shape": row.shape,
-                "remark": row.remark,
-            })
-        })
-        .collect();
     let told = Told {
         whose: import.family.title.to_owned(),
         source: json!({ "family": import.family.id, "group": import.group }),
         table: Some(table(&import.rows)),
         summary: import.summary(),
-        more: json!({ "elsewhere": import.elsewhere, "tensors": rows }),
+        more: json!({ "elsewhere": import.elsewhere, "tensors": listed(&import.rows) }),
         ..Told::default()
     };
     save(arguments, &Weights::imported(&file, &stated, Device::Cpu)?, &file, told)
@@ -113,16 +108,36 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
 fn from_export(arguments: &Arguments, stated: &Stated, file: &TensorFile) -> Result<Answer> {
     if *stated != Stated::default() {
         return Err(Error::Recipe(format!(
-            "`{}` says which network it is, in its metadata `{SETTINGS}`: leave out `--family`, `--stem` and `--flavor`",
+            "`{}` says which network it is, in its metadata `{SETTINGS}`: leave out `--family`, `--stem`, `--flavor` and \
+             `--group`",
             file.path().display()
         ))
         .into());
     }
     let weights = Weights::exported(file, Device::Cpu)?;
+    let becomes = |name: &str| match name {
+        name if ["projector.", "classifier."].iter().any(|part| name.starts_with(part)) => {
+            name.to_owned()
+        }
+        name => format!("backbone.{name}"),
+    };
+    let rows: Vec<Row> = file
+        .entries()
+        .iter()
+        .map(|entry| Row {
+            name: entry.name.clone(),
+            outcome: Outcome::Matched,
+            becomes: Some(becomes(&entry.name)),
+            shape: entry.shape.clone(),
+            remark: String::new(),
+        })
+        .collect();
     let told = Told {
         whose: "an export of diptych".to_owned(),
         source: json!({ "family": "diptych" }),
-        summary: format!("{} matched", weights.with_head().len()),
+        table: Some(table(&rows)),
+        summary: format!("{} matched", rows.len()),
+        more: json!({ "tensors": listed(&rows) }),
         ..Told::default()
     };
     save(arguments, &weights, file, told)
@@ -132,13 +147,14 @@ fn from_export(arguments: &Arguments, stated: &Stated, file: &TensorFile) -> Res
 fn from_tensorflow(arguments: &Arguments, stated: &Stated, file: &TensorFile) -> Result<Answer> {
     if *stated != Stated::default() {
         return Err(Error::Recipe(
-            "a TensorFlow checkpoint tells its network: leave out `--family`, `--stem` and `--flavor` (`--converter` takes \
-             the pooling of the PyTorch conversions)"
+            "a TensorFlow checkpoint tells its network: leave out `--family`, `--stem`, `--flavor` and `--group` \
+             (`--converter` takes the pooling of the PyTorch conversions)"
                 .to_owned(),
         )
         .into());
     }
-    let choice = Choice { average: arguments.average, converter: arguments.converter };
+    let tap = arguments.tap.as_deref().map(named_tap).transpose()?;
+    let choice = Choice { average: arguments.average, converter: arguments.converter, tap };
     let network = find(&Bundle::open(&arguments.file)?, choice)?;
     let weights = Weights::from_tensorflow(&arguments.file, choice, Device::Cpu)?;
     let told = Told {
@@ -150,6 +166,15 @@ fn from_tensorflow(arguments: &Arguments, stated: &Stated, file: &TensorFile) ->
         more: json!({ "classes": network.classes, "tensors": tensorflow::rows(&network) }),
     };
     save(arguments, &weights, file, told)
+}
+
+/// How many layers of the projection head lie below one, by its name.
+fn named_tap(name: &str) -> Result<usize> {
+    match Layer::named(name) {
+        Ok(Layer::H) => Ok(0),
+        Ok(Layer::Projector(place)) => Ok(usize::from(place)),
+        _ => Err(Error::Recipe(format!("`--tap` must be h, g1 and so on, found `{name}`")).into()),
+    }
 }
 
 /// What there is to say of an import beside its weights.
@@ -185,6 +210,7 @@ fn save(arguments: &Arguments, weights: &Weights, file: &TensorFile, told: Told)
         "backbone": weights.config,
         "preprocess": preprocess,
         "projector": projector,
+        "classifier_behind": weights.classifier_behind,
         "source": source,
     });
     let event = Event { step: 0, text: text.clone() };
@@ -212,6 +238,20 @@ fn joined(mut object: Value, more: Value) -> Value {
         object.extend(more);
     }
     object
+}
+
+/// What became of each tensor, for programs.
+fn listed(rows: &[Row]) -> Vec<Value> {
+    let row = |row: &Row| {
+        json!({
+            "name": row.name,
+            "outcome": row.outcome.name(),
+            "becomes": row.becomes,
+            "shape": row.shape,
+            "remark": row.remark,
+        })
+    };
+    rows.iter().map(row).collect()
 }
 
 fn table(rows: &[Row]) -> String {

@@ -5,7 +5,8 @@ use crate::cli::table::aligned;
 use diptych::weights::simclr_tf::Network;
 use serde_json::{Value, json};
 
-/// A line for every tensor of ours: the variable it comes from, its shape, its name.
+/// A line for every tensor of ours: the variable it comes from, its shape, its name. Then one for every variable that is
+/// left.
 pub(super) fn table(network: &Network) -> String {
     let head = ["variable", "shape", "becomes"].map(str::to_owned).to_vec();
     let lines = network.tensors.iter().map(|tensor| {
@@ -13,13 +14,27 @@ pub(super) fn table(network: &Network) -> String {
         let source = tensor.source.clone().unwrap_or_else(|| "(zeros)".to_owned());
         vec![source, flattened(&shape), tensor.target.clone()]
     });
-    aligned(&[head].into_iter().chain(lines).collect::<Vec<_>>(), &[])
+    let left = network
+        .dropped
+        .iter()
+        .map(|(name, what)| vec![name.clone(), String::new(), format!("(left: {what})")]);
+    aligned(&[head].into_iter().chain(lines).chain(left).collect::<Vec<_>>(), &[])
 }
 
 /// The same for programs.
 pub(super) fn rows(network: &Network) -> Vec<Value> {
-    let row = |tensor: &diptych::weights::simclr_tf::Mapped| json!({ "name": tensor.source, "becomes": tensor.target, "shape": tensor.shape });
-    network.tensors.iter().map(row).collect()
+    let taken = network.tensors.iter().map(|tensor| {
+        json!({
+            "name": tensor.source,
+            "outcome": "matched",
+            "becomes": tensor.target,
+            "shape": tensor.shape,
+        })
+    });
+    let left = network.dropped.iter();
+    let left =
+        left.map(|(name, what)| json!({ "name": name, "outcome": "dropped", "remark": what }));
+    taken.chain(left).collect()
 }
 
 /// How many tensors of which part, and what is left.
@@ -29,6 +44,10 @@ pub(super) fn summary(network: &Network) -> String {
     let there = parts.iter().filter(|(_, count)| *count > 0);
     let mut told: Vec<String> =
         there.map(|(part, count)| format!("{count} tensors of the {part}")).collect();
-    told.extend(network.dropped.iter().map(|(what, count)| format!("{count} left ({what})")));
+    if network.classes.is_some() && network.tap > 0 {
+        told.push(format!("the classifier behind g{}", network.tap));
+    }
+    let left = network.dropped_by_kind().into_iter();
+    told.extend(left.map(|(what, count)| format!("{count} left ({what})")));
     told.join(", ")
 }

@@ -75,6 +75,8 @@ impl Weights {
             backbone: BackboneConfig,
             preprocess: Option<Preprocess>,
             projector: Option<HeadConfig>,
+            #[serde(default)]
+            classifier_behind: usize,
         }
         let file = found.path().to_owned();
         let wrong = |why: &dyn std::fmt::Display| {
@@ -107,7 +109,8 @@ impl Weights {
         };
         let filled =
             Self::fill(&shapes, load, said.backbone, said.preprocess, file.clone(), device)?;
-        let mut weights = Self { projector_settings: said.projector, ..filled };
+        let classifier_behind = said.classifier_behind;
+        let mut weights = Self { projector_settings: said.projector, classifier_behind, ..filled };
         weights.projector = weights.stored_projector();
         Ok(weights)
     }
@@ -138,8 +141,12 @@ impl Weights {
         let method = method.map(serde_json::from_value).transpose().map_err(unreadable)?;
         // Of weights that no method of ours trained.
         let projector = found.header.model.get("projector").cloned();
-        let projector_settings =
+        let projector_settings: Option<Option<HeadConfig>> =
             projector.map(serde_json::from_value).transpose().map_err(unreadable)?;
+        let projector_settings = projector_settings.flatten();
+        let behind = found.header.model.get("classifier_behind").cloned();
+        let classifier_behind =
+            behind.map(serde_json::from_value).transpose().map_err(unreadable)?.unwrap_or(0);
         let filled = {
             let shapes = found.shapes().collect();
             let of_head = |name: &str| HEAD.iter().any(|part| name.starts_with(part));
@@ -147,7 +154,8 @@ impl Weights {
             Self::fill(&shapes, load, config, Some(preprocess), file, device)?
         };
         let history = found.header.journal.events;
-        let mut weights = Self { method, projector_settings, run, history, ..filled };
+        let mut weights =
+            Self { method, projector_settings, classifier_behind, run, history, ..filled };
         weights.projector = weights.stored_projector();
         Ok(weights)
     }
@@ -183,6 +191,7 @@ impl Weights {
             head: BTreeMap::new(),
             projector: None,
             projector_settings: None,
+            classifier_behind: 0,
             preprocess,
             family: Some(import.family),
             file: file.path().to_owned(),
@@ -238,6 +247,7 @@ impl Weights {
             method: None,
             projector: None,
             projector_settings: None,
+            classifier_behind: 0,
             preprocess,
             family: None,
             file,

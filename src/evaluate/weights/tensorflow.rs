@@ -49,7 +49,8 @@ impl Weights {
                 Ok(projector)
             })
             .transpose()?;
-        let left = network.dropped.iter().map(|(what, count)| format!("{what} ({count})"));
+        let left = network.dropped_by_kind().into_iter();
+        let left = left.map(|(what, count)| format!("{what} ({count})"));
         Ok(Self {
             backbone,
             matched: parameters.all().len(),
@@ -60,6 +61,7 @@ impl Weights {
             head,
             projector,
             projector_settings: network.projector,
+            classifier_behind: network.tap,
             preprocess: Some(Preprocess::named("simclr")?),
             family: None,
             file: bundle.prefix().to_owned(),

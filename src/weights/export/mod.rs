@@ -124,8 +124,8 @@ pub struct Model<'a> {
     pub tensors: &'a BTreeMap<String, Tensor>,
     /// The projection head, and how many of its layers are there.
     pub projector: Option<(HeadConfig, usize)>,
-    /// Whether the classifier, if there is one, sits behind these layers and not on the features.
-    pub classifier_behind: bool,
+    /// How many layers of the projector the classifier, if there is one, sits behind; 0 on the features.
+    pub classifier_behind: usize,
     /// How its images are prepared.
     pub preprocess: Option<&'a Preprocess>,
 }
@@ -146,6 +146,25 @@ impl Model<'_> {
     /// Number of classes, if there is a classifier.
     fn classes(&self) -> Option<i64> {
         self.tensors.get("classifier.weight").map(|weight| weight.size()[0])
+    }
+
+    /// Layers of the projector that are there.
+    fn layers(&self) -> usize {
+        self.projector.as_ref().map_or(0, |(_, layers)| *layers)
+    }
+
+    /// What of the heads cannot be computed: a projector that is not whole, and a classifier behind such a one.
+    fn broken_heads(&self) -> Vec<String> {
+        let told = |part: &'static str, what: &str| {
+            let (count, title) = (self.part(part).count(), part.trim_end_matches('.'));
+            (count > 0).then(|| format!("the {title} ({count} tensors): {what}"))
+        };
+        let projector = self.projector.is_none().then_some("it is not whole");
+        let behind = self.classifier_behind > self.layers();
+        let classifier = behind.then_some("it sits behind a projector that is not whole");
+        let told = [("projector.", projector), ("classifier.", classifier)]
+            .map(|(part, why)| why.and_then(|why| told(part, why)));
+        told.into_iter().flatten().collect()
     }
 
     /// How images are prepared, for programs: mean and deviation of values in \[0, 1\], and the side.
@@ -305,6 +324,7 @@ fn settings(model: &Model<'_>) -> Value {
         "backbone": model.config,
         "preprocess": model.preparation(),
         "projector": model.projector.as_ref().map(|(config, _)| config),
+        "classifier_behind": model.classifier_behind,
     });
     value.sort_all_objects();
     value
@@ -338,7 +358,7 @@ impl<'a> Sheet<'a> {
             let tensors: Vec<_> = model.part(head).collect();
             let title = head.trim_end_matches('.');
             // A layer behind some of the projector has no meaning without it.
-            let apart = head == "classifier." && model.classifier_behind;
+            let apart = head == "classifier." && model.classifier_behind > 0;
             let fits = match names::head(format, &format!("{head}weight")) {
                 Some(_) if matches!(format, Format::Torch | Format::Safetensors) => true,
                 named => named.is_some() && !apart,

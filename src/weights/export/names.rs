@@ -162,6 +162,7 @@ fn hugging_face(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::Names;
     use std::collections::BTreeSet;
 
     #[test]
@@ -208,6 +209,16 @@ mod tests {
                 let names: BTreeSet<String> =
                     tensors.iter().map(|(name, _)| backbone(format, name)).collect();
                 assert_eq!(names.len(), tensors.len());
+            }
+            // And each is understood when it comes back.
+            for (format, names) in
+                [(Format::Detectron2, Names::Detectron2), (Format::HuggingFace, Names::HuggingFace)]
+            {
+                for (name, _) in &tensors {
+                    let theirs = backbone(format, name);
+                    let theirs = theirs.strip_prefix("resnet.").unwrap_or(&theirs);
+                    assert_eq!(names.translated(theirs, false).as_ref(), Some(name));
+                }
             }
         }
     }

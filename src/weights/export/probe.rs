@@ -3,7 +3,7 @@
 use super::{Model, Sheet};
 use crate::error::{Error, Result};
 use crate::model::resnet::{BackboneInitialization, Stem};
-use crate::model::{BackboneConfig, Head, Parameters, Phase, ResNet};
+use crate::model::{BackboneConfig, BlockGroup, Head, Parameters, Phase, ResNet};
 use crate::random::{Purpose, Scope, Stream};
 use crate::weights::TensorFile;
 use std::path::Path;
@@ -15,7 +15,13 @@ pub(super) struct Probe {
     pub(super) images: Tensor,
     /// Features `[2, F]`.
     pub(super) h: Tensor,
+    /// Maps behind each of the block groups.
+    pub(super) blocks: Vec<Tensor>,
 }
+
+/// All block groups, in order.
+const BLOCKS: [BlockGroup; 4] =
+    [BlockGroup::Group1, BlockGroup::Group2, BlockGroup::Group3, BlockGroup::Group4];
 
 /// Sides that meet odd and even maps at every pool.
 fn sides(config: &BackboneConfig) -> [i64; 2] {
@@ -57,29 +63,30 @@ impl Probe {
                 parameter.tensor.shallow_clone().copy_(value);
             }
             let h = network.forward(&images, Phase::Evaluation);
-            Ok(Self { images, h })
+            let blocks = network.forward_features(&images, &BLOCKS, Phase::Evaluation);
+            Ok(Self { images, h, blocks })
         })
     }
 
     /// What the model's projector and classifier give for the probe; none where there is none.
     pub(super) fn heads(&self, model: &Model<'_>) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut z = None;
+        let mut taps = vec![self.h.shallow_clone()];
         if let Some((config, layers)) = &model.projector {
             let mut parameters = Parameters::new(0, Device::Cpu, Kind::Float);
             let features = model.config.features();
             let mut root = parameters.root();
             let head = Head::build_first(&mut root.at("projector"), features, config, *layers)?;
             parameters.load(model.tensors)?;
-            z = Some(no_grad(|| head.forward(&self.h, Phase::Evaluation)));
+            taps = no_grad(|| head.forward_taps(&self.h, Phase::Evaluation));
         }
-        let below = if model.classifier_behind { z.as_ref() } else { Some(&self.h) };
+        let below = taps.get(model.classifier_behind);
         let weight = model.tensors.get("classifier.weight");
         let logits = weight.zip(below).map(|(weight, below)| {
             no_grad(|| {
                 below.linear(&weight.to_kind(Kind::Float), model.tensors.get("classifier.bias"))
             })
         });
-        Ok((z, logits))
+        Ok((taps.pop().filter(|_| model.projector.is_some()), logits))
     }
 
     /// Reads a file of tensors back into the network of `config`: how far its features are from the model's. Everything

@@ -21,7 +21,7 @@ impl Sample {
             config: &self.config,
             tensors: &self.tensors,
             projector: Some((self.projector.clone(), self.projector.layers)),
-            classifier_behind: false,
+            classifier_behind: 0,
             preprocess: Some(&self.preprocess),
         }
     }
@@ -141,6 +141,40 @@ fn graphs_of_all_networks_and_heads_answer_as_the_network() {
             assert!(written.difference < 2e-5, "{:?}: {}", sample.config, written.difference);
         }
     }
+}
+
+#[test]
+fn a_classifier_behind_a_layer_of_the_projector_is_computed_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("graph.onnx");
+    let mut sample = plain(Architecture::ResNet18);
+    sample.projector.hidden = Some(24);
+    let mut parameters = Parameters::new(4, Device::Cpu, Kind::Float);
+    let features = sample.config.features();
+    Head::build(&mut parameters.root().at("projector"), features, &sample.projector).unwrap();
+    for parameter in parameters.all() {
+        sample.tensors.insert(parameter.name.clone(), parameter.tensor.detach());
+    }
+    let weight = Tensor::arange(5 * 24, (Kind::Float, Device::Cpu)).sin().view([5, 24]);
+    sample.tensors.insert("classifier.weight".into(), weight);
+    let behind = |sample: &Sample, layers: usize| {
+        let model = Model { classifier_behind: layers, ..sample.model() };
+        export(&model, Format::Onnx, &head(), &out)
+    };
+    let written = behind(&sample, 1).unwrap();
+    assert!(written.difference < 2e-5 && written.left_out.is_empty(), "{written:?}");
+    assert!(behind(&sample, 0).is_err(), "24 values are not the features");
+    // Without the projector it is no output, which is told; and so is a projector that is not whole.
+    sample.tensors.remove("projector.layers.0.linear.weight");
+    let model = Model { projector: None, classifier_behind: 1, ..sample.model() };
+    let written = export(&model, Format::Onnx, &head(), &out).unwrap();
+    let told = |text: &str| written.left_out.iter().any(|line| line.contains(text));
+    assert!(told("the projector") && told("not whole") && told("the classifier"), "{written:?}");
+    // Our own format keeps what it sits behind.
+    let out = folder.path().join("a.safetensors");
+    export(&model, Format::Safetensors, &head(), &out).unwrap();
+    let file = TensorFile::open(&out).unwrap();
+    assert!(file.notes()[SETTINGS].contains(r#""classifier_behind":1"#));
 }
 
 #[test]

@@ -8,15 +8,17 @@
 mod order;
 #[cfg(test)]
 mod tests;
+mod variable;
 
 use crate::error::{Error, Result};
 use crate::model::heads::OutputNorm;
 use crate::model::resnet::{Architecture, BackboneInitialization, Flavor, Stem};
 use crate::model::{BackboneConfig, HeadConfig};
-use crate::weights::tensorflow::Bundle;
+use crate::weights::tensorflow::{Bundle, DataType};
 use order::{Layer, creation_order};
 use std::collections::BTreeMap;
 use tch::Tensor;
+use variable::{NORM, Place, Variable};
 
 /// The ratio of all published networks with selective kernels.
 const SK_RATIO: f64 = 0.0625;
@@ -28,6 +30,9 @@ pub struct Choice {
     pub average: bool,
     /// The pooling of the published PyTorch conversions ([`Flavor::SimclrConverter`]) in place of that of the network.
     pub converter: bool,
+    /// How many layers of the projection head the linear head sits behind; none to find out. `SimCLRv2` fine-tunes with
+    /// 1 % and 10 % of the labels from the first (Chen et al. 2020b, section 4.2), with all of them from the features.
+    pub tap: Option<usize>,
 }
 
 /// A network found in a checkpoint.
@@ -37,15 +42,37 @@ pub struct Network {
     pub config: BackboneConfig,
     /// The projection head, if there is one.
     pub projector: Option<HeadConfig>,
-    /// Classes of the linear head, if there is one.
+    /// Classes of the linear head, if there is one and it is taken.
     pub classes: Option<usize>,
+    /// How many layers of the projection head it sits behind.
+    pub tap: usize,
     /// Every tensor of ours (`backbone.…`, `projector.…`, `classifier.…`) and where it comes from.
     pub tensors: Vec<Mapped>,
-    /// Variables that are not taken, counted by what they are.
-    pub dropped: BTreeMap<&'static str, usize>,
+    /// Variables that are not taken, and what they are.
+    pub dropped: Vec<(String, &'static str)>,
     /// Whether a moving average of the weights is there.
     pub has_average: bool,
 }
+
+impl Network {
+    /// How many variables are not taken, by what they are.
+    pub fn dropped_by_kind(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for (_, what) in &self.dropped {
+            *counts.entry(*what).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// What a linear head is called that is left, because nothing tells what it reads.
+pub const UNDECIDED: &str =
+    "linear head, of which nothing tells whether it reads h or g1: `weights import --tap`";
+
+/// Steps after which the published checkpoints were written, and what the linear head of each sits behind: pre-training,
+/// all labels, from scratch with labels, 10 % and 1 % of the labels.
+const PUBLISHED: [(&str, usize); 5] =
+    [("250228", 0), ("37535", 0), ("28151", 0), ("3754", 1), ("751", 1)];
 
 /// A tensor of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,108 +116,30 @@ impl Layout {
     }
 }
 
-/// A variable, its name taken apart.
-struct Variable<'a> {
-    /// As it was given.
-    name: &'a str,
-    shape: &'a [i64],
-    /// Whether it belongs to the moving average.
-    average: bool,
-    place: Place,
-}
-
-/// Where in the network a variable belongs.
-#[derive(Clone, Copy, PartialEq)]
-enum Place {
-    /// Kernel of a convolution of the backbone, by its number.
-    Kernel(u32),
-    /// Value of a batch norm of the backbone, by its number.
-    Norm(u32, &'static str),
-    /// Matrix of a layer of the projection head, or a value of its batch norm.
-    Projector(u32, &'static str),
-    /// Matrix (`kernel`) or `bias` of the linear head.
-    Classifier(&'static str),
-    /// Not of the network.
-    Nowhere(&'static str),
-}
-
-const NORM: [(&str, &str); 4] = [
-    ("gamma", "weight"),
-    ("beta", "bias"),
-    ("moving_mean", "running_mean"),
-    ("moving_variance", "running_var"),
-];
-
-/// The number behind a layer's name: none is 0.
-fn number(component: &str, layer: &str) -> Option<u32> {
-    match component.strip_prefix(layer)? {
-        "" => Some(0),
-        rest => {
-            let digits = rest.strip_prefix('_')?;
-            let plain = digits.bytes().all(|c| c.is_ascii_digit()) && !digits.starts_with('0');
-            digits.parse().ok().filter(|_| plain)
-        }
-    }
-}
-
-impl<'a> Variable<'a> {
-    fn new(name: &'a str, shape: &'a [i64]) -> Self {
-        let bare = name.split(':').next().unwrap_or(name);
-        let parts: Vec<&str> = bare.split('/').collect();
-        let average = parts[0] == "ema_model";
-        Self { name, shape, average, place: place(&parts) }
-    }
-}
-
-fn place(parts: &[&str]) -> Place {
-    const OTHER: Place = Place::Nowhere("other variables");
-    let [path @ .., layer, value] = parts else { return Place::Nowhere("counters") };
-    let inside = |name: &str| path.contains(&name);
-    let norm = NORM.iter().find(|(theirs, _)| theirs == value).map(|(_, ours)| *ours);
-    if inside("base_model") || inside("resnet") {
-        if let (Some(number), "kernel") = (number(layer, "conv2d"), *value) {
-            return Place::Kernel(number);
-        }
-        if let (Some(number), Some(value)) = (number(layer, "batch_normalization"), norm) {
-            return Place::Norm(number, value);
-        }
-    }
-    let level = |part: &&str| part.strip_prefix("nl_")?.parse().ok();
-    if let Some(level) = path.iter().find_map(level) {
-        if number(layer, "dense").is_some() && *value == "kernel" {
-            return Place::Projector(level, "linear.weight");
-        }
-        if let (Some(_), Some(value)) = (number(layer, "batch_normalization"), norm) {
-            return Place::Projector(level, value);
-        }
-    }
-    if path.iter().any(|part| matches!(*part, "head_supervised" | "supervised_head"))
-        && number(layer, "dense").is_some()
-    {
-        match *value {
-            "kernel" => return Place::Classifier("kernel"),
-            "bias" => return Place::Classifier("bias"),
-            _ => {}
-        }
-    }
-    let slots =
-        ["Momentum", "momentum", "Adam", "Adam_1", "LARSOptimizer", "ExponentialMovingAverage"];
-    if slots.contains(value) || value.to_lowercase().contains("optimizer") {
-        return Place::Nowhere("state of the optimizer");
-    }
-    OTHER
-}
-
-/// [`recognise`] in a bundle.
+/// [`recognise`] in a bundle. What the linear head sits behind is told by the step in the name of a published checkpoint.
 ///
 /// # Errors
-/// As [`recognise`], naming the checkpoint.
+/// As [`recognise`], naming the checkpoint; and if it holds anything but numbers that is no bookkeeping of TensorFlow's.
 pub fn find(bundle: &Bundle, choice: Choice) -> Result<Network> {
     let keys = bundle.variables()?;
+    let unknown = bundle.entries().iter().find(|(name, entry)| {
+        let bookkeeping = name.starts_with('_') || name.contains("/.ATTRIBUTES/");
+        !matches!(entry.data_type, DataType::Numbers(_)) && !bookkeeping
+    });
+    if let Some((name, entry)) = unknown {
+        return Err(Error::Weights(format!(
+            "checkpoint `{}`: `{name}` is no variable of SimCLR's ({:?})",
+            bundle.prefix().display(),
+            entry.data_type
+        )));
+    }
+    let prefix = bundle.prefix().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let step = prefix.strip_prefix("model.ckpt-");
+    let told = PUBLISHED.iter().find(|(known, _)| Some(*known) == step).map(|(_, tap)| *tap);
     let variables = keys.iter().filter_map(|(name, key)| {
         Some((name.as_str(), bundle.entries().get(key)?.shape.as_slice()))
     });
-    recognise(variables, choice).map_err(|error| {
+    taken_apart(variables, choice, told).map_err(|error| {
         Error::Weights(format!("checkpoint `{}`: {error}", bundle.prefix().display()))
     })
 }
@@ -199,10 +148,20 @@ pub fn find(bundle: &Bundle, choice: Choice) -> Result<Network> {
 ///
 /// # Errors
 /// [`Error::Weights`] if there is none of SimCLR's networks, saying at which layer the likeliest one parts; if a moving
-/// average is wanted and not there; or if a head is not whole.
+/// average is wanted and not there; if a head is not whole; or if there is a variable that is neither of the network nor
+/// known to lie beside it.
 pub fn recognise<'a>(
     variables: impl IntoIterator<Item = (&'a str, &'a [i64])>,
     choice: Choice,
+) -> Result<Network> {
+    taken_apart(variables, choice, None)
+}
+
+/// [`recognise`]; `told` says what a linear head sits behind, as far as the name of the checkpoint does.
+fn taken_apart<'a>(
+    variables: impl IntoIterator<Item = (&'a str, &'a [i64])>,
+    choice: Choice,
+    told: Option<usize>,
 ) -> Result<Network> {
     let all: Vec<Variable<'a>> =
         variables.into_iter().map(|(name, shape)| Variable::new(name, shape)).collect();
@@ -213,7 +172,15 @@ pub fn recognise<'a>(
                 .into(),
         ));
     }
-    let mut dropped: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let unknown: Vec<&str> =
+        all.iter().filter(|v| v.place == Place::Unknown).map(|v| v.name).collect();
+    if let [first, ..] = unknown.as_slice() {
+        return Err(Error::Weights(format!(
+            "{} variables are neither of a network of SimCLR's nor known to lie beside one, the first is `{first}`",
+            unknown.len()
+        )));
+    }
+    let mut dropped: Vec<(String, &'static str)> = Vec::new();
     let mut taken: Vec<Variable<'a>> = Vec::new();
     for variable in all {
         let wanted = match variable.place {
@@ -224,15 +191,37 @@ pub fn recognise<'a>(
             _ => Some("weights beside the moving average"),
         };
         match wanted {
-            Some(what) => *dropped.entry(what).or_default() += 1,
+            Some(what) => dropped.push((variable.name.to_owned(), what)),
             None => taken.push(variable),
         }
     }
     let found = Found::sorted(&taken)?;
     let (config, mut tensors) = backbone(&found, choice)?;
     let projector = projector(&found, config.features(), &mut tensors)?;
-    let classes = classifier(&found, config.features(), &mut tensors)?;
-    Ok(Network { config, projector, classes, tensors, dropped, has_average })
+    let tap = match (&projector, choice.tap) {
+        (head, Some(tap)) if tap > head.as_ref().map_or(0, |head| head.layers) => {
+            let layers = head.as_ref().map_or(0, |head| head.layers);
+            return Err(Error::Weights(format!(
+                "there is no layer g{tap}: the projection head has {layers} layers"
+            )));
+        }
+        (_, Some(tap)) => Some(tap),
+        (None, None) => Some(0),
+        // Only pre-training keeps an average, and its linear head reads the features.
+        (Some(_), None) => told.or(has_average.then_some(0)),
+    };
+    let classes = if let Some(tap) = tap {
+        let matrix = format!("projector.layers.{}.linear.weight", tap.wrapping_sub(1));
+        let below = tensors.iter().find(|tensor| tensor.target == matrix);
+        let width = below.map_or(config.features(), |tensor| tensor.shape[0]);
+        classifier(&found, width, &mut tensors)?
+    } else {
+        let left = found.classifier.values();
+        dropped.extend(left.map(|variable| (variable.name.to_owned(), UNDECIDED)));
+        None
+    };
+    let tap = tap.unwrap_or(0);
+    Ok(Network { config, projector, classes, tap, tensors, dropped, has_average })
 }
 
 /// Variables by place.
@@ -257,7 +246,7 @@ impl<'a> Found<'a> {
                     found.projector.entry(number).or_default().insert(value, variable)
                 }
                 Place::Classifier(value) => found.classifier.insert(value, variable),
-                Place::Nowhere(_) => None,
+                Place::Nowhere(_) | Place::Unknown => None,
             };
             if let Some(earlier) = earlier {
                 return Err(Error::Weights(format!(

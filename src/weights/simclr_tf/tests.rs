@@ -111,6 +111,9 @@ fn recognised(variables: &[(String, Vec<i64>)], choice: Choice) -> Result<Networ
     recognise(variables.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())), choice)
 }
 
+/// A linear head on the features.
+const ON_H: Choice = Choice { average: false, converter: false, tap: Some(0) };
+
 /// Names and shapes of variables.
 type Variables = Vec<(String, Vec<i64>)>;
 
@@ -127,7 +130,9 @@ fn every_table_is_that_of_the_code_and_is_recognised() {
             crc.update(format!("{name} {}\n", shape.join(" ")).as_bytes());
         }
         assert_eq!(crc.sum(), crc32, "{what}");
-        let network = recognised(&listing, Choice::default()).unwrap();
+        let undecided = recognised(&listing, Choice::default()).unwrap();
+        assert_eq!(undecided.classes.is_none(), projector > 0, "{what}");
+        let network = recognised(&listing, ON_H).unwrap();
         assert_eq!(network.config, expected, "{what}");
         let of_backbone = network.tensors.iter().filter(|t| t.target.starts_with("backbone."));
         assert_eq!(of_backbone.count(), backbone, "{what}");
@@ -197,13 +202,11 @@ fn networks_from_checkpoints_answer_as_the_code() {
         draft.add("global_step", &Tensor::from(7i64));
         let bundle = Bundle::open(&draft.save(folder.path(), "model.ckpt-7")).unwrap();
         let entries = bundle.entries().iter();
-        let network = recognise(
-            entries.map(|(name, entry)| (name.as_str(), entry.shape.as_slice())),
-            Choice::default(),
-        )
-        .unwrap();
+        let network =
+            recognise(entries.map(|(name, entry)| (name.as_str(), entry.shape.as_slice())), ON_H)
+                .unwrap();
         assert_eq!(network.config, config(answers.depth, answers.width, answers.sk, &answers.stem));
-        assert_eq!(network.dropped, BTreeMap::from([("counters", 1)]));
+        assert_eq!(network.dropped, [("global_step".to_owned(), "counters")]);
 
         let mut parameters = Parameters::new(1, Device::Cpu, Kind::Float);
         let backbone =
@@ -275,7 +278,7 @@ fn the_moving_average_is_another_network() {
         });
         assert_eq!(other.source, expected);
     }
-    let named = |network: &Network| network.dropped.keys().copied().collect::<Vec<_>>();
+    let named = |network: &Network| network.dropped_by_kind().into_keys().collect::<Vec<_>>();
     assert_eq!(named(&weights), ["moving averages", "state of the optimizer"]);
     let copies = ["state of the optimizer", "weights beside the moving average"];
     assert_eq!(named(&average), copies);
@@ -317,7 +320,7 @@ fn what_is_no_such_network_is_refused_by_its_layer() {
     let with = |change: &dyn Fn(&mut Variables)| {
         let mut variables = plain.clone();
         change(&mut variables);
-        recognised(&variables, Choice::default()).unwrap_err().to_string()
+        recognised(&variables, ON_H).unwrap_err().to_string()
     };
     let at = |variables: &mut Vec<(String, Vec<i64>)>, name: &str| {
         variables.iter().position(|(other, _)| other == name).unwrap()
@@ -343,6 +346,48 @@ fn what_is_no_such_network_is_refused_by_its_layer() {
         v[place].1[0] -= 1;
     });
     assert!(message.contains("does not fit 512 features"), "{message}");
+    let message = with(&|v| v.push(("base_model/gate/scale".into(), vec![4])));
+    assert!(
+        message.contains("1 variables") && message.contains("`base_model/gate/scale`"),
+        "{message}"
+    );
+    let message = with(&|v| v.push(("loss_scale".into(), vec![])));
+    assert!(message.contains("`loss_scale`"), "{message}");
     let message = with(&|v| v.push(("model/resnet/conv2d_3/kernel".into(), vec![1, 1, 16, 16])));
     assert!(message.contains("same layer of two networks"), "{message}");
+}
+
+/// Fine-tuning with 1 % and 10 % of the labels puts the linear head onto the first layer of the projector, which is as
+/// wide as the features.
+#[test]
+fn what_the_linear_head_reads_is_published_or_must_be_stated() {
+    let variables = listing(&config(18, 0.03125, false, "imagenet"), 3);
+    let mut draft = Draft::default();
+    for (name, shape) in &variables {
+        draft.add(name, &filled(name, shape));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let found = |name: &str, choice: Choice| {
+        let bundle = Bundle::open(&draft.save(folder.path(), name)).unwrap();
+        find(&bundle, choice).unwrap()
+    };
+    let plain = Choice::default();
+    for (step, tap) in [(751, 1), (3754, 1), (37535, 0), (250_228, 0), (28151, 0)] {
+        let network = found(&format!("model.ckpt-{step}"), plain);
+        assert_eq!((network.tap, network.classes), (tap, Some(1000)), "{step}");
+    }
+    let unknown = found("model.ckpt-7", plain);
+    assert_eq!((unknown.tap, unknown.classes), (0, None));
+    assert_eq!(unknown.dropped_by_kind(), BTreeMap::from([(UNDECIDED, 2)]));
+    assert!(!unknown.tensors.iter().any(|tensor| tensor.target.starts_with("classifier.")));
+    let stated = found("model.ckpt-751", ON_H);
+    assert_eq!((stated.tap, stated.classes), (0, Some(1000)));
+    let message = recognised(&variables, Choice { tap: Some(4), ..plain }).unwrap_err().to_string();
+    assert!(message.contains("no layer g4: the projection head has 3 layers"), "{message}");
+    // Of the width of the last layer it is none on the features.
+    let mut narrow = variables.clone();
+    let kernel = narrow.iter_mut().find(|(name, _)| name.ends_with("linear_layer/dense/kernel"));
+    kernel.unwrap().1[0] = 128;
+    assert!(recognised(&narrow, ON_H).is_err());
+    assert_eq!(recognised(&narrow, Choice { tap: Some(3), ..plain }).unwrap().tap, 3);
 }

@@ -307,6 +307,7 @@ impl<'a> Builder<'a> {
     /// Projector and classifier.
     fn heads(&mut self, h: &str) -> Result<()> {
         let mut z = h.to_owned();
+        let mut taps = vec![z.clone()];
         if let Some((config, count)) = &self.model.projector {
             for index in 0..*count {
                 let place = format!("projector.layers.{index}");
@@ -319,13 +320,16 @@ impl<'a> Builder<'a> {
                 let norm = if has_norm { Some(self.norm(&format!("{place}.norm"))?) } else { None };
                 let cosines = config.norm_linear && !hidden;
                 z = self.linear(&Affine { place, norm, cosines, relu: hidden }, "linear", &z)?;
+                taps.push(z.clone());
             }
             let last = self.node("z", "Identity", &[&z], Vec::new());
             let width = self.width(*count)?;
             self.outputs.push(ValueInfo::floats(&last, &[Err("N"), Ok(width)]));
         }
-        if let Some(classes) = self.model.classes() {
-            let below = if self.model.classifier_behind { z.as_str() } else { h };
+        // One behind layers that are not there is left out.
+        if let (Some(classes), Some(below)) =
+            (self.model.classes(), taps.get(self.model.classifier_behind))
+        {
             let layer =
                 Affine { place: "classifier".into(), norm: None, cosines: false, relu: false };
             let logits = self.linear(&layer, "", below)?;

@@ -20,6 +20,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use tch::Tensor;
 use weight::Weight;
 
 /// Most bytes of weights within the graph: a message must stay below 2 GiB, and the graph takes some.
@@ -81,6 +82,9 @@ pub(super) fn export(model: &Model<'_>, options: &Options, out: &Path) -> Result
             let title = part.trim_end_matches('.');
             left_out.push(format!("the {title} ({count} tensors): add `--head`"));
         }
+    }
+    if options.head {
+        left_out.extend(model.broken_heads());
     }
     if model.preprocess.is_none() {
         left_out.push("how images are prepared, which the model does not say either".to_owned());
@@ -241,12 +245,21 @@ fn check(
 ) -> Result<f64> {
     let outputs = run::run(graph, data, &probe.images)?;
     let (z, logits) = if options.head { probe.heads(model)? } else { (None, None) };
-    let expected = [("h", Some(probe.h.shallow_clone())), ("z", z), ("logits", logits)];
+    let mut all = vec![("h".to_owned(), probe.h.shallow_clone())];
+    let heads = [("z", z), ("logits", logits)];
+    all.extend(heads.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    if options.blocks {
+        let named = |(number, map): (i32, &Tensor)| (format!("block{number}"), map.shallow_clone());
+        all.extend((1..).zip(&probe.blocks).map(named));
+    }
+    if outputs.len() != all.len() {
+        let (found, wanted) = (outputs.len(), all.len());
+        return Err(Error::Weights(format!("the graph has {found} outputs, {wanted} are wanted")));
+    }
     let mut largest = 0.0f64;
-    for (name, expected) in expected {
-        let Some(expected) = expected else { continue };
+    for (name, expected) in all {
         let found = outputs
-            .get(name)
+            .get(&name)
             .ok_or_else(|| Error::Weights(format!("the graph has no output `{name}`")))?;
         if found.size() != expected.size() {
             return Err(Error::Weights(format!(
