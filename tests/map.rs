@@ -87,7 +87,7 @@ fn what_is_wrong_is_said_with_a_way_out_and_nothing_is_written() {
     fails(&[], 3, &["perplexity 30", "48", "map.algorithms"]);
     fails(&["data.limit=1"], 3, &["at least 3 images", "found 1"]);
     fails(&["tsne.perplexty=5"], 2, &["tsne.perplexity"]);
-    fails(&["tsne.theta=2"], 2, &["`theta` must lie within 0 and 1"]);
+    fails(&["tsne.theta=2"], 2, &["`tsne.theta` must lie within 0 and 1"]);
     fails(&["--layer", "k"], 2, &["block1"]);
     fails(&["--split", "dev"], 3, &["no split `dev`", "`train`, `test`"]);
     let weights = Path::new(out).join("checkpoints/last.safetensors");

@@ -112,7 +112,10 @@ impl Named {
             let name = |tensor: &str| format!("{place}.layers.{layer}.linear.{tensor}");
             let Some(weight) = self.0.get(&name("weight")) else { break };
             let x_in = if layer == 0 { x } else { x.clamp_min(0.0) };
-            x = x_in.matmul(&weight.tr()) + &self.0[&name("bias")];
+            x = x_in.matmul(&weight.tr());
+            if let Some(bias) = self.0.get(&name("bias")) {
+                x += bias;
+            }
         }
         x
     }
