@@ -95,7 +95,10 @@ impl Settings for Config {
     }
 
     fn held(&self, backbone: &BackboneConfig, _: usize, _batch: usize, _images: usize) -> Held {
-        Held { columns: 0, state: backbone.parameter_count() }
+        let projector = self.projector.parameter_count(backbone.features());
+        let predictor = self.predictor.parameter_count(self.projector.output as i64);
+        let follows = backbone.parameter_count() + projector;
+        Held { columns: 0, state: follows + Held::TRAINED * (projector + predictor) }
     }
 
     fn fits(&self) -> Fits {

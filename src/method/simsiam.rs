@@ -73,8 +73,10 @@ impl Settings for Config {
         Wiring::online(plugins.guided_stop_gradient.as_ref().map_or(2, GuidedStopGradient::views))
     }
 
-    fn held(&self, _: &BackboneConfig, _views: usize, _batch: usize, _images: usize) -> Held {
-        Held::default()
+    fn held(&self, backbone: &BackboneConfig, _: usize, _batch: usize, _images: usize) -> Held {
+        let predictor = self.predictor.parameter_count(self.projector.output as i64);
+        let heads = self.projector.parameter_count(backbone.features()) + predictor;
+        Held { columns: 0, state: Held::TRAINED * heads }
     }
 
     fn fits(&self) -> Fits {

@@ -49,7 +49,7 @@ impl MemoryPlan<'_> {
         let maps = micro_batch as u64 * passing.unwrap_or(0).max(kept);
         let rows = (self.batch * views().count()) as u64;
         let projections = 8 * rows * self.backbone.features() as u64;
-        let tile_rows = self.tile_rows.min(default_tile(self.held.columns as i64));
+        let tile_rows = self.tile_rows.min(default_tile(self.held.columns as i64)).min(rows as i64);
         let tile = 3 * tile_rows as u64 * self.held.columns as u64;
         let parameters = (2 + self.optimizer_state) * self.backbone.parameter_count();
         let scalars = projections + tile + parameters + self.held.state;
