@@ -62,8 +62,9 @@ const NONE: ([f64; 3], [f64; 3]) = ([0.0; 3], [1.0; 3]);
 
 impl Preprocess {
     /// The names [`Preprocess::named`] knows, besides `resize-S`, `center-S` and `short-S`.
-    pub const IDS: [&str; 9] = [
+    pub const IDS: [&str; 10] = [
         "imagenet",
+        "imagenet-232",
         "simclr",
         "simclr-paper",
         "transfer",
@@ -79,6 +80,7 @@ impl Preprocess {
     /// | id | size | mean, std |
     /// |---|---|---|
     /// | `imagenet` | shorter side 256, centre 224, bilinear | ImageNet |
+    /// | `imagenet-232` | shorter side 232, centre 224, bilinear (torchvision's second weights) | ImageNet |
     /// | `simclr` | centre 0.875 of the shorter side, then 224, bicubic of TensorFlow 1 | 0, 1 |
     /// | `simclr-paper` | 256 × 256, centre 224, bicubic | 0, 1 |
     /// | `transfer` | shorter side 224, centre 224, bicubic | ImageNet |
@@ -98,6 +100,10 @@ impl Preprocess {
         let exact = |size_px| Sizing::Exact { size_px };
         let (sizing, interpolation, (mean, std)) = match id {
             "imagenet" => (center(224), Interpolation::Bilinear, IMAGENET),
+            "imagenet-232" => {
+                let sizing = Sizing::ShorterSide { resize_px: 232, crop_px: 224 };
+                (sizing, Interpolation::Bilinear, IMAGENET)
+            }
             "simclr" => {
                 let sizing = Sizing::CentralSquare { fraction: 0.875, size_px: 224 };
                 (sizing, Interpolation::Tensorflow1Bicubic, NONE)

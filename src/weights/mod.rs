@@ -10,6 +10,7 @@ pub mod export;
 mod family;
 mod import;
 mod load;
+mod names;
 mod network;
 mod number;
 mod pickles;
@@ -23,8 +24,9 @@ mod torch;
 mod tree;
 
 use crate::error::{Error, Result};
-pub use family::{FAMILIES, Family, Names, Prepared, Test};
+pub use family::{FAMILIES, Family, Prepared, Test};
 pub use import::{Import, Outcome, Row, Stated};
+pub use names::Names;
 pub use network::SMALL_STEMS;
 pub use number::Number;
 use std::collections::BTreeMap;
