@@ -1,15 +1,19 @@
 //! Parts that people have drawn: a map of labels for each image, to judge clusters by.
 
 use super::maps::Picture;
+use crate::data::decode::MAX_PIXELS;
 use crate::error::{Error, Result};
+use png::{BitDepth, ColorType, Decoder, Transformations};
 use std::fs;
+use std::io::Cursor;
 use std::path::{Component, Path, PathBuf};
 
 /// The label of a pixel that is not judged.
 pub const UNJUDGED: u8 = 255;
 
-/// Reads the label maps of pictures from a folder: PNG of one byte a pixel, grey or with a palette, as large as the image, each
-/// called like its image, in the same folders, with that of the split or without, or in none. 0 is the background, [`UNJUDGED`] is left out.
+/// Reads the label maps of pictures from a folder: PNG of 8 bits of grey or with a palette, as large as the image, each called
+/// like its image, in the same folders, with that of the split or without, or in none. 0 is the background, [`UNJUDGED`] is
+/// left out.
 ///
 /// # Errors
 /// [`Error::Data`] if there is none for an image, or it is no map of labels of the image's size; [`Error::Io`].
@@ -46,48 +50,36 @@ fn place(folder: &Path, split: &str, image: &str) -> Option<PathBuf> {
     places.into_iter().map(|place| folder.join(place)).find(|path| path.is_file())
 }
 
-/// Width, height and the bytes of a PNG, where there is a palette the places in it.
+/// Width, height and labels of a PNG: its grey values, or places in its palette, whatever colours are there.
 fn labels(png: &[u8]) -> Result<((usize, usize), Vec<u8>), String> {
-    // Signature, length and name of the first chunk, width and height; then bits and kind of colour.
-    let (bits, kind) = match png.get(24..26) {
-        Some(&[bits, kind]) if png.starts_with(b"\x89PNG") => (bits, kind),
-        _ => return Err("it is no PNG".to_owned()),
-    };
-    if kind != 3 && (kind, bits) != (0, 8) {
-        return Err(
-            "a map of labels is a PNG of 8 bits of grey, or with a palette; this has other pixels"
-                .to_owned(),
-        );
-    }
-    let picture = image::load_from_memory_with_format(png, image::ImageFormat::Png)
-        .map_err(|error| error.to_string())?;
-    let size = (picture.width() as usize, picture.height() as usize);
-    if kind == 0 {
-        return Ok((size, picture.into_luma8().into_raw()));
-    }
-    // The decoder gives colours: back to their places.
-    let colors = palette(png).ok_or("its palette is missing")?;
-    if colors.iter().enumerate().any(|(at, color)| colors[..at].contains(color)) {
-        return Err("two places of its palette have one colour".to_owned());
-    }
-    let pixels = picture.into_rgb8();
-    let places = pixels.pixels().map(|pixel| {
-        let place = colors.iter().position(|color| *color == pixel.0);
-        place.map(|place| place as u8).ok_or_else(|| "a colour is not in its palette".to_owned())
-    });
-    Ok((size, places.collect::<Result<_, _>>()?))
-}
-
-/// The colours of a PNG's palette.
-fn palette(png: &[u8]) -> Option<Vec<[u8; 3]>> {
-    let mut rest = png.get(8..)?;
-    loop {
-        let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
-        if rest.get(4..8)? == b"PLTE" {
-            return Some(rest.get(8..length.checked_add(8)?)?.as_chunks().0.to_vec());
+    let mut decoder = Decoder::new(Cursor::new(png));
+    decoder.set_transformations(Transformations::IDENTITY);
+    let mut reader =
+        decoder.read_info().map_err(|error| format!("it is no PNG that can be read: {error}"))?;
+    let (width, height) = reader.info().size();
+    let bits = match reader.output_color_type() {
+        (ColorType::Grayscale, BitDepth::Eight) => 8,
+        (ColorType::Indexed, depth) => depth as usize,
+        _ => {
+            let wanted = "a map of labels is a PNG of 8 bits of grey, or with a palette";
+            return Err(format!("{wanted}; this has other pixels"));
         }
-        rest = rest.get(length.checked_add(12)?..)?;
+    };
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(format!("it is {width} x {height}, at most {MAX_PIXELS} pixels are read"));
     }
+    let mut rows = vec![0; reader.output_buffer_size().unwrap_or_default()];
+    let line = reader.next_frame(&mut rows).map_err(|error| error.to_string())?.line_size;
+    let (width, height) = (width as usize, height as usize);
+    let mut labels = Vec::with_capacity(width * height);
+    for row in rows.chunks_exact(line) {
+        // Several of few bits share a byte, the first its highest bits.
+        labels.extend((0..width).map(|x| {
+            let from = x * bits;
+            (row[from / 8] >> (8 - bits - from % 8)) & (u8::MAX >> (8 - bits))
+        }));
+    }
+    Ok(((width, height), labels))
 }
 
 #[cfg(test)]
@@ -116,6 +108,20 @@ mod tests {
         for length in 0..whole.len() {
             let _ = labels(&whole[..length]);
         }
+    }
+
+    /// Places that share a colour, as palettes are filled up with black, are told apart, and few bits are taken apart.
+    #[test]
+    fn places_of_one_colour_are_different_labels() {
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, 5, 2);
+        encoder.set_color(ColorType::Indexed);
+        encoder.set_depth(BitDepth::Four);
+        encoder.set_palette(vec![0; 3 * 16]);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&[0x01, 0x23, 0x40, 0xf0, 0x00, 0x10]).unwrap();
+        drop(writer);
+        assert_eq!(labels(&png).unwrap(), ((5, 2), vec![0, 1, 2, 3, 4, 15, 0, 0, 0, 1]));
     }
 
     #[test]
