@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let told = Told {
         whose: import.family.title.to_owned(),
         source: json!({ "family": import.family.id, "group": import.group }),
-        table: Some(table(&import.rows)),
+        table: table(&import.rows),
         summary: import.summary(),
         more: json!({ "elsewhere": import.elsewhere, "tensors": listed(&import.rows) }),
         ..Told::default()
@@ -135,7 +135,7 @@ fn from_export(arguments: &Arguments, stated: &Stated, file: &TensorFile) -> Res
     let told = Told {
         whose: "an export of diptych".to_owned(),
         source: json!({ "family": "diptych" }),
-        table: Some(table(&rows)),
+        table: table(&rows),
         summary: format!("{} matched", rows.len()),
         more: json!({ "tensors": listed(&rows) }),
         ..Told::default()
@@ -161,7 +161,7 @@ fn from_tensorflow(arguments: &Arguments, stated: &Stated, file: &TensorFile) ->
         whose: "SimCLR".to_owned(),
         variant: choice.average.then_some("moving average"),
         source: json!({ "family": "simclr", "average": choice.average }),
-        table: Some(tensorflow::table(&network)),
+        table: tensorflow::table(&network),
         summary: tensorflow::summary(&network),
         more: json!({ "classes": network.classes, "tensors": tensorflow::rows(&network) }),
     };
@@ -187,7 +187,7 @@ struct Told {
     /// What the model keeps of where it came from; format and hashes are added.
     source: Value,
     /// What became of each tensor, as a table.
-    table: Option<String>,
+    table: String,
     /// Counts of that.
     summary: String,
     /// What else belongs into the answer.
@@ -218,7 +218,7 @@ fn save(arguments: &Arguments, weights: &Weights, file: &TensorFile, told: Told)
     checkpoint::save_model(&arguments.out, (&model, &journal), &weights.with_head())?;
     let out = arguments.out.display().to_string();
     let summary = format!("{}; images are prepared as `{}`", told.summary, preprocess.id);
-    let lines: Vec<String> = told.table.into_iter().chain([text, summary, out.clone()]).collect();
+    let lines = [told.table, text, summary, out.clone()];
     let json = json!({
         "out": out,
         "source": source,

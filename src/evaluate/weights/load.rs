@@ -136,17 +136,15 @@ impl Weights {
         preprocess
             .check()
             .map_err(|error| Error::Weights(format!("checkpoint `{}`: {error}", file.display())))?;
+        let said =
+            |name: &str| found.header.model.get(name).filter(|value| !value.is_null()).cloned();
         // Checkpoints of earlier versions do not say it.
-        let method = found.header.model.get("method").cloned();
-        let method = method.map(serde_json::from_value).transpose().map_err(unreadable)?;
+        let method = said("method").map(serde_json::from_value).transpose().map_err(unreadable)?;
         // Of weights that no method of ours trained.
-        let projector = found.header.model.get("projector").cloned();
-        let projector_settings: Option<Option<HeadConfig>> =
-            projector.map(serde_json::from_value).transpose().map_err(unreadable)?;
-        let projector_settings = projector_settings.flatten();
-        let behind = found.header.model.get("classifier_behind").cloned();
-        let classifier_behind =
-            behind.map(serde_json::from_value).transpose().map_err(unreadable)?.unwrap_or(0);
+        let projector_settings =
+            said("projector").map(serde_json::from_value).transpose().map_err(unreadable)?;
+        let behind = said("classifier_behind").map(serde_json::from_value).transpose();
+        let classifier_behind = behind.map_err(unreadable)?.unwrap_or(0);
         let filled = {
             let shapes = found.shapes().collect();
             let of_head = |name: &str| HEAD.iter().any(|part| name.starts_with(part));
