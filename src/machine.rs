@@ -91,7 +91,7 @@ pub fn device(name: &str) -> Result<Device> {
         "auto" => return Ok(if cuda_devices() > 0 { Device::Cuda(0) } else { Device::Cpu }),
         "cuda" => 0,
         other => {
-            other.strip_prefix("cuda:").and_then(|n| n.parse::<i64>().ok()).ok_or_else(|| {
+            other.strip_prefix("cuda:").and_then(|n| n.parse::<u32>().ok()).ok_or_else(|| {
                 Error::Recipe(format!(
                     "`train.device` must be auto, cpu, cuda or cuda:N, found `{other}`"
                 ))
@@ -104,7 +104,7 @@ pub fn device(name: &str) -> Result<Device> {
         ))
     })?;
     let count = tch::Cuda::device_count();
-    if index >= count {
+    if i64::from(index) >= count {
         return Err(Error::Environment(format!(
             "device `{name}` is not there: libtorch sees {count} CUDA devices; use `train.device=cpu`"
         )));

@@ -337,6 +337,14 @@ fn what_is_computed_cannot_change_in_a_run_folder() {
     assert!(code == 2 && text.contains("train.max_steps: 2 -> 4"), "{text}");
     let extended = json(&small_run(out, &["train.max_steps=4", "--extend"]));
     assert_eq!(extended["steps"], 4);
+    // Longer is longer, however it is said: two epochs are 12 steps.
+    let (code, text) = failure(&small_run(out, &["train.max_steps=3", "--extend"]));
+    assert!(code == 2 && text.contains("3 steps in place of 4"), "{text}");
+    let whole = folder.path().join("whole");
+    let whole = whole.to_str().unwrap();
+    assert_eq!(json(&small_run(whole, &[]))["steps"], 12);
+    let (code, text) = failure(&small_run(whole, &["train.max_steps=5", "--extend"]));
+    assert!(code == 2 && text.contains("5 steps in place of 12"), "{text}");
     // How it is computed may change.
     let same = json(&small_run(out, &["train.max_steps=4", "data.threads=1"]));
     assert_eq!(same["steps"], 4);
@@ -497,6 +505,14 @@ fn random_bits_are_trained_on_and_present_at_evaluation() {
     let (code, text) = failure(&["evaluate", "knn", out, "--data", digits]);
     assert!(code == 3 && text.contains("takes 7 channels, the images have 3"), "{text}");
     assert!(text.contains("random-bits:BASE?bits=4"), "{text}");
+    // What trains with the backbone, and what looks at views, is shown the bits, too.
+    let small = ["epochs.all=1", "batch_size=48", "threads=1"];
+    let tuned = json(
+        &[&["evaluate", "finetune", out, "--protocol", "finetune-lightly"], &small[..]].concat(),
+    );
+    assert_eq!(tuned["data"]["queries"], 48);
+    let probe = json(&["evaluate", "probe", out, "probe.epochs=1", "threads=1"]);
+    assert!(probe["value"].as_f64().unwrap() <= 1.0);
 }
 
 #[test]
@@ -533,6 +549,29 @@ fn lists_and_shares_of_labels_choose_what_is_learned_from() {
     assert!(code == 2 && text.contains("content of the data"), "{text}");
     let knn = json(&["evaluate", "knn", out, "knn.k=5", "data.label_fraction=0.25"]);
     assert_eq!((&knn["data"]["references"], &knn["data"]["queries"]), (&24.into(), &48.into()));
+    assert_eq!(knn["data"]["cut"], serde_json::json!({ "label_fraction": 0.25 }));
+    // A list of a hundredth of the labels is a hundredth, whoever drew it.
+    let few = folder.path().join("few.txt");
+    let few = few.to_str().unwrap();
+    json(&["data", "subset", data, "--per-class", "1", "--out", few]);
+    let (few, small) =
+        (format!("data.subset={few}"), ["batch_size=8", "epochs.all=1", "threads=1"]);
+    let tuned = json(
+        &[
+            &[
+                "evaluate",
+                "finetune",
+                out,
+                "--protocol",
+                "semi-simclr",
+                &few,
+                "epochs.ten_percent=2",
+            ],
+            &small[..],
+        ]
+        .concat(),
+    );
+    assert_eq!(tuned["settings"]["epochs"], 2, "12 of 96 images: {tuned}");
     let knn = json(&["evaluate", "knn", out, "knn.k=5", &subset]);
     assert_eq!((&knn["data"]["references"], &knn["data"]["queries"]), (&48.into(), &48.into()));
 

@@ -9,7 +9,7 @@
 use assert_cmd::Command;
 use diptych::augment::Preprocess;
 use diptych::model::resnet::{Architecture, BackboneInitialization, Flavor, Stem};
-use diptych::model::{BackboneConfig, Head, HeadConfig, Parameters, Phase, ResNet};
+use diptych::model::{BackboneConfig, Head, HeadConfig, Parameters, Phase, ResNet, Statistics};
 use diptych::weights::export::{Format, Model, Options, export};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -25,9 +25,13 @@ struct Sample {
     probe: Vec<(String, Tensor)>,
 }
 
-/// A network with statistics that are not those of the start, and what it gives.
+/// A network whose statistics are about those of what passes through, as a trained one's are, and what it gives.
 fn sample(config: BackboneConfig) -> Sample {
-    let config = BackboneConfig { initialization: BackboneInitialization::PyTorch, ..config };
+    let config = BackboneConfig {
+        initialization: BackboneInitialization::PyTorch,
+        norm_momentum: 1.0,
+        ..config
+    };
     let projector = HeadConfig { output: 8, hidden: Some(16), ..HeadConfig::default() };
     let mut parameters = Parameters::new(5, Device::Cpu, Kind::Float);
     let backbone = ResNet::build(&mut parameters.root().at("backbone"), &config).unwrap();
@@ -36,15 +40,18 @@ fn sample(config: BackboneConfig) -> Sample {
     let wave = |count: i64, shift: usize| {
         (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.37 + shift as f64).sin()
     };
+    let seen = Phase::Training { groups: 1, statistics: Statistics::Move { seen: 0, of: 1 } };
     no_grad(|| {
+        let h = backbone.forward(&wave(8 * 3 * 70 * 72, 5).view([8, 3, 70, 72]), seen);
+        let _ = head.forward(&h, seen);
         for (number, parameter) in parameters.all().iter().enumerate() {
             let wave = wave(parameter.tensor.numel() as i64, number).view_as(&parameter.tensor);
             let value = match parameter.name.rsplit('.').next().unwrap() {
-                "running_var" => wave * 0.3 + 0.5,
-                "running_mean" | "bias" => wave * 0.1,
+                "running_var" => (wave * 0.3 + 1.0) * &parameter.tensor,
+                "running_mean" => wave * 0.1 + &parameter.tensor,
+                "bias" => wave * 0.1,
                 _ if parameter.tensor.dim() == 1 => wave * 0.2 + 1.0,
-                // Uniform in ± 1 / √fan_in shrinks what passes through.
-                _ => &parameter.tensor * 1.7,
+                _ => continue,
             };
             parameter.tensor.shallow_clone().copy_(&value);
         }
@@ -94,7 +101,8 @@ fn write_all(folder: &Path, title: &str, sample: &Sample) {
     }
     for (format, options, ending) in all {
         let out = folder.join(format!("{title}.{ending}"));
-        let written = export(&model, format, &options, &out).unwrap();
+        let written = export(&model, format, &options, &out);
+        let written = written.unwrap_or_else(|error| panic!("{title} {ending}: {error}"));
         assert!(written.difference < 1e-4, "{title} {ending}: {}", written.difference);
     }
     let name = serde_json::to_value(sample.config.name).unwrap();

@@ -98,6 +98,7 @@ fn carry_out(
         queries: &queries,
         validation: None,
         fraction: 1.0,
+        selection: Selection::default(),
         metric: Metric::Top1,
         changes: &changes,
         seed: 3,

@@ -84,6 +84,44 @@ fn several_seeds(run: &str) {
     assert!(page.contains("Counts are sums over the seeds"));
 }
 
+/// A number says which part of the data it is of, and whether that was trained on.
+fn parts_of_data(folder: &Path, run: &str) {
+    let knn = |model: &str, more: &[&str]| {
+        json(&[&["evaluate", "knn", model, "knn.k=3", "threads=1"], more].concat())
+    };
+    let whole = knn(run, &["data.limit=48"]);
+    let held = knn(run, &["data.limit=48", "data.holdout=0.5"]);
+    assert_eq!(whole["data"]["cut"], serde_json::json!({ "limit": 48 }));
+    let cut = serde_json::json!({ "limit": 48, "holdout": 0.5, "trained_on": true });
+    assert_eq!(held["data"]["cut"], cut);
+    let counts =
+        |found: &Value| (found["data"]["references"].clone(), found["data"]["queries"].clone());
+    assert_eq!(counts(&whole), counts(&held));
+    let text = diptych(&["evaluate", "knn", run, "data.holdout=0.5", "seeds=2"]).output().unwrap();
+    let text = String::from_utf8_lossy(&text.stderr).into_owned();
+    assert!(text.contains("were trained on, without their labels"), "{text}");
+    // What a run held out is asked about where it was held out, and nowhere else.
+    let out = folder.join("held");
+    let out = out.to_str().unwrap();
+    let mut small = vec!["pretrain", "scenes/simclr", "--out", out, "--data", DATA];
+    small.extend(["backbone.width=0.125", "data.batch_size=16", "train.max_steps=1"]);
+    small.extend(["train.threads=1", "train.knn.every_epochs=0", "data.holdout=0.25"]);
+    diptych(&small).assert().success();
+    let own = knn(out, &[]);
+    assert_eq!(own["data"]["cut"], serde_json::json!({ "holdout": 0.25 }));
+    let other = knn(out, &["--data", "synthetic:scenes?train=60&test=36"]);
+    assert_eq!(counts(&other), (60.into(), 36.into()));
+    // One split asks about itself, and no image finds itself.
+    let itself = json(&["evaluate", "retrieval", run, "retrieval.same=true", "threads=1"]);
+    assert_eq!(counts(&itself), (48.into(), 48.into()));
+    let least = &itself["also"]["without_match_share"]["value"];
+    assert_eq!(least.as_f64(), Some(0.0), "{itself}");
+    // Each seed has chosen for itself.
+    let chosen = json(&["evaluate", "logistic", run, "seeds=2", "data.holdout=0.5", "threads=1"]);
+    let lambda = &chosen["chosen"]["lambda"];
+    assert!(lambda.is_number() || lambda.as_array().is_some_and(|all| all.len() == 2), "{chosen}");
+}
+
 fn alignment(folder: &Path, run: &str) {
     let quality = |model: &str, more: &[&str]| {
         let settings = ["threads=1", "invariance.images=8", "alignment.images=12"];
@@ -223,6 +261,7 @@ fn evaluations_tell_more_than_a_number() {
     diptych(&small).assert().success();
     long_tail(folder.path(), run);
     several_seeds(run);
+    parts_of_data(folder.path(), run);
     alignment(folder.path(), run);
     transfer_sets(folder.path(), run);
 }

@@ -2,7 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use diptych::error::{Error, Result};
+use diptych::experiment::{Experiment, Plan};
+use diptych::method::Method;
 use diptych::random::{Purpose, Scope, Stream};
+use diptych::recipe::Recipe;
+use diptych::train::probe::Probe;
+use diptych::train::run::RunFolder;
+use diptych::train::stop::Stop;
+use diptych::train::{Observer, Progress};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -114,6 +122,85 @@ fn killed_at_twenty_moments_or_stopped_politely_it_ends_with_the_same_bits() {
         text.lines().map(loss).collect()
     };
     assert_eq!(metrics(&whole), metrics(&killed), "every line of metrics is there once");
+}
+
+/// Judges at the end of each epoch, or fails there, when the checkpoint is on disk, as if the process had died.
+struct Monitor {
+    dies: bool,
+}
+
+impl Observer for Monitor {
+    fn epoch(
+        &mut self,
+        progress: &Progress,
+        _: &dyn Method,
+        _: Option<&Probe>,
+    ) -> Result<Vec<(String, f64)>> {
+        if self.dies {
+            return Err(Error::Run("killed".to_owned()));
+        }
+        Ok(vec![("knn/top1".to_owned(), progress.step as f64)])
+    }
+}
+
+#[test]
+fn an_epoch_that_was_not_ended_is_ended_by_the_next_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = diptych::data::open("synthetic:scenes?train=32&test=8").unwrap();
+    let changes = [
+        "backbone.width=0.0625",
+        "data.batch_size=8",
+        "data.threads=1",
+        "train.threads=1",
+        "train.device=cpu",
+        "train.epochs=2",
+        "train.log_every_steps=2",
+        "train.keep_every_epochs=1",
+        "train.gradients.enabled=true",
+        "view.0.steps.0.size_px=16",
+    ];
+    let mut recipe = Recipe::load("scenes/simclr", &changes.map(str::to_owned)).unwrap();
+    recipe.resolve().unwrap();
+    let plan = Plan::new(&recipe, &source).unwrap();
+    tch::set_num_threads(1);
+    let train = |out: &Path, dies: bool| {
+        let run = RunFolder::open(out).unwrap();
+        let (recipe, source, plan) = (&recipe, &source, &plan);
+        let experiment = Experiment { recipe, source, plan, folder: &run, profile: None };
+        experiment.train(&Stop::new(), &mut |_| (), &mut [&mut Monitor { dies }]).map(drop)
+    };
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    train(&whole, false).unwrap();
+    // Killed twice at the end of the first epoch; then the second is lost in the same way.
+    for _ in 0..2 {
+        assert!(train(&killed, true).unwrap_err().to_string().contains("killed"));
+        let metrics = fs::read_to_string(killed.join("metrics.jsonl")).unwrap();
+        assert_eq!(metrics.lines().count(), 1, "step 2, and not yet step 4");
+    }
+    train(&killed, false).unwrap();
+    let lines = |out: &Path| -> Vec<serde_json::Map<String, serde_json::Value>> {
+        let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let without_times = |line: &str| {
+            let mut line: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
+            line.retain(|name, _| !["wall_seconds", "train/views_per_second"].contains(&&**name));
+            line
+        };
+        text.lines().map(without_times).collect()
+    };
+    assert_eq!(lines(&whole), lines(&killed));
+    assert_eq!(lines(&killed)[1]["knn/top1"], 4.0);
+    for file in [
+        "gradients.jsonl",
+        "checkpoints/epoch-0001.safetensors",
+        "checkpoints/epoch-0002.safetensors",
+        "checkpoints/last.safetensors",
+    ] {
+        let read = |out: &Path| fs::read(out.join(file)).unwrap();
+        assert!(read(&whole) == read(&killed), "{file}");
+    }
+    // A run that is at its end is at its end.
+    train(&killed, false).unwrap();
+    assert_eq!(lines(&whole), lines(&killed));
 }
 
 #[test]

@@ -200,10 +200,11 @@ pub struct SampledImage {
     pub views: Vec<(Drawn, Image)>,
 }
 
-/// Samples the views of the first epoch for the first `count` images that can be read.
+/// Samples the views of the first epoch for the first `count` images that can be read; what is drawn once for a batch is that
+/// of the first.
 ///
 /// # Errors
-/// Those of the data set other than damage.
+/// [`Error::Data`] if none can be read, and those of the data set other than damage.
 pub fn sample_images(
     dataset: &dyn Dataset,
     pipeline: &Pipeline,
@@ -212,12 +213,16 @@ pub fn sample_images(
 ) -> Result<Vec<SampledImage>> {
     let mut scratch = Scratch::default();
     let mut found = Vec::with_capacity(count);
+    let mut damage = None;
     for index in 0..dataset.len() {
         if found.len() == count {
             break;
         }
         let image = match dataset.image(index) {
-            Err(Error::Data(_)) => continue,
+            Err(Error::Data(reason)) => {
+                damage.get_or_insert(reason);
+                continue;
+            }
             image => image?,
         };
         let views = (0..pipeline.views()).map(|view| {
@@ -231,7 +236,13 @@ pub fn sample_images(
         let views = views.collect();
         found.push(SampledImage { path: dataset.path(index), image, views });
     }
-    Ok(found)
+    match damage {
+        Some(reason) if found.is_empty() => {
+            let count = dataset.len();
+            Err(Error::Data(format!("none of {count} images can be read: {reason}")))
+        }
+        _ => Ok(found),
+    }
 }
 
 impl From<Vec<SampledImage>> for Gallery {
@@ -246,7 +257,8 @@ impl From<Vec<SampledImage>> for Gallery {
         Self {
             title: "Augmented views".to_owned(),
             caption:
-                "Each image as it is, then the views of the first epoch with their sampled values."
+                "Each image as it is, then the views of the first epoch with their sampled values; what is drawn once for a \
+                 batch is that of the first."
                     .to_owned(),
             rows: images.into_iter().map(row).collect(),
         }

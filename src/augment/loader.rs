@@ -208,15 +208,17 @@ pub(super) fn decode(dataset: &dyn Dataset, index: usize) -> Result<Image> {
     Ok(image)
 }
 
-/// Gives up when too many of the images are damaged, or none was found for a place.
-pub(super) fn tolerate(
-    damaged: &Damaged,
-    images: usize,
-    max_damaged: f64,
-    no_substitute: bool,
-) -> Result<()> {
+/// What to say when nothing that can be read was found for a place.
+pub(super) fn no_substitute(path: &str, reason: &str) -> Error {
+    Error::Data(format!(
+        "none of {SUBSTITUTES} images drawn in place of `{path}` can be read ({reason}); are the files still there?"
+    ))
+}
+
+/// Gives up when too many of the images are damaged.
+pub(super) fn tolerate(damaged: &Damaged, images: usize, max_damaged: f64) -> Result<()> {
     let found = damaged.len();
-    if !no_substitute && found as f64 <= max_damaged * images as f64 {
+    if found as f64 <= max_damaged * images as f64 {
         return Ok(());
     }
     let mut list: Vec<String> =
@@ -273,8 +275,11 @@ impl Work {
                 self.damaged.insert(index, (path.clone(), reason.clone()));
                 damaged.push(Damage { index, path, reason, substitute });
             }
-            let (images, lost) = (self.order.images(), outcome.shown.is_none());
-            tolerate(&self.damaged, images, self.max_damaged, lost)?;
+            tolerate(&self.damaged, self.order.images(), self.max_damaged)?;
+            if outcome.shown.is_none() {
+                let (path, reason) = &self.damaged[&*place];
+                return Err(no_substitute(path, reason));
+            }
         }
         Ok(HostBatch { step, epoch, indices, views, constants, damaged })
     }
@@ -483,7 +488,8 @@ mod tests {
         let all: Vec<usize> = (0..50).collect();
         let mut loader = start(&fake(&all), |config| config.max_damaged = 1.0);
         let message = loader.next().unwrap().unwrap_err().to_string();
-        assert!(message.contains("more"), "{message}");
+        assert!(message.starts_with("none of 100 images drawn in place of"), "{message}");
+        assert!(message.contains("broken") && message.contains("still there"), "{message}");
         assert!(loader.next().is_none());
     }
 

@@ -215,7 +215,11 @@ impl Preprocess {
         let side = self.size_px();
         assert_eq!(out.len(), 3 * side * side, "an input of {side} px needs 3 bytes a pixel");
         let (width, height) = (image.width, image.height);
-        let whole = [0, 0, width, height];
+        let whole = match self.sizing {
+            Sizing::ShorterSide { resize_px, .. } => middle(width, height, resize_px),
+            _ => [0, 0, width, height],
+        };
+        let [_, _, width, height] = whole;
         let mut resize = |place, size, out: &mut [u8]| {
             scratch.resize(image, place, size, self.interpolation, out);
         };
@@ -243,6 +247,19 @@ impl Preprocess {
             target.copy_from_slice(&row[3 * left..3 * (left + side)]);
         }
     }
+}
+
+/// Pixels that an image brought to size may have before it is cropped, where it is not four times as long as wide at most.
+const RESIZED: usize = 1 << 24;
+
+/// What of an image is looked at when its shorter side becomes `resize_px`: all of it, or, of one so long that this would
+/// take memory without bounds for what is cropped away, as much of the middle as fits. The scale differs by less than a
+/// pixel over that length.
+fn middle(width: usize, height: usize, resize_px: usize) -> [usize; 4] {
+    let longest = width.min(height) * (RESIZED / (resize_px * resize_px)).max(4);
+    let cut = |side: usize| (side.saturating_sub(longest) / 2, side.min(longest));
+    let ((left, width), (top, height)) = (cut(width), cut(height));
+    [left, top, width, height]
 }
 
 fn center(size_px: usize) -> Sizing {
@@ -280,6 +297,21 @@ mod tests {
         assert_eq!(large.id, "center-224");
         assert_eq!(large.sizing, Preprocess::named("imagenet").unwrap().sizing);
         assert_eq!(large.sizing, Sizing::ShorterSide { resize_px: 256, crop_px: 224 });
+    }
+
+    #[test]
+    fn a_sliver_takes_no_memory_without_bounds_and_gives_its_middle() {
+        assert_eq!(middle(500, 375, 256), [0, 0, 500, 375]);
+        assert_eq!(middle(2, 512, 256), [0, 0, 2, 512]);
+        assert_eq!(middle(60_000, 1, 256), [29_872, 0, 256, 1]);
+        // 27 GB, if all of it were brought to size; the middle is brighter.
+        let bright = |x: usize| if (29_990..30_010).contains(&x) { 200 } else { 50 };
+        let pixels = (0..60_000).flat_map(|x| [bright(x); 3]).collect();
+        let image = Image { width: 60_000, height: 1, pixels };
+        let imagenet = Preprocess::named("imagenet").unwrap();
+        let mut out = vec![0; 3 * 224 * 224];
+        imagenet.apply(&image, &mut Scratch::default(), &mut out);
+        assert!(out.iter().all(|byte| *byte == 200));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use diptych::train::stop::Stop;
 pub(super) fn attempt(experiment: &Experiment<'_>, stop: &Stop) -> Result<Status> {
     let Experiment { recipe, source, plan, folder, .. } = *experiment;
     let mut bar = ProgressBar::new(plan.steps);
-    let mut knn = KnnMonitor::new(recipe, source, &plan.preprocess, &plan.layout, folder.path());
+    let mut knn = KnnMonitor::new(recipe, source, &plan.preprocess, &plan.layout, folder.path())?;
     let mut pages = Pages::new(folder.path());
     let observers: &mut [&mut dyn Observer] = &mut [&mut bar, &mut knn, &mut pages];
     let result = experiment.train(stop, &mut |text| tell(text), observers);

@@ -2,7 +2,7 @@
 
 use super::Answer;
 use super::evaluate::{choose_preprocess, recipe_of};
-use super::monitor::{image_bar, location, open_source};
+use super::monitor::{image_bar, location, of_own_data, open_source};
 use anyhow::Result;
 use diptych::data::Selection;
 use diptych::error::Error;
@@ -53,7 +53,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     }
     let layer = Layer::named(&arguments.layer)?;
     let recipe = recipe_of(&arguments.model)?;
-    let classes = recipe.as_ref().map_or(&[][..], |recipe| &recipe.data.classes);
+    let own = of_own_data(arguments.data.as_ref(), recipe.as_ref());
+    let classes = own.map_or(&[][..], |recipe| &recipe.data.classes);
     let source = open_source(&location(arguments.data.as_ref(), recipe.as_ref())?, classes)?;
     let weights = Weights::load(&arguments.model, machine::device(&arguments.device)?)?;
     let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;

@@ -3,7 +3,7 @@
 use super::tell;
 use anyhow::Result;
 use diptych::augment::Preprocess;
-use diptych::data::subset::IndexList;
+use diptych::data::subset::{IndexList, Subset};
 use diptych::data::{Dataset, Selection, Source};
 use diptych::error::{Error, Result as DiptychResult};
 use diptych::evaluate::features::{Features, extract};
@@ -15,7 +15,9 @@ use diptych::experiment::selection;
 use diptych::method::Method;
 use diptych::recipe::Recipe;
 use diptych::report;
+use diptych::train::engine::guard;
 use diptych::train::probe::Probe;
+use diptych::train::run::log;
 use diptych::train::step::Layout;
 use diptych::train::{Observer, Progress};
 use indicatif::{ProgressBar as Bar, ProgressStyle};
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant};
 /// A bar on a terminal, a line per epoch elsewhere.
 pub(super) struct ProgressBar {
     bar: Bar,
+    /// Sum of the losses of the epoch, of so many steps that this process took.
     epoch_loss: f64,
     epoch_steps: u64,
 }
@@ -36,6 +39,19 @@ impl ProgressBar {
             "{wide_bar} {pos}/{len} steps, {msg}, {elapsed} elapsed, {eta} left",
         ));
         Self { bar, epoch_loss: 0.0, epoch_steps: 0 }
+    }
+
+    /// The mean loss of the epoch that has ended; where some of its steps were left out or taken by an earlier process, of
+    /// how many it is.
+    fn mean_loss(&self, progress: &Progress) -> String {
+        let first = (progress.step.max(1) - 1) / progress.steps_per_epoch;
+        let all = progress.step - first * progress.steps_per_epoch;
+        let mean = self.epoch_loss / self.epoch_steps as f64;
+        match self.epoch_steps {
+            0 => "no step was taken".to_owned(),
+            steps if steps == all => format!("mean loss {mean:.4}"),
+            steps => format!("mean loss {mean:.4} over {steps} of {all} steps"),
+        }
     }
 
     pub(super) fn finish(&self) {
@@ -78,6 +94,7 @@ pub(super) fn round_bar(what: &str) -> impl FnMut(u64, u64) + use<> {
 impl Observer for ProgressBar {
     fn begin(&mut self, first_step: u64) {
         self.bar.set_position(first_step);
+        (self.epoch_loss, self.epoch_steps) = (0.0, 0);
         // Otherwise the steps of earlier processes would count as done in no time.
         self.bar.reset_eta();
     }
@@ -100,10 +117,7 @@ impl Observer for ProgressBar {
         _: &dyn Method,
         _: Option<&Probe>,
     ) -> DiptychResult<Vec<(String, f64)>> {
-        let mean = match self.epoch_steps {
-            0 => "no step was taken".to_owned(),
-            steps => format!("mean loss {:.4}", self.epoch_loss / steps as f64),
-        };
+        let mean = self.mean_loss(progress);
         (self.epoch_loss, self.epoch_steps) = (0.0, 0);
         let [epoch, epochs] = [progress.step, progress.steps].map(|steps| {
             // Whole unless `train.max_steps` ends within an epoch.
@@ -145,7 +159,17 @@ pub(super) struct KnnMonitor {
     every_epochs: u64,
     preprocess: Preprocess,
     layout: Layout,
-    pictures: PathBuf,
+    run: PathBuf,
+}
+
+/// The images of a part that have labels; all of them where none has.
+fn labelled_only(part: Arc<dyn Dataset>) -> DiptychResult<Arc<dyn Dataset>> {
+    let labelled = (0..part.len()).filter(|index| part.label(*index).is_some());
+    let labelled: Vec<u32> = labelled.map(|index| index as u32).collect();
+    if labelled.is_empty() || labelled.len() == part.len() {
+        return Ok(part);
+    }
+    Ok(Arc::new(Subset::new(part, labelled)?))
 }
 
 impl KnnMonitor {
@@ -155,7 +179,7 @@ impl KnnMonitor {
         preprocess: &Preprocess,
         layout: &Layout,
         run: &Path,
-    ) -> Self {
+    ) -> DiptychResult<Self> {
         let config = &recipe.train.knn;
         let some = |dataset: Arc<dyn Dataset>, limit: usize| {
             diptych::data::subset::limit(dataset, limit, recipe.seed)
@@ -168,15 +192,22 @@ impl KnnMonitor {
             let training = source.for_training(&selection).ok()?;
             Some([Arc::clone(&training), training])
         });
-        let parts = parts.map(|[references, queries]| {
-            let references = some(references, config.references);
-            [Arc::clone(&references), if same { references } else { some(queries, config.queries) }]
-        });
+        let parts = parts
+            .map(|[references, queries]| {
+                let references = some(labelled_only(references)?, config.references);
+                let queries = if same {
+                    Arc::clone(&references)
+                } else {
+                    some(labelled_only(queries)?, config.queries)
+                };
+                Ok::<_, Error>([references, queries])
+            })
+            .transpose()?;
         let labelled = !same
             && parts.as_ref().is_some_and(|parts| {
-                parts.iter().all(|part| (0..part.len()).any(|index| part.label(index).is_some()))
+                parts.iter().all(|part| !part.is_empty() && part.label(0).is_some())
             });
-        Self {
+        Ok(Self {
             parts,
             same,
             labelled,
@@ -184,8 +215,34 @@ impl KnnMonitor {
             every_epochs: u64::from(config.every_epochs),
             preprocess: preprocess.clone(),
             layout: layout.clone(),
-            pictures: run.join("pictures"),
+            run: run.to_owned(),
+        })
+    }
+
+    /// The number after an epoch, and at the end the picture.
+    fn judge(
+        &self,
+        last: bool,
+        method: &dyn Method,
+        probe: Option<&Probe>,
+    ) -> DiptychResult<Vec<(String, f64)>> {
+        let Some([references, queries]) = &self.parts else { return Ok(Vec::new()) };
+        let reference_features = self.features(references.as_ref(), method)?;
+        let query_features = self.features(queries.as_ref(), method)?;
+        if last {
+            self.draw(
+                (&query_features, queries.as_ref()),
+                (&reference_features, references.as_ref()),
+            )?;
         }
+        if !self.labelled {
+            return Ok(Vec::new());
+        }
+        let ranks: Ranks = Knn::default().evaluate(&query_features, &reference_features)?;
+        let mut values = vec![("knn/top1".to_owned(), ranks.top(1).value)];
+        let top1 = probe.and_then(|probe| probe.top1(&query_features.h, &query_features.labels));
+        values.extend(top1.map(|top1| ("probe/top1".to_owned(), top1)));
+        Ok(values)
     }
 
     fn features(&self, dataset: &dyn Dataset, method: &dyn Method) -> DiptychResult<Features> {
@@ -208,7 +265,7 @@ impl KnnMonitor {
     ) -> DiptychResult<()> {
         let examples = gallery(queries.0, references.0, 8, 8, self.same)?;
         neighbours_gallery(&examples, queries.1, references.1, &self.classes, self.same)?
-            .save(&self.pictures, "neighbours")
+            .save(&self.run.join("pictures"), "neighbours")
     }
 }
 
@@ -222,28 +279,19 @@ impl Observer for KnnMonitor {
         let epoch = progress.step.div_ceil(progress.steps_per_epoch);
         let last = progress.step == progress.steps;
         let due = self.every_epochs > 0 && (last || epoch.is_multiple_of(self.every_epochs));
-        let Some([references, queries]) = self.parts.as_ref().filter(|_| due) else {
-            return Ok(Vec::new());
-        };
-        if !self.labelled && !last {
+        if !due || !(self.labelled || last) {
             return Ok(Vec::new());
         }
-        let reference_features = self.features(references.as_ref(), method)?;
-        let query_features = self.features(queries.as_ref(), method)?;
-        if last {
-            self.draw(
-                (&query_features, queries.as_ref()),
-                (&reference_features, references.as_ref()),
-            )?;
+        match guard("k-NN", || self.judge(last, method, probe)) {
+            // What cannot be judged now is no reason to lose what is trained.
+            Err(error @ (Error::Data(_) | Error::NonFinite(_) | Error::Engine(_))) => {
+                let text = format!("no k-NN after step {}: {error}", progress.step);
+                tell(&format!("warning: {text}"));
+                log(&self.run, &text)?;
+                Ok(Vec::new())
+            }
+            judged => judged,
         }
-        if !self.labelled {
-            return Ok(Vec::new());
-        }
-        let ranks: Ranks = Knn::default().evaluate(&query_features, &reference_features)?;
-        let mut values = vec![("knn/top1".to_owned(), ranks.top(1).value)];
-        let top1 = probe.and_then(|probe| probe.top1(&query_features.h, &query_features.labels));
-        values.extend(top1.map(|top1| ("probe/top1".to_owned(), top1)));
-        Ok(values)
     }
 }
 
@@ -298,6 +346,24 @@ pub(super) fn open_subset(
         source = IndexList::read(Path::new(list), &source, None)?.apply(&source)?;
     }
     if classes.is_empty() { Ok(source) } else { diptych::data::subset::classes(&source, classes) }
+}
+
+/// The recipe of a model where `--data` is left out or names what it was trained on: how the run cut its images holds for
+/// those alone.
+pub(super) fn of_own_data<'a>(
+    given: Option<&String>,
+    model: Option<&'a Recipe>,
+) -> Option<&'a Recipe> {
+    let own = |recipe: &&Recipe, given: &str| {
+        recipe.data.source.as_ref().is_some_and(|own| same_place(given, own))
+    };
+    model.filter(|recipe| given.is_none_or(|given| own(recipe, given)))
+}
+
+/// Whether two locations of data are one.
+pub(super) fn same_place(a: &str, b: &str) -> bool {
+    let path = |location: &str| Path::new(location).canonicalize().ok();
+    a == b || path(a).is_some_and(|a| path(b) == Some(a))
 }
 
 /// Where a command finds its data: `--data`, or what the model was trained on.

@@ -12,7 +12,7 @@ use diptych::experiment::{Experiment, Plan, changes, earlier_recipe};
 use diptych::machine;
 use diptych::recipe::Recipe;
 use diptych::report;
-use diptych::train::profile::{Profile, Summary};
+use diptych::train::profile::{Profile, Summary, flops_per_step};
 use diptych::train::run::{RunFolder, Status, read_status};
 use diptych::train::stop::Stop;
 use serde_json::json;
@@ -89,7 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         set_aside(&out)?;
     }
     let changes =
-        earlier.map(|earlier| compare(&out, &earlier, &recipe, &source, arguments.extend));
+        earlier.map(|earlier| compare(&out, &earlier, &recipe, (&source, &plan), arguments.extend));
     let changes = changes.transpose()?;
     let unchanged = changes.as_ref().is_some_and(Vec::is_empty);
     if unchanged && let Some(status) = read_status(&out).filter(|status| status.state == "finished")
@@ -128,8 +128,12 @@ fn train_run(
         folder.log(&format!("changed: {change}"))?;
     }
     // A trial is shorter than the warm-up of a profile.
-    let profile =
-        (arguments.profile && !trial).then(|| Profile::new(&recipe.backbone, &plan.layout));
+    let profile = (arguments.profile && !trial).then(|| {
+        let settings = recipe.method.settings();
+        let wiring = settings.wiring(&recipe.plugins, plan.layout.views.len());
+        let work = flops_per_step(&recipe.backbone, settings.frozen(), &wiring, &plan.layout);
+        Profile::new(&plan.layout, work)
+    });
     let experiment =
         Experiment { recipe, source, plan, folder: &folder, profile: profile.as_ref() };
     let outcome = attempt(&experiment, &stop);
@@ -199,25 +203,28 @@ fn answer(out: &Path, status: &Status, profile: Option<&Summary>, state: &str) -
     Answer { text, json }
 }
 
+/// Steps that an earlier run was to have, or has taken.
+fn earlier_steps(out: &Path, earlier: &Recipe, plan: &Plan) -> u64 {
+    let planned = u64::from(earlier.train.epochs) * plan.order.steps_per_epoch();
+    let taken = read_status(out).map_or(0, |status| status.step);
+    earlier.train.max_steps.unwrap_or(planned).max(taken)
+}
+
 /// What changed since the run was started, for the log; an error when it is what is computed.
 fn compare(
     out: &Path,
     earlier: &Recipe,
     recipe: &Recipe,
-    source: &Source,
+    (source, plan): (&Source, &Plan),
     extend: bool,
 ) -> Result<Vec<String>> {
-    let shorter = recipe.train.epochs < earlier.train.epochs
-        || recipe
-            .train
-            .max_steps
-            .zip(earlier.train.max_steps)
-            .is_some_and(|(now, then)| now < then);
-    if extend && shorter {
-        return Err(Error::Recipe(
-            "`--extend` lets a run go on for longer, and this recipe is shorter; --fresh starts again"
-                .to_owned(),
-        )
+    let then = earlier_steps(out, earlier, plan);
+    if extend && plan.steps < then {
+        return Err(Error::Recipe(format!(
+            "`--extend` lets a run go on for longer, and this recipe is shorter, {} steps in place of {then}; --fresh starts \
+             again",
+            plan.steps
+        ))
         .into());
     }
     let mut found = changes(out, earlier, recipe, source);

@@ -122,10 +122,12 @@ pub(super) fn open(location: &str, folder: &Path) -> Result<Source> {
     if !missing.is_empty() && missing.len() < form.train.len() {
         let names: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
         return Err(Error::Data(format!(
-            "`{}` is {} but lacks {}; fetch the rest, or give the path of one file to use it alone",
+            "`{}` is {} but lacks {}; fetch the rest{}",
             folder.display(),
             form.name,
-            names.join(", ")
+            names.join(", "),
+            // Pickles are told by their names, in their folder.
+            if form.labels > 0 { ", or give the path of one file to use it alone" } else { "" }
         )));
     }
     let classes =

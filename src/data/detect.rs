@@ -61,12 +61,20 @@ pub fn open(spec: &str) -> Result<Source> {
 
 fn open_folder(spec: &str, path: &Path) -> Result<Source> {
     let here = entries(path)?;
-    if let Some((_, open)) = kind_of(path, &here) {
-        return open(spec, path);
-    }
-    let files = parquet::find(path)?;
-    if !files.is_empty() {
-        return parquet::open(spec, &files);
+    // Images in the folder itself make one set, whatever tables lie beside them.
+    let images = here.iter().any(is_image);
+    let files = if images { Vec::new() } else { parquet::find(path)? };
+    match (kind_of(path, &here), files.is_empty()) {
+        // Shards are told by any tar file, which an archive beside tables is, too.
+        (Some(_), false) if tar::holds(path, &here) => {
+            return Err(Error::Data(format!(
+                "`{spec}` holds parquet files (`{}`) and tar files; give the path of one, or move the others away",
+                files[0].1.display()
+            )));
+        }
+        (Some((_, open)), _) => return open(spec, path),
+        (None, false) => return parquet::open(spec, &files),
+        (None, true) => {}
     }
     let mut below = Vec::new();
     if !here.iter().any(is_image) {

@@ -106,6 +106,15 @@ fn layout(root: &Path, folder: &Path) -> Result<Layout> {
     for class in &folders {
         classes.push((class.name(), walk(root, &class.path)?));
     }
+    let mut names: Vec<&String> = classes.iter().map(|(name, _)| name).collect();
+    names.sort();
+    if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
+        return Err(Error::Data(format!(
+            "`{}` has two class folders that read `{}`, as their names are no UTF-8; rename them",
+            folder.display(),
+            name
+        )));
+    }
     if classes.iter().all(|(_, files)| files.is_empty()) {
         return Err(nothing(folder));
     }
@@ -435,6 +444,12 @@ mod tests {
         assert_eq!(all.image(3).unwrap().pixels, all.image(2).unwrap().pixels);
         let text = all.image(1).unwrap_err().to_string();
         assert!(text.contains("h\u{fffd}tel/1.png"), "{text}");
+        // Two that read alike would be one class.
+        let other = tree.0.path().join(name(b"h\xf5tel"));
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(other.join("1.png"), b"no image").unwrap();
+        let text = open_source(tree.0.path().to_str().unwrap()).map(|_| ()).unwrap_err();
+        assert!(text.to_string().contains("two class folders that read `h\u{fffd}tel`"), "{text}");
     }
 
     #[test]

@@ -215,7 +215,7 @@ impl Source {
     /// # Errors
     /// Those of [`Self::for_evaluation`] and [`Self::for_training`].
     pub fn to_look_at(&self, options: &Selection) -> Result<Arc<dyn Dataset>> {
-        if self.splits.len() > 1 || options.holdout > 0.0 {
+        if self.query_split().is_some() || options.holdout > 0.0 {
             return Ok(self.for_evaluation(options)?.1);
         }
         self.for_training(options)
@@ -278,9 +278,9 @@ fn is_split_name(name: &str) -> bool {
     [&QUERIES[..], &UNLABELLED, &OTHERS].iter().any(|names| names.contains(&name.as_str()))
 }
 
-/// Key that lists `train` first and the other splits by name.
+/// Key that lists `train` (or `training`) first and the other splits by name.
 fn split_order(name: &str) -> (bool, String) {
-    (name != "train", name.to_owned())
+    (!matches!(name, "train" | "training"), name.to_owned())
 }
 
 /// One thing in a folder.
@@ -377,8 +377,9 @@ mod tests {
         let source = open(folder.path().to_str().unwrap()).unwrap();
         assert_eq!(source.format, "CIFAR-10 binary");
         assert_eq!(source.location, folder.path().to_str().unwrap());
-        // Images beside it mean an image folder.
+        // Images beside it mean an image folder, whatever table lies there, too.
         std::fs::write(folder.path().join("a.ppm"), b"P6 1 1 255 abc").unwrap();
+        std::fs::write(folder.path().join("metadata.parquet"), b"PAR1").unwrap();
         assert!(open(folder.path().to_str().unwrap()).unwrap().format.starts_with("flat image"));
     }
 
@@ -413,6 +414,10 @@ mod tests {
         assert_eq!((training.len(), training.path(99).as_str()), (100, "39"));
         let (references, queries) = three.for_evaluation(&all).unwrap();
         assert_eq!((references.len(), queries.len()), (60, 30));
+        // To look at, what is trained on will do where nothing is to be asked about.
+        let two = source(&[("train", 60), ("unlabeled", 40)]);
+        assert_eq!(two.to_look_at(&all).unwrap().len(), 100);
+        assert_eq!(three.to_look_at(&all).unwrap().len(), 30);
         // What is held out of `train` is not trained on; the limit counts all images.
         let cut = Selection { holdout: 0.5, ..all };
         assert_eq!(three.for_training(&cut).unwrap().len(), 70);

@@ -30,7 +30,7 @@ pub struct Written {
 
 /// Writes every image of every split into `folder/SPLIT-000000.tar`, …: `00000000.png` (without loss), `.cls` with the label
 /// if there is one, `.json` with the name and with what was put into it ([`Dataset::objects`]). The names of the classes go
-/// into `classes.txt`. The same source gives the same bytes.
+/// into `classes.txt`. The same source gives the same bytes. The folder is there when all of it is.
 ///
 /// `progress` is told how many of how many images are done.
 ///
@@ -65,6 +65,43 @@ pub fn write(
             "class {name:?} has no place in a list of one name a line"
         )));
     }
+    if let Some((name, _)) =
+        source.splits.iter().find(|(_, split)| !split.is_empty() && split.presence(0).is_some())
+    {
+        return Err(Error::Data(format!(
+            "images of split `{name}` of `{}` may show several classes each, for which these shards have no place",
+            source.location
+        )));
+    }
+    // Half a set would open as a smaller one, so it has another name until it is whole.
+    let unfinished = beside(folder);
+    let _ = std::fs::remove_dir_all(&unfinished);
+    let mut written = write_all(source, &unfinished, progress).inspect_err(|_| {
+        let _ = std::fs::remove_dir_all(&unfinished);
+    })?;
+    // An empty folder may be there.
+    let _ = std::fs::remove_dir(folder);
+    std::fs::rename(&unfinished, folder).map_err(Error::io("rename", &unfinished))?;
+    for shard in &mut written.shards {
+        *shard = folder.join(shard.file_name().unwrap_or_default());
+    }
+    Ok(written)
+}
+
+/// Where a folder lies until it is whole.
+fn beside(folder: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(folder.file_name().unwrap_or_default());
+    name.push(".unfinished");
+    folder.with_file_name(name)
+}
+
+fn write_all(
+    source: &Source,
+    folder: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Written> {
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     if !source.classes.is_empty() {
         replace_text(&folder.join("classes.txt"), &(source.classes.join("\n") + "\n"))?;
     }
@@ -151,9 +188,34 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::open;
     use crate::data::testing::failure_of;
+    use crate::data::{Presence, open};
     use std::sync::Arc;
+
+    /// One image that may show several classes.
+    struct Several;
+
+    impl Dataset for Several {
+        fn len(&self) -> usize {
+            1
+        }
+
+        fn label(&self, _: usize) -> Option<u32> {
+            None
+        }
+
+        fn presence(&self, _: usize) -> Option<Vec<Presence>> {
+            Some(vec![Presence::Present])
+        }
+
+        fn path(&self, _: usize) -> String {
+            String::new()
+        }
+
+        fn image(&self, _: usize) -> Result<Image> {
+            Ok(Image { width: 1, height: 1, pixels: vec![0; 3] })
+        }
+    }
 
     #[test]
     fn what_is_written_is_read_again() {
@@ -202,6 +264,20 @@ mod tests {
 
         let text = failure_of(write(&source, &place, &mut |_, _| ()));
         assert!(text.contains("exists and is not empty"), "{text}");
+        // What was being written when the process died is no data set, and gives way.
+        let begun = folder.path().join("begun");
+        let unfinished = beside(&begun);
+        std::fs::create_dir(&unfinished).unwrap();
+        std::fs::write(unfinished.join("train-000000.tar"), b"half").unwrap();
+        std::fs::create_dir(&begun).unwrap();
+        let written = write(&source, &begun, &mut |_, _| ()).unwrap();
+        assert!(written.shards[0].starts_with(&begun) && written.shards[0].is_file());
+        assert!(!unfinished.exists());
+        let splits = vec![("train".to_owned(), Arc::new(Several) as Arc<dyn Dataset>)];
+        let several = Source { splits, ..source.clone() };
+        let text = failure_of(write(&several, &folder.path().join("several"), &mut |_, _| ()));
+        assert!(text.contains("may show several classes"), "{text}");
+        assert!(!beside(&folder.path().join("several")).exists());
         let bits = open("random-bits:synthetic:digits?bits=2").unwrap();
         let text = failure_of(write(&bits, &folder.path().join("bits"), &mut |_, _| ()));
         assert!(text.contains("put `random-bits:` before the folder"), "{text}");

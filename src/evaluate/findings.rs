@@ -184,10 +184,8 @@ impl Protocol for Retrieval {
         if let Some(map) = &found.map_at_r {
             finding = finding.and("map_at_r", map.clone());
         }
-        if found.without_match > 0 {
-            let share = found.without_match as f64 / queries.len() as f64;
-            finding = finding.and("without_match_share", Measure::plain(share));
-        }
+        let share = found.without_match as f64 / queries.len() as f64;
+        finding = finding.and("without_match_share", Measure::plain(share));
         let least = found.at.iter().map(|at| at.k).min().unwrap_or(1);
         finding.metric = format!("recall_at_{least}");
         finding.value = finding.also.remove(&finding.metric).unwrap_or_default();

@@ -7,7 +7,8 @@ use super::average_precision::{
 use super::features::{Damaged, extract};
 use super::run::{batch, prepare};
 use super::scores::judged;
-use crate::augment::{Preprocess, to_device};
+use super::weights::images;
+use crate::augment::Preprocess;
 use crate::data::{Dataset, MultiLabels};
 use crate::error::{Error, Result};
 use crate::method::classifier::Network;
@@ -82,15 +83,14 @@ impl Classifier {
         Ok(Self { network, device, _parameters: parameters })
     }
 
-    /// Logits `[n, C]`, f32 on the CPU, of `n` prepared images (`[n, side, side, 3]`, 8 bits).
+    /// Logits `[n, C]`, f32 on the CPU, of `n` prepared images: bytes as [`super::weights::forward`] takes them.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `pixels` holds another number of bytes.
+    /// As [`super::weights::forward`].
     pub fn logits(&self, pixels: &[u8], n: usize, preprocess: &Preprocess) -> Result<Tensor> {
-        let side = preprocess.size_px();
-        let (mean, std) = (preprocess.mean, preprocess.std);
+        let backbone = self.network.backbone();
         tch::no_grad(|| {
-            let images = to_device(pixels, [n, side, side], mean, std, self.device, Kind::Float)?;
+            let images = images(backbone, pixels, n, preprocess, self.device, Kind::Float)?;
             let h = self.network.features(&images, Phase::Evaluation);
             let logits = self.network.logits(&h, Phase::Evaluation);
             Ok(logits.to_kind(Kind::Float).to_device(Device::Cpu))

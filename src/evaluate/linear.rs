@@ -168,7 +168,7 @@ impl Linear {
                 let rows = order.narrow(0, first, batch.min(images - first));
                 let gradient =
                     gradient(&layer, &x.index_select(0, &rows), &labels.index_select(0, &rows));
-                layer -= state.update(&self.optimizer, self.batch_size, &gradient, steps);
+                layer -= state.update(&self.optimizer, batch as usize, &gradient, steps);
             }
             if layer.isfinite().all().int64_value(&[]) == 0 {
                 return Err(Error::NonFinite(format!(

@@ -37,6 +37,6 @@ pub use knn::Knn;
 pub use linear::Linear;
 pub use logistic::Logistic;
 pub use protocol::{Details, Finding, Protocol, Sweep};
-pub use record::{DataUsed, Measure, Record, Repeats, WeightsUsed};
+pub use record::{Cut, DataUsed, Measure, Record, Repeats, WeightsUsed};
 pub use retrieval::Retrieval;
 pub use scores::Ranks;

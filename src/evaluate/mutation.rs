@@ -1,7 +1,7 @@
 //! Mutants of stored features, weights and records: each is read or is an error that blames the file, never a panic.
 
 use super::features::{Damaged, Description, Features};
-use super::record::{DataUsed, Record, WeightsUsed, hash_classes};
+use super::record::{Cut, DataUsed, Record, WeightsUsed, hash_classes};
 use super::weights::Weights;
 use crate::augment::Preprocess;
 use crate::data::mutation::Mutator;
@@ -207,10 +207,13 @@ fn records() {
             damaged: 0,
             classes: 2,
             class_list_hash: hash_classes(&["cat".into()]),
+            cut: Cut::default(),
         },
         weights: WeightsUsed::frozen("w", "aa".into(), "aa".into(), 1).unwrap(),
         layer: "h".into(),
         preprocess: "cifar".into(),
+        mean: None,
+        std: None,
         seed: 0,
         choice: "last".into(),
         wall_seconds: 1.5,

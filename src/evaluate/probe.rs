@@ -398,6 +398,8 @@ impl Views {
             let (drawn, answer) = draw(*index, &image);
             let mut pixels = vec![0; 3 * side * side];
             SCRATCH.with_borrow_mut(|scratch| drawn.apply(&image, scratch, &mut pixels));
+            // A view carries what its image carries beside its pixels, as in training.
+            pixels.extend(images.constants(*index, &image));
             Ok((pixels, answer))
         };
         let views: Vec<Result<_>> = batch.par_iter().map(view).collect();

@@ -1,6 +1,7 @@
 //! One number and everything that made it: what a protocol run leaves behind.
 
 use super::protocol::Details;
+use crate::data::{Selection, Source};
 use crate::error::{Error, Result};
 use crate::files::replace_text;
 use crate::train::journal::Event;
@@ -62,6 +63,12 @@ pub struct Record {
     pub layer: String,
     /// Id of the preprocessing.
     pub preprocess: String,
+    /// What images were normalised by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<[f64; 3]>,
+    /// The deviation of the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<[f64; 3]>,
     /// Seed of everything random in the protocol.
     pub seed: u64,
     /// Which state of a trained layer counts: `last`, or, where asked for by name, `best_on_test`.
@@ -106,6 +113,41 @@ impl Repeats {
     }
 }
 
+/// Which part of a source a number is of; none of it set where it is of all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cut {
+    /// Most images of a split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Share of the training split that was asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holdout: Option<f64>,
+    /// Share of the labelled images that were learned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_fraction: Option<f64>,
+    /// Whether the network was trained on images that were asked about.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trained_on: bool,
+}
+
+impl Cut {
+    /// What a selection leaves.
+    pub fn of(selection: &Selection) -> Self {
+        Self {
+            limit: selection.limit,
+            holdout: (selection.holdout > 0.0).then_some(selection.holdout),
+            label_fraction: selection.label_fraction,
+            trained_on: false,
+        }
+    }
+
+    /// Whether it is all of the source.
+    pub fn is_whole(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Where the images of a number came from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataUsed {
@@ -125,6 +167,26 @@ pub struct DataUsed {
     pub classes: usize,
     /// Hash of the class names in order, [`hash_classes`].
     pub class_list_hash: String,
+    /// Which part of the source it is.
+    #[serde(default, skip_serializing_if = "Cut::is_whole")]
+    pub cut: Cut,
+}
+
+impl DataUsed {
+    /// Of a source, with so many references, queries, and damaged images of both.
+    pub fn of(source: &Source, [references, queries, damaged]: [usize; 3], cut: Cut) -> Self {
+        Self {
+            location: source.location.clone(),
+            format: source.format.clone(),
+            fingerprint: source.fingerprint.clone(),
+            references,
+            queries,
+            damaged,
+            classes: source.classes.len(),
+            class_list_hash: hash_classes(&source.classes),
+            cut,
+        }
+    }
 }
 
 /// The network a number belongs to.
@@ -190,9 +252,11 @@ impl Record {
             self.settings,
             [self.data.fingerprint, self.data.class_list_hash],
             [self.data.references, self.data.queries, self.data.damaged],
+            self.data.cut,
             self.weights.hash_before,
             self.layer,
             self.preprocess,
+            [self.mean, self.std],
             self.seed,
             self.choice,
             self.repeats.as_ref().map(|repeats| &repeats.seeds),
@@ -276,11 +340,14 @@ mod tests {
                 damaged: 0,
                 classes: 10,
                 class_list_hash: hash_classes(&["cat".into(), "dog".into()]),
+                cut: Cut::default(),
             },
             weights: WeightsUsed::frozen("last.safetensors", "aa".into(), "aa".into(), 122)
                 .unwrap(),
             layer: "h".into(),
             preprocess: "cifar".into(),
+            mean: Some([0.5; 3]),
+            std: Some([0.25; 3]),
             seed: 0,
             choice: "last".into(),
             wall_seconds: 1.5,
@@ -304,7 +371,10 @@ mod tests {
         again.weights.file = "copy.safetensors".into();
         assert_eq!(again.save(folder.path()).unwrap(), path);
         assert_eq!(Record::load(&path).unwrap(), again);
-        let changes: [fn(&mut Record); 6] = [
+        let changes: [fn(&mut Record); 9] = [
+            |r| r.mean = Some([0.0; 3]),
+            |r| r.data.cut.holdout = Some(0.2),
+            |r| r.data.cut.limit = Some(50_000),
             |r| r.version = 2,
             |r| r.weights.hash_before = "bb".into(),
             |r| r.data.queries = 9_999,
@@ -317,7 +387,7 @@ mod tests {
             change(&mut other);
             assert_ne!(other.save(folder.path()).unwrap(), path);
         }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 7);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 10);
         fs::write(&path, "{}").unwrap();
         assert!(matches!(Record::load(&path), Err(Error::Run(_))));
     }

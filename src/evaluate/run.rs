@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A split of a source, cut as an evaluation asks for.
+#[derive(Clone)]
 pub struct Part<'a> {
     /// Its images.
     pub dataset: Arc<dyn Dataset>,

@@ -159,13 +159,17 @@ pub fn uniformity(h: &Tensor, t: f64) -> Result<f64> {
     finite(h, 2)?;
     let unit = unit_rows(h);
     let count = unit.size()[0];
+    // 1, or 0 for a row of zeros, which no unit length can be given: all such rows are the same.
+    let lengths = unit.square().sum_dim_intlist(1, true, Kind::Float).gt(0.5).to_kind(unit.kind());
     let mut sum = 0.0;
     // Every pair once: a tile against those after it, and above the diagonal within itself.
     for first in (0..count).step_by(TILE as usize) {
         let rows = unit.narrow(0, first, TILE.min(count - first));
         for second in (first..count).step_by(TILE as usize) {
             let others = unit.narrow(0, second, TILE.min(count - second));
-            let potential = ((rows.matmul(&others.tr()) - 1.0) * (2.0 * t)).exp();
+            let length = |first: i64, rows: &Tensor| lengths.narrow(0, first, rows.size()[0]);
+            let squares = length(first, &rows) + length(second, &others).tr();
+            let potential = ((rows.matmul(&others.tr()) * 2.0 - squares) * t).exp();
             let potential = if first == second { potential.triu(1) } else { potential };
             sum += potential.sum(Kind::Double).double_value(&[]);
         }

@@ -5,7 +5,7 @@ mod layer;
 mod load;
 mod tensorflow;
 
-pub use forward::forward;
+pub use forward::{forward, images};
 pub use layer::Layer;
 
 use crate::augment::Preprocess;

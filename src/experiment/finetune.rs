@@ -5,13 +5,14 @@
 //! grid in `grid/NAME`, the run that is judged in the folder itself.
 
 use super::{Experiment, Plan, changes, earlier_recipe};
-use crate::data::{Dataset, Source, subset};
+use crate::data::{Dataset, Selection, Source, subset};
 use crate::error::{Error, Result};
 use crate::evaluate::WeightsUsed;
 use crate::evaluate::finetune::{Classifier, Judged, Metric};
 use crate::evaluate::weights::Weights;
 use crate::files::replace_text;
 use crate::machine;
+use crate::model::Frozen;
 use crate::recipe::Recipe;
 use crate::recipe::protocol::{Labelled, Model, Point, Protocol};
 use crate::report;
@@ -46,6 +47,8 @@ pub struct Finetune<'a> {
     pub validation: Option<&'a Arc<dyn Dataset>>,
     /// Share of all labelled images that the references are, in (0, 1].
     pub fraction: f64,
+    /// How they were cut out of the source.
+    pub selection: Selection,
     /// What settings are chosen by.
     pub metric: Metric,
     /// `key=value` changes of the recipes: `train.device=cpu`, `data.micro_batch_size=64`.
@@ -82,6 +85,8 @@ pub struct Outcome {
     pub hash_after: String,
     /// Loss of the last step.
     pub train_loss: Option<f64>,
+    /// Images that turned out unreadable in it.
+    pub damaged: usize,
     /// What happened to the run that was judged.
     pub history: Vec<Event>,
 }
@@ -167,7 +172,7 @@ impl Finetune<'_> {
         let (judged, trained) =
             self.judge(self.folder, self.queries.as_ref(), &recipe.train.device)?;
         let (hash_before, hash_after) = (self.model.hash(), trained.hash());
-        if self.protocol.frozen && hash_before != hash_after {
+        if self.protocol.frozen == Frozen::All && hash_before != hash_after {
             return Err(Error::Weights(format!(
                 "the frozen backbone of `{}` is not that of `{}` (hash `{hash_after:.16}`, not `{hash_before:.16}`); \
                  please report this",
@@ -176,8 +181,17 @@ impl Finetune<'_> {
             )));
         }
         let status = read_status(self.folder).unwrap_or_default();
-        let (train_loss, history) = (status.final_loss, status.history);
-        Ok(Outcome { judged, recipe, tried, chosen, hash_before, hash_after, train_loss, history })
+        Ok(Outcome {
+            judged,
+            recipe,
+            tried,
+            chosen,
+            hash_before,
+            hash_after,
+            train_loss: status.final_loss,
+            damaged: status.damaged.len(),
+            history: status.history,
+        })
     }
 
     /// Every point of the grid on what is not validation.
@@ -327,7 +341,14 @@ impl Finetune<'_> {
     /// The source cut so that its training split is `training` and its test split `queries`; `name` tells cuts apart.
     fn cut(&self, name: &str, training: &Arc<dyn Dataset>, queries: &Arc<dyn Dataset>) -> Source {
         let counts = [training.len(), queries.len()];
-        let cut = json!([name, self.source.fingerprint, counts, self.fraction, self.seed]);
+        let Selection { limit, holdout, label_fraction, .. } = self.selection;
+        let cut = json!([
+            name,
+            self.source.fingerprint,
+            counts,
+            [json!(limit), json!(holdout), json!(label_fraction)],
+            self.seed,
+        ]);
         Source {
             format: self.source.format.clone(),
             location: self.source.location.clone(),

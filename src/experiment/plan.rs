@@ -124,6 +124,7 @@ pub fn memory_plan<'a>(recipe: &'a Recipe, sizes_px: &[usize], images: usize) ->
     let sizes = |of: &[usize]| of.iter().map(|view| sizes_px[*view]).collect();
     MemoryPlan {
         backbone: &recipe.backbone,
+        frozen: settings.frozen(),
         view_sizes_px: sizes(&wiring.online),
         target_sizes_px: sizes(&wiring.targets),
         held: settings.held(&recipe.backbone, sizes_px.len(), batch, images),

@@ -13,9 +13,10 @@
 //! shown, `L = -mean_ic [s_ic ln σ(z_ic) + (1 - s_ic) ln(1 - σ(z_ic))]`.
 //!
 //! **Deviations.** A frozen backbone is in evaluation mode and its rows carry no graph; so is what the tap keeps of the
-//! projector. Where it is not frozen, all of it is in training mode and its running statistics move.
+//! projector. Where a part of it is frozen (google-research/simclr, `fine_tune_after_block`), that part is. What is not
+//! frozen is in training mode and its running statistics move.
 //!
-//! **Cost.** Fine-tuning: a forward and a backward pass of one view. Frozen: a forward pass, in the memory of evaluation.
+//! **Cost.** Fine-tuning: a forward and a backward pass of one view, the latter down to what is frozen. All frozen: a forward pass, in the memory of evaluation.
 
 use super::passes;
 use super::{
@@ -26,7 +27,7 @@ use crate::loss::cross_entropy::{marks, top1, with_labels, with_shown};
 use crate::model::heads::{Head, HeadConfig};
 use crate::model::layers::{Initialization, Linear};
 use crate::model::resnet::ResNet;
-use crate::model::{BackboneConfig, Parameters, Phase, Place, Statistics};
+use crate::model::{BackboneConfig, Frozen, Parameters, Phase, Place, Statistics};
 use crate::plugin::Plugins;
 use crate::shape;
 use serde::{Deserialize, Serialize};
@@ -39,8 +40,9 @@ use tch::Tensor;
 pub struct Config {
     /// Where the linear layer sits: `h`, or `g1`, `g2`, … behind so many layers of the projector.
     pub tap: Tap,
-    /// Whether the backbone, and what the tap keeps of the projector, stay as they are.
-    pub frozen: bool,
+    /// What stays as it is: nothing, the backbone up to one of its groups, or all of it with what the tap keeps of the
+    /// projector.
+    pub frozen: Frozen,
     /// How the linear layer starts.
     pub initialization: Start,
     /// g of the model that was pre-trained, for a tap within it. Layers above the tap are not made.
@@ -51,7 +53,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             tap: Tap::H,
-            frozen: false,
+            frozen: Frozen::Nothing,
             initialization: Start::PyTorch,
             projector: HeadConfig::default(),
         }
@@ -122,7 +124,7 @@ impl From<Start> for Initialization {
 
 impl Settings for Config {
     fn wiring(&self, _plugins: &Plugins, _views: usize) -> Wiring {
-        if self.frozen {
+        if self.frozen == Frozen::All {
             Wiring { online: Vec::new(), targets: vec![0] }
         } else {
             Wiring::online(1)
@@ -145,6 +147,10 @@ impl Settings for Config {
             cross_level: Err(labels),
             guided_stop_gradient: Err(labels),
         }
+    }
+
+    fn frozen(&self) -> Frozen {
+        self.frozen
     }
 
     fn check(&self, _plugins: &Plugins) -> Result<()> {
@@ -186,9 +192,10 @@ impl Network {
                     .to_owned(),
             ));
         }
-        let backbone = ResNet::build(&mut below(place.at("backbone"), config), backbone)?;
+        let frozen = config.frozen;
+        let backbone = ResNet::build_frozen(&mut place.at("backbone"), backbone, frozen)?;
         let projector = Head::build_first(
-            &mut below(place.at("projector"), config),
+            &mut place.at("projector").frozen_if(frozen == Frozen::All),
             backbone.features(),
             &config.projector,
             config.tap.0,
@@ -224,11 +231,6 @@ impl Network {
     }
 }
 
-/// A place below the linear layer.
-fn below<'a>(place: Place<'a>, config: &Config) -> Place<'a> {
-    if config.frozen { place.frozen() } else { place }
-}
-
 /// A network that learns labels.
 pub struct Classifier {
     parameters: Parameters,
@@ -253,8 +255,17 @@ impl Classifier {
 
     /// The parts of a pre-trained model below the linear layer.
     fn below(&self) -> Vec<String> {
-        let layers = (0..self.config.tap.0).map(|layer| format!("projector.layers.{layer}."));
-        std::iter::once("backbone.".to_owned()).chain(layers).collect()
+        std::iter::once("backbone.".to_owned()).chain(self.layers()).collect()
+    }
+
+    /// What the tap keeps of the projector.
+    fn layers(&self) -> impl Iterator<Item = String> {
+        (0..self.config.tap.0).map(|layer| format!("projector.layers.{layer}."))
+    }
+
+    /// Whether only the linear layer learns.
+    fn all_frozen(&self) -> bool {
+        self.config.frozen == Frozen::All
     }
 }
 
@@ -273,7 +284,7 @@ impl Method for Classifier {
 
     fn objective(&self, rows: &Rows, step: &Step<'_>) -> Result<Objective> {
         let features = self.network.backbone.features();
-        let (h, phase) = if self.config.frozen {
+        let (h, phase) = if self.all_frozen() {
             (rows.targets()?.shallow_clone(), Phase::Evaluation)
         } else {
             let statistics = Statistics::Move { seen: 0, of: 1 };
@@ -289,7 +300,7 @@ impl Method for Classifier {
             let labels = step.labels_of_batch("classifier", logits.device())?;
             (with_labels(&logits, &labels)?, ("top1", top1(&logits, &labels)))
         };
-        let leaf = if self.config.frozen { &rows.online } else { &h };
+        let leaf = if self.all_frozen() { &rows.online } else { &h };
         Ok(Objective::backward(&loss, leaf, &logits).with([scalar]))
     }
 
@@ -306,7 +317,9 @@ impl Method for Classifier {
     }
 
     fn frozen(&self) -> Vec<String> {
-        if self.config.frozen { self.below() } else { Vec::new() }
+        let backbone = self.config.frozen.prefixes();
+        let backbone = backbone.iter().map(|prefix| format!("backbone.{prefix}"));
+        backbone.chain(self.layers().filter(|_| self.all_frozen())).collect()
     }
 
     fn parameters(&self) -> &Parameters {
@@ -325,6 +338,7 @@ mod tests {
     };
     use super::*;
     use crate::data::{Labels, MultiLabels, Presence};
+    use crate::model::{Parameter, Role};
     use std::sync::{Arc, LazyLock};
 
     const LABELS: &[u32] = &[2, 0, 1, 1, 0, 2];
@@ -416,6 +430,22 @@ mod tests {
         assert_eq!(found.rows_gradient.size(), [0, IMAGES as i64, 64]);
         assert_eq!(tensors(method.as_ref()), before);
         assert_eq!(method.stuck_at(IMAGES).unwrap().value.to_bits(), 3f64.ln().to_bits());
+    }
+
+    #[test]
+    fn a_part_that_is_frozen_is_named_and_the_rest_has_a_gradient() {
+        let text = "name = 'classifier'\nfrozen = 'group1'\ntap = 'g1'\n\
+                    projector = { layers = 2, hidden = 7, output = 5 }";
+        let method = build(text, "", 1);
+        assert_eq!(method.wiring(), &Wiring::online(1));
+        assert_eq!(method.frozen(), ["backbone.conv1", "backbone.bn1", "backbone.layer1."]);
+        assert_eq!(method.inherits(), ["backbone.", "projector.layers.0."]);
+        let starts = |name: &str| method.frozen().iter().any(|prefix| name.starts_with(prefix));
+        let all = method.parameters().all().iter();
+        let trained = |p: &&Parameter| p.trained == (!starts(&p.name) && p.role != Role::Buffer);
+        assert_eq!(all.clone().filter(trained).count(), all.count());
+        let found = method.objective(&rows(1, 1), &at(0)).unwrap();
+        assert!(found.rows_gradient.abs().max().double_value(&[]) > 0.0);
     }
 
     #[test]

@@ -89,7 +89,15 @@ impl Settings for Config {
     }
 
     fn held(&self, backbone: &BackboneConfig, views: usize, batch: usize, images: usize) -> Held {
-        self.moco().held(backbone, views, batch, images)
+        let held = self.moco().held(backbone, views, batch, images);
+        if self.jigsaw_weight == 0.0 {
+            return held;
+        }
+        // The head of the patches is a projector, that of the whole a layer on all of them.
+        let outputs = self.projector.output as u64;
+        let patch = self.projector.parameter_count(backbone.features());
+        let heads = patch + PATCHES as u64 * outputs * outputs;
+        Held { state: held.state + Held::TRAINED * heads, ..held }
     }
 
     fn fits(&self) -> Fits {

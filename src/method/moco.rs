@@ -120,7 +120,10 @@ impl Settings for Config {
 
     fn held(&self, backbone: &BackboneConfig, _: usize, _batch: usize, _images: usize) -> Held {
         let queues = self.queues() * self.queue_length * self.projector.output;
-        Held { columns: self.queue_length, state: backbone.parameter_count() + queues as u64 }
+        let head = self.projector.parameter_count(backbone.features());
+        let follows = backbone.parameter_count() + head;
+        let state = follows + queues as u64 + Held::TRAINED * head;
+        Held { columns: self.queue_length, state }
     }
 
     fn fits(&self) -> Fits {

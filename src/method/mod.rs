@@ -31,7 +31,7 @@ use crate::augment::ViewRecipe;
 use crate::data::{Labels, Presence};
 use crate::error::{Error, Result};
 use crate::model::resnet::ResNet;
-use crate::model::{BackboneConfig, Parameters, Statistics};
+use crate::model::{BackboneConfig, Frozen, Parameters, Statistics};
 use crate::plugin::Plugins;
 use crate::random::{Purpose, Scope, Stream};
 use compared::Scores;
@@ -369,6 +369,11 @@ pub trait Settings {
 
     /// What it holds for a data set of `images` images, in batches of `batch`.
     fn held(&self, backbone: &BackboneConfig, views: usize, batch: usize, images: usize) -> Held;
+
+    /// What of the backbone stays as it is.
+    fn frozen(&self) -> Frozen {
+        Frozen::Nothing
+    }
 
     /// Checks ranges, and that the settings go together with those of the plug-ins.
     ///

@@ -89,13 +89,15 @@ impl Settings for Config {
         Wiring::online(if plugins.cross_level.is_some() { 2 } else { 1 })
     }
 
-    fn held(&self, _: &BackboneConfig, _views: usize, _batch: usize, images: usize) -> Held {
+    fn held(&self, backbone: &BackboneConfig, _views: usize, _batch: usize, images: usize) -> Held {
         let columns = match self.objective {
             InstanceLoss::Softmax => images,
             // Drawn rows are gathered for a few images at a time, which is no more than a tile.
             InstanceLoss::Nce | InstanceLoss::SampledSoftmax => self.negatives,
         };
-        Held { columns, state: (images * self.projector.output) as u64 }
+        let head = self.projector.parameter_count(backbone.features());
+        let bank = (images * self.projector.output) as u64;
+        Held { columns, state: bank + Held::TRAINED * head }
     }
 
     fn fits(&self) -> Fits {

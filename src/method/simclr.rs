@@ -63,8 +63,9 @@ impl Settings for Config {
         Wiring::online(VIEWS)
     }
 
-    fn held(&self, _: &BackboneConfig, views: usize, batch: usize, _images: usize) -> Held {
-        Held { columns: views * batch, state: 0 }
+    fn held(&self, backbone: &BackboneConfig, views: usize, batch: usize, _images: usize) -> Held {
+        let head = self.projector.parameter_count(backbone.features());
+        Held { columns: views * batch, state: Held::TRAINED * head }
     }
 
     fn fits(&self) -> Fits {

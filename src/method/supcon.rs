@@ -10,7 +10,7 @@
 //!
 //! **Cost.** As SimCLR.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::sup_con::SupCon as Loss;
 use crate::method::compared::{Excluded, Scores};
 use crate::method::{
@@ -59,8 +59,9 @@ impl Settings for Config {
         Wiring::online(VIEWS)
     }
 
-    fn held(&self, _: &BackboneConfig, views: usize, batch: usize, _images: usize) -> Held {
-        Held { columns: views * batch, state: 0 }
+    fn held(&self, backbone: &BackboneConfig, views: usize, batch: usize, _images: usize) -> Held {
+        let head = self.projector.parameter_count(backbone.features());
+        Held { columns: views * batch, state: Held::TRAINED * head }
     }
 
     fn fits(&self) -> Fits {
@@ -98,6 +99,13 @@ impl SupCon {
         setup: &Setup<'_>,
         mut parameters: Parameters,
     ) -> Result<Self> {
+        if setup.classes == 0 || setup.multi_label {
+            let found =
+                if setup.multi_label { "images that show several" } else { "images without" };
+            return Err(Error::Data(format!(
+                "supcon learns from labels, one class an image, and there are {found}; take `simclr` for data without labels"
+            )));
+        }
         let (backbone, projector) =
             passes::encoder(&mut parameters.root(), setup.backbone, &config.projector)?;
         let wiring = config.wiring(setup.plugins, setup.views);

@@ -9,7 +9,7 @@ pub mod resnet;
 
 pub use heads::{Head, HeadConfig};
 pub use parameters::{Parameter, Parameters, Place, Role};
-pub use resnet::{BackboneConfig, BlockGroup, ResNet};
+pub use resnet::{BackboneConfig, BlockGroup, Frozen, ResNet};
 
 /// How a forward pass normalises.
 #[derive(Clone, Copy, Debug, PartialEq)]

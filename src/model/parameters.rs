@@ -236,6 +236,16 @@ impl Place<'_> {
         Self { frozen: true, ..self }
     }
 
+    /// This place again, as [`Self::frozen`] if `frozen` says so.
+    pub fn frozen_if(&mut self, frozen: bool) -> Place<'_> {
+        Place {
+            parameters: self.parameters,
+            prefix: self.prefix.clone(),
+            frozen: self.frozen || frozen,
+            norm_momentum: self.norm_momentum,
+        }
+    }
+
     /// Adds a counter, i64 `[1]`, that starts at 0: state like a queue's position.
     pub fn add_counter(&mut self, name: &str) -> Tensor {
         let tensor = self.add(name, Role::State, &[1], |_| 0.0);

@@ -9,7 +9,7 @@ use crate::augment::{Interpolation, Normalize, Preprocess, Sizing, Step, ViewRec
 use crate::error::{Error, Result};
 use crate::method::classifier::{self, Start, Tap};
 use crate::method::{self, require};
-use crate::model::{BackboneConfig, HeadConfig};
+use crate::model::{BackboneConfig, Frozen, HeadConfig};
 use crate::overrides::{self, nearest};
 use crate::plugin::Plugins;
 use crate::train::gradients::GradientConfig;
@@ -41,10 +41,9 @@ pub const VERSION: u32 = 1;
 /// How a protocol trains: its file, whose keys users change with `key=value`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Protocol {
-    /// Whether the backbone stays as it is, in evaluation mode.
-    pub frozen: bool,
+    /// What of the backbone stays as it is, in evaluation mode.
+    pub frozen: Frozen,
     /// How the linear layer starts.
     pub initialization: Start,
     /// Where it sits with 1 % or 10 % of the labels; on h with all of them.
@@ -367,8 +366,9 @@ impl Protocol {
         let google = (labelled.images as u64 * u64::from(epochs)) / batch_size as u64 + 1;
         let max_steps = self.max_steps.or(self.google_steps.then_some(google));
         let in_memory = |size: &usize| batch_size.is_multiple_of(*size);
+        let all_frozen = self.frozen == Frozen::All;
         let micro_batch_size =
-            if self.frozen { (1..=FROZEN_IMAGES).rev().find(in_memory).unwrap_or(0) } else { 0 };
+            if all_frozen { (1..=FROZEN_IMAGES).rev().find(in_memory).unwrap_or(0) } else { 0 };
         let norm_momentum = if self.fast_statistics {
             (10.0 / steps_per_epoch as f64).min(0.1)
         } else {

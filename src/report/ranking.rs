@@ -7,14 +7,14 @@ use serde::Serialize;
 use super::format::flattened;
 use super::run::{Evaluation, Run, State, number};
 use super::runs::{Found, best, read_all};
-use crate::analyze::history::written;
 use crate::error::{Error, Result};
 
 /// By what runs are ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
-    /// The newest evaluation of the protocol.
+    /// The evaluation of the protocol that stands for the run: of its last checkpoint, of the features h and of the data it
+    /// was trained on before others, then the newest.
     Evaluation,
     /// The last value logged during the run.
     Last,
@@ -54,6 +54,8 @@ pub struct Ranked {
     pub interval_95: Option<[f64; 2]>,
     /// The file of the evaluation; none for a logged value.
     pub file: Option<String>,
+    /// Whether the run's last checkpoint was written after it.
+    pub older: bool,
     /// The step of a logged value.
     pub step: Option<u64>,
     /// What must be equal for two numbers to compare.
@@ -63,7 +65,18 @@ pub struct Ranked {
 
 /// Whether smaller values of this metric are the better ones.
 pub fn lower_is_better(metric: &str) -> bool {
-    ["loss", "error", "perplexity", "entropy"].iter().any(|word| metric.contains(word))
+    const LOWER: [&str; 9] = [
+        "loss",
+        "error",
+        "perplexity",
+        "entropy",
+        "objective",
+        "inertia",
+        "alignment",
+        "uniformity",
+        "mean_cosine",
+    ];
+    LOWER.iter().any(|word| metric.contains(word))
 }
 
 /// The runs of `folder` in the order of `metric`. Without `by`, evaluations count where there is one, else last values:
@@ -112,16 +125,20 @@ fn ranked(name: &str, path: &Path, run: &Run, metric: &str, by: By) -> Option<Ra
         value: 0.0,
         interval_95: None,
         file: None,
+        older: false,
         step: None,
         conditions: Vec::new(),
     };
     if by == By::Evaluation {
         let fitting = run.evaluations.iter().filter_map(|e| Some((e, measure(e, metric)?)));
+        // The protocol itself goes before its variants.
+        let exact =
+            |e: &Evaluation| metric.rsplit_once('/').is_some_and(|(it, _)| it == e.protocol);
         let (evaluation, (value, interval_95)) =
-            fitting.max_by_key(|(e, _)| written(&path.join(&e.file)))?;
-        let file = Some(evaluation.file.clone());
+            fitting.max_by_key(|(e, _)| (exact(e), &e.standing))?;
+        let (file, older) = (Some(evaluation.file.clone()), evaluation.older);
         let conditions = conditions(evaluation);
-        return Some(Ranked { value, interval_95, file, conditions, ..blank });
+        return Some(Ranked { value, interval_95, file, older, conditions, ..blank });
     }
     let curve = run.metrics.curve(metric)?;
     let point = if by == By::Last { curve.last() } else { best(curve) }?;
@@ -155,7 +172,7 @@ pub(super) fn conditions(evaluation: &Evaluation) -> Vec<(String, String)> {
         ("data.references".to_owned(), count(data.references)),
     ];
     for (key, value) in flattened(&data.rest) {
-        if ["fingerprint", "class_list_hash"].contains(&key.as_str()) {
+        if ["fingerprint", "class_list_hash"].contains(&key.as_str()) || key.starts_with("cut.") {
             found.push((format!("data.{key}"), value));
         }
     }
@@ -198,6 +215,11 @@ fn doubts(ranked: &[Ranked], by: By) -> Vec<String> {
         notes.push(format!(
             "the 95 % intervals of {first} and {second} overlap: their order is not certain"
         ));
+    }
+    let older: Vec<&str> =
+        ranked.iter().filter(|run| run.older).map(|run| run.name.as_str()).collect();
+    if !older.is_empty() {
+        notes.push(format!("older than the last checkpoint: the number of {}", older.join(", ")));
     }
     if ranked.iter().any(|run| run.state != Some(State::Finished)) {
         notes.push("some of these runs are not finished".to_owned());

@@ -52,8 +52,13 @@ impl Trainer<'_, '_> {
         }
         let roll_backs = self.job.journal.roll_backs;
         let stop = |text: &str| {
+            let whole = if self.run.join("checkpoints/last.safetensors").exists() {
+                "the last checkpoint is whole"
+            } else {
+                "there is no checkpoint yet"
+            };
             let text = format!(
-                "step {step}: {text}; the last checkpoint is whole; `train.sentinels.{name}` says what happens then (warn, stop, roll_back)"
+                "step {step}: {text}; {whole}; `train.sentinels.{name}` says what happens then (warn, stop, roll_back)"
             );
             Err(if *name == "non_finite" { Error::NonFinite(text) } else { Error::Collapsed(text) })
         };
@@ -94,7 +99,10 @@ impl Trainer<'_, '_> {
         self.watch.forget();
         self.step = back;
         self.loader = (self.job.batches)(back)?;
-        self.records = Records::open(&self.job, self.run, back)?.0;
+        self.records = Records::open(&self.job, self.run, back)?.records;
+        for observer in self.observers.iter_mut() {
+            observer.begin(back);
+        }
         self.run.log(&text)?;
         for warning in warnings.iter().chain([&text]) {
             self.tell(warning);

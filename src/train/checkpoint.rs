@@ -261,7 +261,11 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { header: stored.header, tensors })
 }
 
-/// Loads `last`, or, when that is damaged, `previous` with a warning that says so. `None` when there is no checkpoint.
+/// Name that a damaged `last` gets when `previous` stands in for it.
+const DAMAGED: &str = "damaged.safetensors";
+
+/// Loads `last`, or, when that is damaged, `previous` with a warning that says so, and moves the damaged one aside. `None`
+/// when there is no checkpoint.
 ///
 /// # Errors
 /// [`Error::Weights`] naming both when neither can be used, or when `last` is of a newer format.
@@ -278,6 +282,11 @@ pub fn load_latest(folder: &Path, warn: &mut dyn FnMut(String)) -> Result<Option
         Err(first) => match load(&previous) {
             Ok(checkpoint) => {
                 warn(format!("{first}; going on from `{}`", previous.display()));
+                if last.exists() {
+                    // The next one would put it in the place of the only good one.
+                    let aside = folder.join(DAMAGED);
+                    fs::rename(&last, &aside).map_err(Error::io("rename", &last))?;
+                }
                 Ok(Some(checkpoint))
             }
             Err(second) => Err(Error::Weights(format!(
@@ -462,13 +471,16 @@ mod tests {
         let mut flipped = whole.clone();
         *flipped.last_mut().unwrap() ^= 1;
         for damage in [&whole[..whole.len() / 2], &whole[..4], &flipped[..]] {
-            fs::remove_file(&last).unwrap(); // never write through the hard link
+            let _ = fs::remove_file(&last); // never write through the hard link
             fs::write(&last, damage).unwrap();
             let mut warnings = Vec::new();
             let loaded = load_latest(folder.path(), &mut |w| warnings.push(w)).unwrap().unwrap();
             assert_eq!(loaded.header.step, 1);
             assert_eq!(warnings.len(), 1);
             assert!(warnings[0].contains("is damaged"), "{warnings:?}");
+            // The good one stays the one before, whatever is saved next.
+            assert_eq!(fs::read(folder.path().join(DAMAGED)).unwrap(), damage);
+            assert!(!last.exists());
         }
         fs::write(folder.path().join("previous.safetensors"), b"x").unwrap();
         assert!(matches!(load_latest(folder.path(), &mut |_| ()), Err(Error::Weights(_))));

@@ -113,6 +113,9 @@ fn auto() -> String {
     "auto".to_owned()
 }
 
+/// Compute threads at most.
+const MOST_THREADS: usize = 4096;
+
 impl Config {
     /// Checks ranges.
     ///
@@ -135,6 +138,17 @@ impl Config {
         }
         if let Some(steps) = self.max_steps {
             at_least_one("max_steps", steps)?;
+        }
+        if self.knn.every_epochs > 0 {
+            at_least_one("knn.references", self.knn.references as u64)?;
+            at_least_one("knn.queries", self.knn.queries as u64)?;
+        }
+        // libtorch counts its threads in 32 bits; nothing has so many cores.
+        if self.threads > MOST_THREADS {
+            return Err(Error::Recipe(format!(
+                "`train.threads` must be at most {MOST_THREADS}, or 0 for all cores, found `{}`",
+                self.threads
+            )));
         }
         self.sentinels.check()?;
         self.probe.check()?;

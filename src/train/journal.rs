@@ -33,6 +33,10 @@ pub struct Journal {
     /// Norms of the gradient in the epoch so far, see [`super::gradients`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradients: Option<Sums>,
+    /// Where an epoch has ended with this step: the values of the step, names and bits of f64. What ends an epoch, the
+    /// monitor, its line of metrics and the kept copy, comes after the checkpoint, and may have to be done again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch_end: Option<Vec<(String, u64)>>,
 }
 
 /// For how long each sentinel has seen something wrong.

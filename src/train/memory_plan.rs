@@ -2,7 +2,7 @@
 
 use crate::loss::tiled::default_tile;
 use crate::method::Held;
-use crate::model::BackboneConfig;
+use crate::model::{BackboneConfig, Frozen};
 use crate::train::Precision;
 
 /// Bytes beside the tensors and what the process held before: kernels that libtorch compiles while it runs, stacks of its
@@ -14,6 +14,8 @@ const BESIDE: u64 = 40 << 20;
 pub struct MemoryPlan<'a> {
     /// The network.
     pub backbone: &'a BackboneConfig,
+    /// What of it stays, of which no map is kept.
+    pub frozen: Frozen,
     /// Side of each view of an image that the trained network sees, in pixels.
     pub view_sizes_px: Vec<usize>,
     /// Side of each view that a network without a gradient sees, in pixels.
@@ -42,7 +44,7 @@ impl MemoryPlan<'_> {
     pub fn bytes(&self, micro_batch: usize) -> u64 {
         let views = || self.view_sizes_px.iter().chain(&self.target_sizes_px);
         let pixels: u64 = views().map(|side| 3 * (side * side) as u64).sum();
-        let count = |side: &usize| self.backbone.activation_count(*side as i64);
+        let count = |side: &usize| self.backbone.activation_count(*side as i64, self.frozen);
         // Target rows are there before the maps that are kept: without a graph a map goes as the next but one comes.
         let kept = self.view_sizes_px.iter().map(|side| count(side).0 + count(side).1).sum();
         let passing = self.target_sizes_px.iter().map(|side| 3 * count(side).1).max();
@@ -73,7 +75,7 @@ impl MemoryPlan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::BackboneConfig;
+    use crate::model::{BackboneConfig, BlockGroup};
     use crate::train::Precision;
 
     fn backbone() -> BackboneConfig {
@@ -83,6 +85,7 @@ mod tests {
     fn plan<'a>(backbone: &'a BackboneConfig, sizes: &[usize], group: usize) -> MemoryPlan<'a> {
         MemoryPlan {
             backbone,
+            frozen: Frozen::Nothing,
             view_sizes_px: sizes.to_vec(),
             target_sizes_px: Vec::new(),
             held: Held { columns: 192, state: 0 },
@@ -116,6 +119,18 @@ mod tests {
         assert_eq!(target.bytes(2) - target.bytes(1), per_image);
         let held = Held { state: 1000, ..small.held };
         assert_eq!(MemoryPlan { held, ..small.clone() }.bytes(7) - small.bytes(7), 4000);
+        // Of a part that stays nothing is kept but what the next one takes in.
+        let maps = |frozen| {
+            let part = MemoryPlan { frozen, ..small.clone() };
+            part.bytes(2) - part.bytes(1)
+        };
+        let through = |part| maps(Frozen::Through(part));
+        let parts = [BlockGroup::Stem, BlockGroup::Group1, BlockGroup::Group2].map(through);
+        assert!(per_image > parts[0] && parts.is_sorted_by(|a, b| a > b), "{per_image} {parts:?}");
+        // The last group of ResNet-18 at a quarter of its width: maps of 128 × 4 × 4, eight of which its units keep, the
+        // shortcut's, and its input, 64 × 8 × 8; beside the largest map, 16 × 32 × 32; for two views.
+        let last = 2 * 4 * (9 * 128 * 16 + 64 * 64 + 16 * 1024);
+        assert_eq!(through(BlockGroup::Group3), last);
         let half = MemoryPlan { precision: Precision::BFloat16, ..small.clone() };
         assert_eq!(small.bytes(7) - half.bytes(7), 7 * per_image / 2);
     }

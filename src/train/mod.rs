@@ -56,7 +56,8 @@ pub struct Progress {
 
 /// Watches a run; what it returns is logged.
 pub trait Observer {
-    /// Before the first step of this process; `first_step` steps were taken by earlier ones.
+    /// Before the first step of this process, of which `first_step` were taken by earlier ones; and after the run went back to
+    /// a step.
     fn begin(&mut self, _first_step: u64) {}
 
     /// After each step.
@@ -67,7 +68,8 @@ pub trait Observer {
         Ok(())
     }
 
-    /// After each epoch, and at the end of the run; returns values to log, `knn/top1`.
+    /// After each epoch, and at the end of the run, when the checkpoint is on disk; returns values to log, `knn/top1`. Done
+    /// again if the run was killed while it was under way.
     ///
     /// # Errors
     /// Any error ends the run.
@@ -80,7 +82,7 @@ pub trait Observer {
         Ok(Vec::new())
     }
 
-    /// After the metrics and the checkpoint of an epoch are on disk.
+    /// After the checkpoint and the metrics of an epoch are on disk.
     ///
     /// # Errors
     /// Any error ends the run.

@@ -12,7 +12,8 @@ mod tests;
 use super::Trained;
 use super::probe::Probe;
 use super::step::Layout;
-use crate::model::BackboneConfig;
+use crate::method::Wiring;
+use crate::model::{BackboneConfig, Frozen};
 use diptych_shim::Recorder;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -131,14 +132,14 @@ impl Profile {
     ///
     /// # Panics
     /// If this thread is watched already.
-    pub fn new(backbone: &BackboneConfig, layout: &Layout) -> Self {
+    pub fn new(layout: &Layout, flops_per_step: f64) -> Self {
         let recorder = (layout.device == Device::Cpu)
             .then(|| Recorder::start().expect("one profile of a thread at a time"));
         Self {
             device: layout.device,
             recorder,
             views_per_step: (layout.batch * layout.views.len()) as u64,
-            flops_per_step: flops_per_step(backbone, layout),
+            flops_per_step,
             clock: RefCell::new(Clock {
                 stage: Stage::Start,
                 since: Instant::now(),
@@ -231,15 +232,20 @@ fn name_memory(recorder: &Recorder, trained: &Trained) {
     }
 }
 
-/// Floating-point operations of all convolutions of a step, a multiplication and an addition counting two. The backward
-/// pass has two convolutions for every one of the forward pass, for its input and for its kernel, but for the first, whose
-/// input needs none; micro-batches need a second forward pass.
-pub fn flops_per_step(backbone: &BackboneConfig, layout: &Layout) -> f64 {
-    let passes = if layout.micro_batch == layout.batch { 3 } else { 4 };
-    let of_view = |side: usize| {
-        let (all, first) = backbone.multiply_adds(side as i64);
-        2 * (passes * all - first)
-    };
-    let of_image: u64 = layout.views.iter().map(|view| of_view(view.size_px)).sum();
-    layout.batch as f64 * of_image as f64
+/// Floating-point operations of all convolutions of a step in networks of the backbone's form, a multiplication and an
+/// addition counting two. The backward pass has two convolutions for every one of the forward pass that is trained, for its
+/// input and for its kernel, but for the first, whose input needs none; micro-batches need a second forward pass. Views that a
+/// target network sees pass once.
+pub fn flops_per_step(
+    backbone: &BackboneConfig,
+    frozen: Frozen,
+    wiring: &Wiring,
+    layout: &Layout,
+) -> f64 {
+    let passes = if layout.micro_batch == layout.batch { 1 } else { 2 };
+    let work = |view: &usize| backbone.multiply_adds(layout.views[*view].size_px as i64, frozen);
+    let online = wiring.online.iter().map(work);
+    let online: u64 = online.map(|of| passes * of.forward + of.trained + of.inputs).sum();
+    let targets: u64 = wiring.targets.iter().map(|view| work(view).forward).sum();
+    layout.batch as f64 * 2.0 * (online + targets) as f64
 }

@@ -5,6 +5,15 @@ use super::run::{Metrics, RunFolder};
 use super::{Job, gradients, scores};
 use crate::error::Result;
 
+/// The records of a run that goes on.
+pub(super) struct Opened {
+    pub(super) records: Records,
+    /// Seconds that earlier processes took, up to the last line of metrics.
+    pub(super) earlier_seconds: f64,
+    /// Whether the epoch that ended with the last step taken has yet to be closed.
+    pub(super) ends_epoch: bool,
+}
+
 /// The files that grow with every step.
 pub(super) struct Records {
     pub(super) metrics: Metrics,
@@ -14,11 +23,14 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Opens them to go on at a step, without what was written of later ones; and the seconds that earlier processes took.
-    pub(super) fn open(job: &Job<'_>, run: &RunFolder, step: u64) -> Result<(Self, f64)> {
-        let (metrics, earlier_seconds) = Metrics::open(run, step)?;
+    /// Opens them to go on at a step, without what was written of later ones.
+    pub(super) fn open(job: &Job<'_>, run: &RunFolder, step: u64) -> Result<Opened> {
+        let (metrics, last, earlier_seconds) = Metrics::open(run, step)?;
+        // The line of metrics is the last that an epoch's end writes.
+        let ends_epoch = job.journal.epoch_end.is_some() && last != Some(step);
+        let events =
+            Events::open(run.path(), if ends_epoch { step.saturating_sub(1) } else { step })?;
         let (config, epoch) = (job.config, job.steps_per_epoch);
-        let events = Events::open(run.path(), step)?;
         let scores = scores::Recorder::open(&config.scores, run, step, epoch)?;
         let gradients = gradients::Recorder::open(
             &config.gradients,
@@ -27,6 +39,7 @@ impl Records {
             job.trained.method.as_ref(),
             job.journal.gradients.clone(),
         )?;
-        Ok((Self { metrics, events, scores, gradients }, earlier_seconds))
+        let records = Self { metrics, events, scores, gradients };
+        Ok(Opened { records, earlier_seconds, ends_epoch })
     }
 }

@@ -70,8 +70,8 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Run`] when another process works in it or a newer program made it; [`Error::Io`] when it cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
-        let format = read_status(path).map_or(0, |status| status.format);
-        if format > FORMAT {
+        let format = format_of(path);
+        if format > u64::from(FORMAT) {
             return Err(Error::Run(format!(
                 "run folder `{}` has format {format}, this program reads up to {FORMAT}; use a newer diptych",
                 path.display()
@@ -131,8 +131,23 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`].
     pub fn log(&self, line: &str) -> Result<()> {
-        append(&self.join("log.txt"), &format!("{} {line}", timestamp()))
+        log(&self.path, line)
     }
+}
+
+/// Adds a line, with the time, to `log.txt` of a run folder.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn log(run: &Path, line: &str) -> Result<()> {
+    append(&run.join("log.txt"), &format!("{} {line}", timestamp()))
+}
+
+/// The format of a run folder, whatever else its status says; 0 without one.
+fn format_of(run: &Path) -> u64 {
+    let text = fs::read_to_string(run.join("status.json")).unwrap_or_default();
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    status["format"].as_u64().unwrap_or(0)
 }
 
 /// Reads `status.json` of a run folder; `None` when there is none or it cannot be understood.
@@ -148,15 +163,15 @@ pub struct Metrics {
 
 impl Metrics {
     /// Opens the metrics of a run that goes on after `step` steps: later lines, which the run will write again, and a
-    /// half-written last line are cut off. Returns the wall seconds of the last line kept.
+    /// half-written last line are cut off. Returns the step and the wall seconds of the last line kept.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn open(run: &RunFolder, step: u64) -> Result<(Self, f64)> {
+    pub fn open(run: &RunFolder, step: u64) -> Result<(Self, Option<u64>, f64)> {
         let path = run.join("metrics.jsonl");
-        let last = cut_back(&path, step)?;
-        let wall = last.and_then(|last| last["wall_seconds"].as_f64()).unwrap_or_default();
-        Ok((Self { path }, wall))
+        let last = cut_back(&path, step)?.unwrap_or_default();
+        let wall = last["wall_seconds"].as_f64().unwrap_or_default();
+        Ok((Self { path }, last["step"].as_u64(), wall))
     }
 
     /// Appends one line. A value that is not finite is written as `null`, which is what JSON has for it.
@@ -268,8 +283,8 @@ mod tests {
     fn metrics_are_cut_back_to_the_checkpoint_and_half_lines_go() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(folder.path()).unwrap();
-        let (metrics, wall) = Metrics::open(&run, 0).unwrap();
-        assert!(wall.abs() < 1e-9);
+        let (metrics, last, wall) = Metrics::open(&run, 0).unwrap();
+        assert!(wall.abs() < 1e-9 && last.is_none());
         for step in [10, 20, 30] {
             let values = [("train/loss".to_owned(), if step == 20 { f64::NAN } else { 1.5 })];
             metrics.write(step, 0.1, step as f64, &values).unwrap();
@@ -277,8 +292,8 @@ mod tests {
         let path = run.join("metrics.jsonl");
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"step\":40,\"train/lo").unwrap();
-        let (metrics, wall) = Metrics::open(&run, 20).unwrap();
-        assert!((wall - 20.0).abs() < 1e-9);
+        let (metrics, last, wall) = Metrics::open(&run, 20).unwrap();
+        assert!((wall - 20.0).abs() < 1e-9 && last == Some(20));
         metrics.write(30, 0.2, 31.0, &[]).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -295,7 +310,7 @@ mod tests {
         let whole = b"{\"step\":10,\"wall_seconds\":1.5}\n".as_slice();
         for garbage in [b"\0\0\0\n".as_slice(), b"\xff\xfe\n", b"{\"step\":20}\xff\n"] {
             fs::write(&path, [whole, garbage].concat()).unwrap();
-            let (_, wall) = Metrics::open(&run, 100).unwrap();
+            let (_, _, wall) = Metrics::open(&run, 100).unwrap();
             assert!((wall - 1.5).abs() < 1e-9);
             assert_eq!(fs::read(&path).unwrap(), whole);
         }

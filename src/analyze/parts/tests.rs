@@ -5,8 +5,8 @@ use super::*;
 use crate::analyze::Analysis;
 use crate::cluster::agreement::Contingency;
 use crate::data::{Source, open};
-use crate::evaluate::DataUsed;
 use crate::evaluate::weights::Weights;
+use crate::evaluate::{Cut, DataUsed};
 use crate::model::resnet::{Architecture, ResNet, Stem};
 use crate::model::{BackboneConfig, Parameters};
 use crate::weights::{Stated, TensorFile};
@@ -60,6 +60,7 @@ fn told() -> Told {
             damaged: 0,
             classes: 12,
             class_list_hash: String::new(),
+            cut: Cut::default(),
         },
         models: std::collections::BTreeMap::new(),
         seed: 0,

@@ -3,7 +3,8 @@
 use super::Views;
 use super::render::views;
 use crate::augment::loader::{
-    Damage, Damaged, HostBatch, Loader, LoaderConfig, SUBSTITUTES, decode, substitutes, tolerate,
+    Damage, Damaged, HostBatch, Loader, LoaderConfig, SUBSTITUTES, decode, no_substitute,
+    substitutes, tolerate,
 };
 use crate::augment::order::Order;
 use crate::augment::pipeline::{Drawn, Pipeline};
@@ -65,8 +66,9 @@ pub enum Batches {
     Device(DeviceLoader),
 }
 
-/// Images decoded before they are moved to the device together.
+/// Images decoded before they are moved to the device together, at most, and their bytes.
 const CHUNK: usize = 1024;
+const CHUNK_BYTES: usize = 256 << 20;
 
 impl DeviceLoader {
     /// Decodes every image on `config.threads` threads, puts them all on the device, and is ready to make
@@ -126,7 +128,8 @@ impl DeviceLoader {
         while self.damaged.contains_key(&shown) {
             met.push(shown);
             if met.len() > SUBSTITUTES {
-                tolerate(&self.damaged, self.order.images(), 0.0, true)?;
+                let (path, reason) = &self.damaged[&index];
+                return Err(no_substitute(path, reason));
             }
             shown = stream.below(self.order.images() as u64) as usize;
         }
@@ -158,65 +161,66 @@ fn resident(
     let channels = dataset.constant_channels();
     let mut constants = Vec::with_capacity(n * channels);
     let mut damaged = Damaged::new();
-    let mut found: Option<(usize, usize, usize)> = None;
-    let mut images = Tensor::zeros([0], (Kind::Uint8, device));
-    for start in (0..n).step_by(CHUNK) {
-        let chunk = start..n.min(start + CHUNK);
+    // The first that can be read says what size all must have, and how many are decoded at a time.
+    let mut first = None;
+    for index in 0..n {
+        match decode(dataset, index) {
+            Ok(image) => {
+                first = Some((index, image.width, image.height));
+                break;
+            }
+            Err(error) => {
+                damaged.insert(index, (dataset.path(index), error.to_string()));
+                tolerate(&damaged, n, max_damaged)?;
+            }
+        }
+    }
+    let Some((first, width, height)) = first else {
+        let reason = damaged.values().next().map_or("there are none", |(_, reason)| reason);
+        return Err(Error::Data(format!("none of {n} images can be read: {reason}")));
+    };
+    let shape = [n, height, width, 3].map(|size| size as i64);
+    let images = Tensor::f_zeros(shape, (Kind::Uint8, device)).map_err(|error| {
+        let text = error.to_string();
+        Error::Environment(format!(
+            "{n} images of {width}x{height} pixels do not fit on the device ({} MB): {}; use \
+             `data.executor=host`",
+            (n * height * width * 3) >> 20,
+            text.lines().next().unwrap_or_default()
+        ))
+    })?;
+    let at_once = (CHUNK_BYTES / (3 * width * height)).clamp(1, CHUNK);
+    for start in (0..n).step_by(at_once) {
+        let chunk = start..n.min(start + at_once);
         let decoded: Vec<Result<Image>> =
             pool.install(|| chunk.clone().into_par_iter().map(|at| decode(dataset, at)).collect());
         let mut bytes = Vec::new();
-        for (index, image) in chunk.clone().zip(&decoded) {
+        for (index, image) in chunk.clone().zip(decoded) {
             match image {
+                Ok(image) if (image.width, image.height) == (width, height) => {
+                    constants.extend(dataset.constants(index, &image));
+                    bytes.extend(image.pixels);
+                }
                 Ok(image) => {
-                    let size = (image.width, image.height);
-                    let (first, width, height) = *found.get_or_insert((index, size.0, size.1));
-                    if size != (width, height) {
-                        return Err(Error::Data(format!(
-                            "`data.executor=device` needs images of one size, found {width}x{height} (`{}`) and {}x{} \
-                             (`{}`); use `data.executor=host`",
-                            dataset.path(first),
-                            size.0,
-                            size.1,
-                            dataset.path(index)
-                        )));
-                    }
+                    return Err(Error::Data(format!(
+                        "`data.executor=device` needs images of one size, found {width}x{height} (`{}`) and {}x{} (`{}`); \
+                         use `data.executor=host`",
+                        dataset.path(first),
+                        image.width,
+                        image.height,
+                        dataset.path(index)
+                    )));
                 }
                 Err(error) => {
                     damaged.insert(index, (dataset.path(index), error.to_string()));
-                    tolerate(&damaged, n, max_damaged, false)?;
+                    tolerate(&damaged, n, max_damaged)?;
+                    constants.resize(constants.len() + channels, 0);
+                    bytes.resize(bytes.len() + 3 * width * height, 0);
                 }
             }
         }
-        for (index, image) in chunk.clone().zip(&decoded) {
-            match image {
-                Ok(image) => constants.extend(dataset.constants(index, image)),
-                Err(_) => constants.resize(constants.len() + channels, 0),
-            }
-        }
-        let Some((_, width, height)) = found else { continue };
-        for image in decoded {
-            match image {
-                Ok(image) => bytes.extend(image.pixels),
-                Err(_) => bytes.resize(bytes.len() + 3 * width * height, 0),
-            }
-        }
-        let shape = [n, height, width, 3].map(|size| size as i64);
-        if images.numel() == 0 {
-            images = Tensor::f_zeros(shape, (Kind::Uint8, device)).map_err(|error| {
-                let text = error.to_string();
-                Error::Environment(format!(
-                    "{n} images of {width}x{height} pixels do not fit on the device ({} MB): {}; use \
-                     `data.executor=host`",
-                    (n * height * width * 3) >> 20,
-                    text.lines().next().unwrap_or_default()
-                ))
-            })?;
-        }
         let part = Tensor::from_slice(&bytes).view([-1, shape[1], shape[2], 3]);
         images.narrow(0, start as i64, chunk.len() as i64).copy_(&part);
-    }
-    if found.is_none() {
-        tolerate(&damaged, n, max_damaged, true)?;
     }
     let constants = (channels > 0)
         .then(|| Tensor::from_slice(&constants).view([n as i64, -1]).to_device(device));
@@ -464,7 +468,7 @@ mod tests {
         let lost = Pictures { images: 40, damaged: (0..40).collect(), odd: None };
         let config = LoaderConfig { max_damaged: 1.0, ..config() };
         let error = DeviceLoader::start(&lost, pipeline(), order(40), &config, Device::Cpu);
-        assert!(error.unwrap_err().to_string().starts_with("40 of 40 images are damaged"));
+        assert!(error.unwrap_err().to_string().starts_with("none of 40 images can be read"));
     }
 
     #[test]

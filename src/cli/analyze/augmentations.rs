@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         threads: machine::cores(),
         device: "auto".to_owned(),
         baselines: true,
-        data: Data::new(recipe.as_ref()),
+        data: Data::new(recipe.as_ref(), arguments.data.as_ref()),
         augmentations: Augmentations::default(),
     };
     let settings = overrides::apply(&settings, &changes, &OPTIONAL)?;

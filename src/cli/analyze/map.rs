@@ -4,7 +4,7 @@ use super::compute_threads;
 use super::models::renew;
 use crate::cli::Answer;
 use crate::cli::evaluate::{choose_preprocess, recipe_of};
-use crate::cli::monitor::{image_bar, location, open_subset, round_bar};
+use crate::cli::monitor::{image_bar, location, of_own_data, open_subset, round_bar};
 use anyhow::Result;
 use diptych::analyze::map::quality::Judge;
 use diptych::analyze::map::tsne::Tsne;
@@ -13,10 +13,9 @@ use diptych::analyze::{Analysis, Form};
 use diptych::augment::Preprocess;
 use diptych::data::{Dataset, Selection, Source};
 use diptych::error::Error;
-use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::run::{Part, features};
 use diptych::evaluate::weights::{Layer, Weights};
-use diptych::evaluate::{DataUsed, Features, WeightsUsed};
+use diptych::evaluate::{Cut, DataUsed, Features, WeightsUsed};
 use diptych::recipe::Recipe;
 use diptych::{machine, overrides};
 use serde::{Deserialize, Serialize};
@@ -94,7 +93,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         .map(|name| Layer::named(name.trim()))
         .collect::<Result<_, _>>()?;
     let recipe = recipe_of(&arguments.model)?;
-    let settings = Settings::new(recipe.as_ref(), &arguments.overrides)?;
+    let own = of_own_data(arguments.data.as_ref(), recipe.as_ref());
+    let settings = Settings::new(own, &arguments.overrides)?;
     compute_threads(settings.threads);
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
     let source = open_subset(&location, settings.data.subset.as_ref(), &settings.data.classes)?;
@@ -120,16 +120,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
         version: VERSION,
         title: format!("Map of {}", names(&layers, " and ")),
         settings: told(&settings, &chosen, &layers, &preprocess)?,
-        data: Some(DataUsed {
-            location: source.location.clone(),
-            format: source.format.clone(),
-            fingerprint: source.fingerprint.clone(),
-            references: 0,
-            queries: images.len(),
-            damaged,
-            classes: source.classes.len(),
-            class_list_hash: hash_classes(&source.classes),
-        }),
+        data: Some(DataUsed::of(&source, [0, images.len(), damaged], Cut::default())),
         models: BTreeMap::from([(
             last_name(&arguments.model),
             WeightsUsed {

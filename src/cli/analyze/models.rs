@@ -6,9 +6,8 @@ use diptych::analyze::{Analysis, Output};
 use diptych::augment::Preprocess;
 use diptych::data::Source;
 use diptych::error::Error;
-use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::weights::Weights;
-use diptych::evaluate::{DataUsed, WeightsUsed};
+use diptych::evaluate::{Cut, DataUsed, WeightsUsed};
 use diptych::recipe::Recipe;
 use diptych::{machine, report};
 use serde_json::{Value, json};
@@ -163,24 +162,13 @@ pub(super) struct Made<'a> {
 impl Made<'_> {
     /// What stands in `analysis.json`.
     pub(super) fn analysis(self) -> Result<Analysis> {
-        let source = self.source;
-        let [references, queries, damaged] = self.counts;
         let used = |model: &Model| Ok((model.name.clone(), model.used()?));
         Ok(Analysis {
             kind: self.kind.to_owned(),
             version: self.version,
             title: self.title,
             settings: serde_json::from_value(self.settings)?,
-            data: Some(DataUsed {
-                location: source.location.clone(),
-                format: source.format.clone(),
-                fingerprint: source.fingerprint.clone(),
-                references,
-                queries,
-                damaged,
-                classes: source.classes.len(),
-                class_list_hash: hash_classes(&source.classes),
-            }),
+            data: Some(DataUsed::of(self.source, self.counts, Cut::default())),
             models: self.models.iter().map(used).collect::<Result<_>>()?,
             seed: self.seed,
             numbers: self.numbers,

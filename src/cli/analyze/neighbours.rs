@@ -97,7 +97,7 @@ impl Settings {
             seed: recipe.map_or(0, |recipe| recipe.seed),
             threads: machine::cores(),
             device: "auto".to_owned(),
-            data: Data::new(recipe),
+            data: Data::new(recipe, arguments.data.as_ref()),
             neighbours: Neighbours {
                 k: 8,
                 random: if chosen { 0 } else { 8 },

@@ -9,9 +9,8 @@ use anyhow::Result;
 use diptych::analyze::parts::{self, Found, OPTIONAL, Scope, Subject, Told};
 use diptych::data::{Dataset, Source};
 use diptych::error::Error;
-use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::weights::Weights;
-use diptych::evaluate::{DataUsed, WeightsUsed};
+use diptych::evaluate::{Cut, DataUsed, WeightsUsed};
 use diptych::{machine, overrides};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -103,7 +102,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Answer> {
     let source = open_source(&location(arguments.data.as_ref(), first.as_ref())?, &[])?;
     let (split, dataset) = split(&source, arguments.split.as_deref())?;
     let indices = indices(arguments, &settings, dataset.len())?;
-    let data = data_used(&source, indices.len());
+    let data = DataUsed::of(&source, [0, indices.len(), 0], Cut::default());
     if let Some(like) = &settings.parts.like {
         parts::Earlier::same_images(like, &data, &split)?;
     }
@@ -199,19 +198,6 @@ fn load(arguments: &Arguments, models: &[PathBuf], settings: &Settings) -> Resul
         loaded.push(Loaded { name: "Untrained".to_owned(), hash: weights.hash(), weights });
     }
     Ok(loaded)
-}
-
-fn data_used(source: &Source, images: usize) -> DataUsed {
-    DataUsed {
-        location: source.location.clone(),
-        format: source.format.clone(),
-        fingerprint: source.fingerprint.clone(),
-        references: 0,
-        queries: images,
-        damaged: 0,
-        classes: source.classes.len(),
-        class_list_hash: hash_classes(&source.classes),
-    }
 }
 
 /// The networks, each proved to be what it was before.

@@ -1,6 +1,9 @@
 //! Settings of an evaluation: what all protocols share, and a table for the one that is asked for.
 
+use crate::cli::monitor::{of_own_data, same_place};
+use crate::cli::tell;
 use anyhow::Result;
+use diptych::data::Selection;
 use diptych::error::Error;
 use diptych::evaluate::frequency::Groups;
 use diptych::evaluate::logistic::Solver;
@@ -8,7 +11,8 @@ use diptych::evaluate::probe::Probe;
 use diptych::evaluate::unlabelled::{Alignment, Invariance, Unlabelled};
 use diptych::evaluate::{Clusters, FewShot, Knn, Linear, Logistic, Protocol, Retrieval, knn};
 use diptych::machine;
-use diptych::recipe::Recipe;
+use diptych::method;
+use diptych::recipe::{DataConfig, Recipe};
 use serde::{Deserialize, Serialize};
 
 /// Settings that are left out while they have no value.
@@ -73,28 +77,67 @@ pub(in crate::cli) struct Data {
 }
 
 impl Data {
-    /// All images that a run may look at, before anything is changed.
-    pub(in crate::cli) fn new(recipe: Option<&Recipe>) -> Self {
+    /// All images that may be looked at, before anything is changed. Of the images that a run was trained on (`--data` is
+    /// left out or names them) its classes count, and those that it held out are asked about.
+    pub(in crate::cli) fn new(recipe: Option<&Recipe>, given: Option<&String>) -> Self {
+        let cut = of_own_data(given, recipe).map(|recipe| &recipe.data);
+        let holds_out = cut.filter(|data| data.holdout > 0.0);
         Self {
             limit: None,
-            subset: None,
+            subset: holds_out.and_then(|data| data.subset.clone()),
             label_fraction: None,
-            holdout: recipe.map_or(0.0, |recipe| recipe.data.holdout),
-            classes: recipe.map_or_else(Vec::new, |recipe| recipe.data.classes.clone()),
+            holdout: holds_out.map_or(0.0, |data| data.holdout),
+            classes: cut.map_or_else(Vec::new, |data| data.classes.clone()),
         }
+    }
+
+    /// Which images of each split are taken with a seed.
+    pub(super) fn selection(&self, seed: u64) -> Selection {
+        let Self { limit, holdout, label_fraction, .. } = *self;
+        Selection { limit, holdout, label_fraction, seed }
+    }
+
+    /// Whether images at `location` that are asked about were trained on: with a holdout they are part of the training
+    /// split, and a run has not seen them only if it was cut in the same way. Says so if they were.
+    pub(super) fn trained_on(
+        &self,
+        recipe: Option<&Recipe>,
+        location: &str,
+        seeds: &[u64],
+    ) -> bool {
+        let of_run = |recipe: &&Recipe| {
+            let source = recipe.data.source.as_ref();
+            self.holdout > 0.0 && source.is_some_and(|source| same_place(source, location))
+        };
+        let Some(recipe) = recipe.filter(of_run) else { return false };
+        let DataConfig { holdout, subset, classes, .. } = &recipe.data;
+        let cut_alike = (*holdout, subset, classes) == (self.holdout, &self.subset, &self.classes)
+            && seeds == [recipe.seed];
+        if cut_alike {
+            return false;
+        }
+        let labels = match recipe.method {
+            method::Config::Classifier(_) | method::Config::SupCon(_) => "with",
+            _ => "without",
+        };
+        tell(&format!(
+            "note: images asked about were trained on, {labels} their labels; only with the run's own data.holdout, \
+             data.subset, data.classes and seed are they those that it held out"
+        ));
+        true
     }
 }
 
 impl Settings {
     /// Those of a protocol that trains nothing with the backbone, before anything is changed.
-    pub(super) fn new(recipe: Option<&Recipe>) -> Self {
+    pub(super) fn new(recipe: Option<&Recipe>, given: Option<&String>) -> Self {
         Self {
             seed: recipe.map_or(0, |recipe| recipe.seed),
             seeds: 1,
             threads: machine::cores(),
             device: "auto".to_owned(),
             groups: Groups::default(),
-            data: Data::new(recipe),
+            data: Data::new(recipe, given),
             knn: None,
             sweep: None,
             linear: None,
@@ -125,12 +168,14 @@ impl Settings {
 
     /// Refuses what chooses or repeats a cut of the data, for protocols whose data have published splits.
     pub(super) fn only_one_cut(&self) -> Result<()> {
-        let Data { limit, subset, label_fraction, .. } = &self.data;
+        let Data { limit, subset, label_fraction, holdout, classes } = &self.data;
         let given = [
             ("seeds", self.seeds != 1),
             ("data.limit", limit.is_some()),
             ("data.subset", subset.is_some()),
             ("data.label_fraction", label_fraction.is_some()),
+            ("data.holdout", *holdout != 0.0),
+            ("data.classes", !classes.is_empty()),
         ];
         match given.iter().find(|(_, given)| *given) {
             None => Ok(()),

@@ -3,9 +3,10 @@
 use super::Arguments;
 use super::settings::{Variant, variant};
 use super::subject::{Judged, Subject};
+use crate::cli::Answer;
 use crate::cli::monitor::{image_bar, round_bar};
-use crate::cli::{Answer, tell};
 use anyhow::Result;
+use diptych::data::Source;
 use diptych::error::Error;
 use diptych::evaluate::frequency::{Groups, grouped, per_class};
 use diptych::evaluate::neighbours::gallery;
@@ -18,7 +19,7 @@ use std::rc::Rc;
 pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result<Answer> {
     let variant = variant(variants, arguments.protocol.as_deref())?;
     let subject = Subject::open(arguments, variant.set)?;
-    judge_source(&subject)?;
+    with_labels(&subject.source)?;
     let seeds = subject.settings.all_seeds()?;
     let protocol = subject.settings.protocol().expect("the variant has put its table in place");
     let [references, queries] = stored(&subject, seeds[0])?;
@@ -38,18 +39,19 @@ pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result
             None => findings.push(finding),
         }
     }
+    let same = one_split(&subject);
     let mut baselines = Vec::new();
     for seed in if arguments.baselines { &seeds[..] } else { &[] } {
         baselines.push(untaught(&subject, protocol, *seed)?);
     }
     if let Some(run) = &subject.weights.run {
-        let examples = gallery(&queries, &references, 8, 8, false)?;
-        let parts = subject.parts(seeds[0])?;
+        let examples = gallery(&queries, &references, 8, 8, same)?;
+        let parts = parts(&subject, seeds[0])?;
         let [references, queries] = parts.each_ref().map(|part| part.dataset.as_ref());
-        neighbours_gallery(&examples, queries, references, &subject.source.classes, false)?
+        neighbours_gallery(&examples, queries, references, &subject.source.classes, same)?
             .save(&run.join("pictures"), "neighbours")?;
     }
-    let damaged = references.damaged.len() + queries.damaged.len();
+    let damaged = if same { 0 } else { references.damaged.len() } + queries.damaged.len();
     subject.answer(&Judged {
         id: variant.id.to_owned(),
         version: protocol.version(),
@@ -62,8 +64,18 @@ pub(super) fn run(arguments: &Arguments, variants: &'static [Variant]) -> Result
 
 /// Features of references and queries.
 fn stored(subject: &Subject, seed: u64) -> Result<[Rc<Features>; 2]> {
-    let [references, queries] = subject.parts(seed)?;
+    let [references, queries] = parts(subject, seed)?;
     Ok([subject.features(&references)?, subject.features(&queries)?])
+}
+
+/// References and queries; the queries twice where one split asks about itself.
+fn parts(subject: &Subject, seed: u64) -> Result<[Part<'_>; 2]> {
+    let [references, queries] = subject.parts(seed)?;
+    Ok(if one_split(subject) { [queries.clone(), queries] } else { [references, queries] })
+}
+
+fn one_split(subject: &Subject) -> bool {
+    subject.settings.retrieval.as_ref().is_some_and(|retrieval| retrieval.same)
 }
 
 fn measure(
@@ -81,7 +93,7 @@ fn untaught(
     seed: u64,
 ) -> Result<BTreeMap<String, Measure>> {
     let Subject { preprocess, layer, .. } = subject;
-    let parts = subject.parts(seed)?;
+    let parts = parts(subject, seed)?;
     let untrained = subject.weights.untrained(seed)?;
     let of = |part: &Part<'_>| {
         features(&untrained, preprocess, *layer, part, None, &mut image_bar("untrained"))
@@ -96,9 +108,8 @@ fn untaught(
     Ok(found)
 }
 
-/// Refuses data without labels; says so where what is asked about was trained on.
-fn judge_source(subject: &Subject) -> Result<()> {
-    let Subject { recipe, settings, source, .. } = subject;
+/// Refuses data without labels.
+fn with_labels(source: &Source) -> Result<()> {
     if source.classes.is_empty() {
         return Err(Error::Data(format!(
             "`{}` has no labels, which this protocol needs; without them there are `diptych evaluate quality`, `diptych embed`, \
@@ -106,17 +117,6 @@ fn judge_source(subject: &Subject) -> Result<()> {
             source.location
         ))
         .into());
-    }
-    let trained_on = recipe.as_ref().is_some_and(|recipe| {
-        settings.data.holdout > 0.0
-            && recipe.data.source.as_ref() == Some(&source.location)
-            && (recipe.data.holdout, recipe.seed) != (settings.data.holdout, settings.seed)
-    });
-    if trained_on {
-        tell(
-            "note: the images asked about were trained on, without their labels; train with the same data.holdout to keep them \
-             out",
-        );
     }
     Ok(())
 }

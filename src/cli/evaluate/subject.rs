@@ -8,11 +8,10 @@ use anyhow::Result;
 use diptych::augment::Preprocess;
 use diptych::data::{Selection, Source};
 use diptych::evaluate::features::Description;
-use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::run::{Part, describe, features, parts, pixel_features};
 use diptych::evaluate::weights::{Layer, Weights};
 use diptych::evaluate::{
-    DataUsed, Details, Features, Finding, Measure, Record, Repeats, WeightsUsed,
+    Cut, DataUsed, Details, Features, Finding, Measure, Record, Repeats, WeightsUsed,
 };
 use diptych::recipe::Recipe;
 use diptych::{machine, overrides, report};
@@ -32,6 +31,8 @@ pub(super) struct Subject {
     pub weights: Weights,
     pub preprocess: Preprocess,
     pub layer: Layer,
+    /// Whether images that are asked about were trained on.
+    trained_on: bool,
     device: Device,
     hash: String,
     out: Option<PathBuf>,
@@ -56,31 +57,36 @@ pub(super) struct Judged {
 impl Subject {
     /// Opens model and images; `table` puts the table of the protocol among the settings.
     pub(super) fn open(arguments: &Arguments, table: fn(&mut Settings)) -> Result<Self> {
-        Self::on(arguments, table, |recipe, settings| {
+        Self::on(arguments, table, None, |recipe, settings| {
             let location = location(arguments.data.as_ref(), recipe)?;
             let Data { subset, classes, .. } = &settings.data;
             Ok(open_subset(&location, subset.as_ref(), classes)?)
         })
     }
 
-    /// [`Self::open`] on images that are opened in another way.
+    /// [`Self::open`] on images that are opened in another way, and prepared as `usual` says, with the mean and deviation
+    /// of the weights, where nothing else is asked for.
     pub(super) fn on(
         arguments: &Arguments,
         table: fn(&mut Settings),
+        usual: Option<&str>,
         source: impl FnOnce(Option<&Recipe>, &Settings) -> Result<Source>,
     ) -> Result<Self> {
         let started = Instant::now();
         let layer = Layer::named(&arguments.layer)?;
         let recipe = recipe_of(&arguments.model)?;
-        let mut settings = Settings::new(recipe.as_ref());
+        let mut settings = Settings::new(recipe.as_ref(), arguments.data.as_ref());
         table(&mut settings);
         let settings = overrides::apply(&settings, &arguments.overrides, &OPTIONAL)?;
         let source = source(recipe.as_ref(), &settings)?;
+        let (data, seeds) = (&settings.data, settings.all_seeds()?);
+        let trained_on = data.trained_on(recipe.as_ref(), &source.location, &seeds);
         tch::set_num_threads(settings.threads.max(1) as i32);
         let device = machine::device(&settings.device)?;
         let weights = Weights::load(&arguments.model, device)?;
-        let hash = weights.hash();
-        let preprocess = choose_preprocess(arguments.preprocess.as_deref(), &weights)?;
+        let hash = weights.hash_of(layer);
+        let usual = usual.filter(|_| weights.preprocess.is_some());
+        let preprocess = choose_preprocess(arguments.preprocess.as_deref().or(usual), &weights)?;
         let out = arguments.out.clone();
         Ok(Self {
             recipe,
@@ -89,6 +95,7 @@ impl Subject {
             weights,
             preprocess,
             layer,
+            trained_on,
             device,
             hash,
             out,
@@ -139,8 +146,7 @@ impl Subject {
 
     /// Which images of each split are taken.
     pub(super) fn selection(&self, seed: u64) -> Selection {
-        let Data { limit, holdout, label_fraction, .. } = self.settings.data;
-        Selection { limit, holdout, label_fraction, seed }
+        self.settings.data.selection(seed)
     }
 
     /// References and queries.
@@ -167,13 +173,19 @@ impl Subject {
     }
 
     fn record(&self, judged: &Judged) -> Result<Record> {
-        let Judged { findings, baselines, counts: [references, queries, damaged], .. } = judged;
+        let Judged { findings, baselines, counts, .. } = judged;
         let seeds = self.settings.all_seeds()?;
         let value = of_all(findings.iter().map(|finding| &finding.value));
         let values = findings.iter().map(|finding| finding.value.value).collect();
         let (source, weights) = (&self.source, &self.weights);
+        let cut = Cut { trained_on: self.trained_on, ..Cut::of(&self.selection(seeds[0])) };
         let file = weights.file.display().to_string();
-        let used = WeightsUsed::frozen(&file, self.hash.clone(), weights.hash(), weights.matched)?;
+        let used = WeightsUsed::frozen(
+            &file,
+            self.hash.clone(),
+            weights.hash_of(self.layer),
+            weights.matched,
+        )?;
         Ok(Record {
             protocol: judged.id.clone(),
             version: judged.version,
@@ -184,17 +196,8 @@ impl Subject {
             also: by_name(findings.iter().map(|finding| &finding.also)),
             baselines: by_name(baselines.iter()),
             settings: serde_json::from_value(judged.settings.clone())?,
-            chosen: findings[0].chosen.clone(),
-            data: DataUsed {
-                location: source.location.clone(),
-                format: source.format.clone(),
-                fingerprint: source.fingerprint.clone(),
-                references: *references,
-                queries: *queries,
-                damaged: *damaged,
-                classes: source.classes.len(),
-                class_list_hash: hash_classes(&source.classes),
-            },
+            chosen: chosen(findings.iter().map(|finding| &finding.chosen)),
+            data: DataUsed::of(source, *counts, cut),
             weights: WeightsUsed {
                 unexpected: weights.left_over.clone(),
                 history: weights.history.clone(),
@@ -202,6 +205,8 @@ impl Subject {
             },
             layer: self.layer.name(),
             preprocess: self.preprocess.id.clone(),
+            mean: Some(self.preprocess.mean),
+            std: Some(self.preprocess.std),
             seed: self.settings.seed,
             choice: "last".to_owned(),
             wall_seconds: (self.started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
@@ -232,12 +237,30 @@ pub(super) fn of_all<'a>(measures: impl Iterator<Item = &'a Measure>) -> Measure
     Measure::plain(Repeats::mean(&values))
 }
 
-/// [`of_all`] for each name that the first seed has.
+/// [`of_all`] for each name that all seeds have.
 pub(super) fn by_name<'a>(
     seeds: impl Iterator<Item = &'a BTreeMap<String, Measure>>,
 ) -> BTreeMap<String, Measure> {
     let seeds: Vec<&BTreeMap<String, Measure>> = seeds.collect();
-    let of = |name: &String| of_all(seeds.iter().filter_map(|measures| measures.get(name)));
-    let names = seeds.first().into_iter().flat_map(|first| first.keys());
-    names.map(|name| (name.clone(), of(name))).collect()
+    let of = |name: &String| {
+        let measures: Option<Vec<&Measure>> = seeds.iter().map(|it| it.get(name)).collect();
+        Some((name.clone(), of_all(measures?.into_iter())))
+    };
+    seeds.first().into_iter().flat_map(|first| first.keys()).filter_map(of).collect()
+}
+
+/// What a protocol chose: once where all seeds chose the same, else a list with one for each.
+pub(super) fn chosen<'a>(
+    seeds: impl Iterator<Item = &'a BTreeMap<String, Value>>,
+) -> BTreeMap<String, Value> {
+    let seeds: Vec<&BTreeMap<String, Value>> = seeds.collect();
+    let names = seeds.first().into_iter().flat_map(|first| first.iter());
+    let of = |name: &String, first: &Value| {
+        let mut others = seeds.iter().map(|it| it.get(name).unwrap_or(&Value::Null));
+        if others.all(|other| other == first) {
+            return first.clone();
+        }
+        seeds.iter().map(|it| it.get(name).cloned().unwrap_or(Value::Null)).collect()
+    };
+    names.map(|(name, first)| (name.clone(), of(name, first))).collect()
 }

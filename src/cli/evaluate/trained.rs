@@ -3,9 +3,9 @@
 //! Each is a run like any other in a folder of its own, so one that is stopped goes on where it was.
 
 use super::settings::{Data, OPTIONAL, Settings};
-use super::subject::{by_name, of_all};
+use super::subject::{by_name, chosen, of_all};
 use super::{Trained, choose_preprocess, describe, recipe_of};
-use crate::cli::monitor::{ProgressBar, location, open_subset};
+use crate::cli::monitor::{ProgressBar, location, open_source, open_subset};
 use crate::cli::{Answer, tell};
 use anyhow::Result;
 use diptych::data::transfer::{self, TransferSet, splits};
@@ -14,9 +14,8 @@ use diptych::error::Error;
 use diptych::evaluate::average_precision::{AveragePrecision, Difficult};
 use diptych::evaluate::finetune::{Metric, Told};
 use diptych::evaluate::frequency::{Groups, grouped, per_class};
-use diptych::evaluate::record::hash_classes;
 use diptych::evaluate::weights::Weights;
-use diptych::evaluate::{DataUsed, Details, Finding, Measure, Record, Repeats};
+use diptych::evaluate::{Cut, DataUsed, Details, Finding, Measure, Record, Repeats};
 use diptych::experiment::Plan;
 use diptych::experiment::finetune::{Finetune, Outcome};
 use diptych::recipe::protocol::Protocol;
@@ -28,6 +27,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use tch::Device;
 
 /// Version of what is done beside the protocol's own settings.
 const VERSION: u32 = 1;
@@ -68,16 +68,13 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
     let started = Instant::now();
     let recipe = recipe_of(&arguments.model)?;
     let location = location(arguments.data.as_ref(), recipe.as_ref())?;
-    let mut defaults = Settings::new(recipe.as_ref());
-    if location.starts_with("transfer:") {
-        // How the run cut its own images is nothing to a set with published splits.
-        defaults.data = Data::new(None);
-    }
+    let defaults = Settings::new(recipe.as_ref(), arguments.data.as_ref());
     let asked = Asked::new(arguments, id, &defaults)?;
     let Asked { settings, protocol, .. } = &asked;
     let seeds = settings.all_seeds()?;
     let images = Images::open(&location, &settings.data)?;
     let source = &images.source;
+    let trained_on = settings.data.trained_on(recipe.as_ref(), &source.location, &seeds);
     if source.classes.is_empty() {
         return Err(Error::Data(format!(
             "`{}` has no labels to train with; `diptych evaluate quality` judges a representation without",
@@ -88,6 +85,9 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
     images.check_groups(settings.groups)?;
     tch::set_num_threads(settings.threads.max(1) as i32);
     let device = machine::device(&settings.device)?;
+    if device == Device::Cpu {
+        machine::limit_memory();
+    }
     let mut model = Weights::load(&arguments.model, device)?;
     model.preprocess = Some(choose_preprocess(arguments.preprocess.as_deref(), &model)?);
     let file = arguments.model.display().to_string();
@@ -100,23 +100,28 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         Train { asked: &asked, model: &model, file: &file, images: &images, parent: &parent };
     let mut outcomes = Vec::with_capacity(seeds.len());
     let mut found: Vec<Finding> = Vec::with_capacity(seeds.len());
-    let mut counts = (0, 0);
+    let mut counts = [0; 3];
     let mut told = images.settings();
     for seed in &seeds {
         let (outcome, cut) = train.once(id, *seed, &stop)?;
         let mut finding = finding(&outcome, images.metric(), *seed);
-        let trained_on =
+        let per_class =
             per_class(labels(cut.references.as_ref()).unwrap_or_default().into_iter().map(Some));
-        if let Some(cuts) = settings.groups.cuts(&trained_on) {
-            finding = grouped(finding, cuts, &trained_on)?;
+        if let Some(cuts) = settings.groups.cuts(&per_class) {
+            finding = grouped(finding, cuts, &per_class)?;
             told.insert("groups".to_owned(), json!(cuts));
         }
-        counts = (cut.references.len(), cut.queries.len());
+        // Images that could not be read were stood in for in training; asked about they are left out.
+        let missed = outcome.judged.damaged.len();
+        let damaged = outcome.damaged + missed;
+        counts = [cut.references.len() - outcome.damaged, cut.queries.len() - missed, damaged];
         outcomes.push(outcome);
         found.push(finding);
     }
     let value = of_all(found.iter().map(|finding| &finding.value));
     let first = &outcomes[0];
+    let prepared = model.preprocess.as_ref().map(|it| protocol.preprocess(it));
+    let cut = Cut { trained_on, ..Cut::of(&settings.data.selection(seeds[0])) };
     let record = Record {
         protocol: id.to_owned(),
         version: VERSION,
@@ -128,23 +133,13 @@ pub(super) fn run(arguments: &Trained, id: &str) -> Result<Answer> {
         also: by_name(found.iter().map(|finding| &finding.also)),
         baselines: BTreeMap::new(),
         settings: first.settings().into_iter().chain(told).collect(),
-        chosen: found[0].chosen.clone(),
-        data: DataUsed {
-            location: source.location.clone(),
-            format: source.format.clone(),
-            fingerprint: source.fingerprint.clone(),
-            references: counts.0,
-            queries: counts.1 - first.judged.damaged.len(),
-            damaged: first.judged.damaged.len(),
-            classes: source.classes.len(),
-            class_list_hash: hash_classes(&source.classes),
-        },
+        chosen: chosen(found.iter().map(|finding| &finding.chosen)),
+        data: DataUsed::of(source, counts, cut),
         weights: first.weights(&model.file.display().to_string(), model.matched),
         layer: layer(first),
-        preprocess: model
-            .preprocess
-            .as_ref()
-            .map_or(String::new(), |it| protocol.preprocess(it).id),
+        mean: prepared.as_ref().map(|it| it.mean),
+        std: prepared.as_ref().map(|it| it.std),
+        preprocess: prepared.map_or(String::new(), |it| it.id),
         seed: settings.seed,
         choice: "last".to_owned(),
         wall_seconds: (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
@@ -177,10 +172,12 @@ struct Images {
     source: Source,
     /// The set they are, if it is one with splits and a metric of its own.
     transfer: Option<TransferSet>,
+    /// Share of all labelled training images that a list keeps, 1 without one.
+    listed: f64,
 }
 
 /// What a seed trains on and is judged by.
-struct Cut {
+struct Divided {
     /// With the validation images, where these were trained on in the end.
     references: Arc<dyn Dataset>,
     queries: Arc<dyn Dataset>,
@@ -193,10 +190,15 @@ impl Images {
         let Data { subset, classes, .. } = data;
         let named = location.strip_prefix("transfer:").and_then(|named| named.split_once(':'));
         let Some((name, root)) = named else {
-            return Ok(Self {
-                source: open_subset(location, subset.as_ref(), classes)?,
-                transfer: None,
-            });
+            let source = open_subset(location, subset.as_ref(), classes)?;
+            let references = |source: &Source| {
+                Ok::<_, Error>(source.for_evaluation(&Selection::default())?.0.len() as f64)
+            };
+            let listed = match subset {
+                Some(_) => references(&source)? / references(&open_source(location, classes)?)?,
+                None => 1.0,
+            };
+            return Ok(Self { source, transfer: None, listed });
         };
         let set = transfer::open(name, Path::new(root))?;
         for warning in &set.warnings {
@@ -215,7 +217,7 @@ impl Images {
             .into());
         }
         let source = Source { location: location.to_owned(), ..set.source() };
-        Ok(Self { source, transfer: Some(set) })
+        Ok(Self { source, transfer: Some(set), listed: 1.0 })
     }
 
     /// What is told first, and settings are chosen by.
@@ -261,12 +263,11 @@ impl Images {
 
     /// The images of a seed. Of a set with published splits all training images are learned from in the end, those of an
     /// official validation split too.
-    fn cut(&self, data: &Data, seed: u64) -> Result<Cut> {
-        let Data { limit, holdout, label_fraction, .. } = *data;
+    fn cut(&self, data: &Data, seed: u64) -> Result<Divided> {
+        let Data { limit, label_fraction, .. } = *data;
         let Some(set) = &self.transfer else {
-            let selection = Selection { limit, holdout, label_fraction, seed };
-            let (references, queries) = self.source.for_evaluation(&selection)?;
-            return Ok(Cut { references, queries, choosing: None });
+            let (references, queries) = self.source.for_evaluation(&data.selection(seed))?;
+            return Ok(Divided { references, queries, choosing: None });
         };
         let set = match limit {
             Some(limit) => set.clone().limited(limit, seed)?,
@@ -289,15 +290,15 @@ impl Images {
         }
         let references = cut.train_and_validation();
         let choosing = Some([cut.train, cut.validation]);
-        Ok(Cut { references, queries: cut.test, choosing })
+        Ok(Divided { references, queries: cut.test, choosing })
     }
 }
 
 impl Train<'_> {
     /// Trains and judges with one seed; how many images were trained on and judged.
-    fn once(&self, id: &str, seed: u64, stop: &Stop) -> Result<(Outcome, Cut)> {
+    fn once(&self, id: &str, seed: u64, stop: &Stop) -> Result<(Outcome, Divided)> {
         let Asked { settings, protocol, changes } = self.asked;
-        let label_fraction = settings.data.label_fraction;
+        let Data { label_fraction, .. } = settings.data;
         let cut = self.images.cut(&settings.data, seed)?;
         // Without a grid there is nothing to choose.
         let choosing = cut.choosing.as_ref().filter(|_| protocol.points().len() > 1);
@@ -314,7 +315,8 @@ impl Train<'_> {
             references,
             queries: &cut.queries,
             validation,
-            fraction: label_fraction.unwrap_or(1.0),
+            fraction: self.images.listed * label_fraction.unwrap_or(1.0),
+            selection: settings.data.selection(seed),
             metric: self.images.metric(),
             changes,
             seed,
@@ -324,7 +326,14 @@ impl Train<'_> {
             tell(&format!("{name}: {} steps", plan.steps));
             vec![Box::new(ProgressBar::new(plan.steps))]
         };
-        let outcome = finetune.run(stop, &mut |text| tell(text), &mut watch)?;
+        let outcome = finetune.run(stop, &mut |text| tell(text), &mut watch);
+        let outcome = outcome.map_err(|error| match error {
+            Error::OutOfMemory(text) => Error::OutOfMemory(format!(
+                "{text}; the same command with a smaller `data.micro_batch_size` goes on from the last checkpoint in less \
+                 memory"
+            )),
+            other => other,
+        })?;
         tell(&format!("trained in {}", folder.display()));
         Ok((outcome, cut))
     }

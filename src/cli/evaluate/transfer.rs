@@ -5,9 +5,9 @@ use super::settings::{LOGISTIC, Variant, variant};
 use super::subject::{Judged, Subject};
 use crate::cli::monitor::{image_bar, round_bar};
 use crate::cli::table::aligned;
-use crate::cli::{Answer, tell};
+use crate::cli::{Answer, Finding as Failure, tell};
 use anyhow::Result;
-use diptych::data::transfer::suite::Suite;
+use diptych::data::transfer::suite::{Suite, SuiteSet};
 use diptych::data::transfer::{Metric, TransferSet};
 use diptych::data::transfer::{Splits, splits};
 use diptych::data::{Dataset, MultiLabels, Selection};
@@ -45,7 +45,20 @@ pub(in crate::cli) struct Transfer {
 
 pub(super) fn run(arguments: &Transfer) -> Result<Answer> {
     let suite = Suite::read(&arguments.suite)?;
+    let given = |text: &String| text.trim_start().starts_with("logistic.metric");
+    if let Some(text) = arguments.overrides.iter().find(|text| given(text)) {
+        let text =
+            format!("`{text}`: every set has a metric of its own, which its penalty is chosen by");
+        return Err(Error::Recipe(text).into());
+    }
+    let variant_of = |listed: &SuiteSet| {
+        let protocol = listed.protocol.as_ref().or(arguments.protocol.as_ref());
+        variant(LOGISTIC, protocol.map(String::as_str))
+    };
+    // What is mistyped is told before hours have gone by.
+    suite.sets.iter().try_for_each(|listed| variant_of(listed).map(drop))?;
     let (mut rows, mut records, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    let mut failed: Vec<(&str, Error)> = Vec::new();
     for (listed, opened) in suite.available() {
         let set = match opened {
             Ok(set) => set,
@@ -58,9 +71,18 @@ pub(super) fn run(arguments: &Transfer) -> Result<Answer> {
         for warning in &set.warnings {
             tell(&format!("warning: {}: {warning}", set.name));
         }
-        let protocol = listed.protocol.as_ref().or(arguments.protocol.as_ref());
-        let variant = variant(LOGISTIC, protocol.map(String::as_str))?;
-        let record = one(arguments, &set, variant)?;
+        let record = match one(arguments, &set, variant_of(listed)?) {
+            Ok(record) => record,
+            // A set that cannot be judged is no reason to lose the others.
+            Err(error) => match error.downcast::<Error>()? {
+                error @ (Error::Data(_) | Error::NonFinite(_) | Error::Io { .. }) => {
+                    tell(&format!("{}: failed: {error}", listed.name));
+                    failed.push((&listed.name, error));
+                    continue;
+                }
+                other => return Err(other.into()),
+            },
+        };
         let metric = record["metric"].as_str().unwrap_or_default().to_owned();
         let told = |value: &Value| {
             value.as_f64().map_or("–".to_owned(), |value| measured(&metric, value))
@@ -80,6 +102,9 @@ pub(super) fn run(arguments: &Transfer) -> Result<Answer> {
         records.push(record);
     }
     if records.is_empty() {
+        if !failed.is_empty() {
+            return Err(failed.remove(0).1.into());
+        }
         let reasons = missing.iter().map(|it| it["reason"].as_str().unwrap_or_default());
         let reasons: Vec<&str> = reasons.collect();
         return Err(Error::Data(format!(
@@ -96,7 +121,16 @@ pub(super) fn run(arguments: &Transfer) -> Result<Answer> {
         text.push_str("\nleft out: ");
         text.push_str(it["name"].as_str().unwrap_or_default());
     }
-    Ok(Answer { text, json: json!({ "sets": records, "missing": missing }) })
+    let told: Vec<Value> = failed
+        .iter()
+        .map(|(name, error)| json!({ "name": name, "reason": error.to_string() }))
+        .collect();
+    let json = json!({ "sets": records, "missing": missing, "failed": told });
+    let answer = Answer { text, json };
+    match failed.into_iter().next() {
+        None => Ok(answer),
+        Some((_, error)) => Err(anyhow::Error::new(Failure { answer, error })),
+    }
 }
 
 /// The record of one set.
@@ -104,14 +138,15 @@ fn one(arguments: &Transfer, set: &TransferSet, variant: &'static Variant) -> Re
     let asked = Arguments {
         model: arguments.model.clone(),
         overrides: arguments.overrides.clone(),
-        data: None,
+        // How a run cut its own images is nothing to a set with published splits.
+        data: Some(format!("transfer:{}:{}", set.name, set.location)),
         protocol: None,
-        preprocess: Some(arguments.preprocess.clone().unwrap_or_else(|| "transfer".to_owned())),
+        preprocess: arguments.preprocess.clone(),
         layer: arguments.layer.clone(),
         baselines: false,
         out: arguments.out.clone(),
     };
-    let subject = Subject::on(&asked, variant.set, |_, settings| {
+    let subject = Subject::on(&asked, variant.set, Some("transfer"), |_, settings| {
         settings.only_one_cut()?;
         settings.no_groups("transfer")?;
         Ok(set.source())
@@ -147,6 +182,8 @@ fn one(arguments: &Transfer, set: &TransferSet, variant: &'static Variant) -> Re
         logistic.finding(&found, seed)
     };
     let mut settings = json!(logistic);
+    // The validation images are the set's, or a fifth as its rule says.
+    settings.as_object_mut().expect("settings are a table").remove("validation_share");
     settings["set"] = json!(set.name);
     settings["validation"] = json!(format!("{rule:?}"));
     settings["notes"] = json!(set.notes);

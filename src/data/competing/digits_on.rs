@@ -13,7 +13,7 @@
 use super::digits::{DigitSets, Digits, Glyph, squared};
 use super::{base, draws, fingerprint};
 use crate::data::options::Options;
-use crate::data::{Dataset, Image, Object, Source, is_query_name};
+use crate::data::{Dataset, Image, Object, Presence, Source, is_query_name};
 use crate::error::{Error, Result};
 use crate::random::Stream;
 use std::sync::Arc;
@@ -191,6 +191,25 @@ impl Dataset for DigitsOn {
         Ok(image)
     }
 
+    fn presence(&self, index: usize) -> Option<Vec<Presence>> {
+        self.under.presence(index).filter(|_| self.label == Label::Object)
+    }
+
+    fn constant_channels(&self) -> usize {
+        self.under.constant_channels()
+    }
+
+    /// Those of the image below, which a number of its pixels may decide.
+    fn constants(&self, index: usize, image: &Image) -> Vec<u8> {
+        if self.under.constant_channels() == 0 {
+            return Vec::new();
+        }
+        match self.under.image(index) {
+            Ok(under) => self.under.constants(index, &under),
+            Err(_) => self.under.constants(index, image),
+        }
+    }
+
     fn objects(&self, index: usize) -> Result<Vec<Object>> {
         let image = self.under(index)?;
         let (glyph, places) = self.layout(index, [image.width, image.height])?;
@@ -216,6 +235,19 @@ mod tests {
 
     fn bases() -> Source {
         open("synthetic:scenes?train=40&test=40&size=32").unwrap()
+    }
+
+    #[test]
+    fn bits_of_the_base_stay_with_its_images() {
+        let base = "random-bits:synthetic:scenes?train=4&test=4&size=32?bits=3";
+        let on = open(&format!("digits-on:{base}?digits=synthetic:digits")).unwrap();
+        let (on, base) = (&on.splits[0].1, &open(base).unwrap().splits[0].1);
+        assert_eq!(on.constant_channels(), 3);
+        for index in 0..4 {
+            let [below, above] = [base, on].map(|it| it.image(index).unwrap());
+            assert_ne!(below, above);
+            assert_eq!(on.constants(index, &above), base.constants(index, &below));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use super::{base, draws, fingerprint};
 use crate::data::options::Options;
-use crate::data::{Dataset, Image, Object, Source};
+use crate::data::{Dataset, Image, Object, Presence, Source};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -82,6 +82,10 @@ impl Dataset for RandomBits {
 
     fn label(&self, index: usize) -> Option<u32> {
         self.under.label(index)
+    }
+
+    fn presence(&self, index: usize) -> Option<Vec<Presence>> {
+        self.under.presence(index)
     }
 
     fn path(&self, index: usize) -> String {

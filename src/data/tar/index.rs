@@ -142,9 +142,11 @@ impl Open {
             let left = self.length.saturating_sub(offset);
             damage = Some(format!("field `{field}` is cut off: {left} of {size} bytes are there"));
         } else if field == "cls" {
-            match text(entry).ok().and_then(|label| parse_label(&label)) {
-                Some(label) => current.label = Some(label),
-                None => damage = Some("field `cls` is no class id".to_owned()),
+            let label = text(entry).unwrap_or_default();
+            current.label = parse_label(&label);
+            // -1 says that there is none.
+            if current.label.is_none() && label.trim_ascii() != b"-1" {
+                damage = Some("field `cls` is no class id".to_owned());
             }
         } else if field == "json" {
             current.second_label = text(entry).ok().and_then(|json| json_label(&json));

@@ -160,6 +160,7 @@ fn labels_come_from_cls_or_json_and_may_be_missing() {
             ("b.json", br#"{"label": 4}"#),
             ("c.PPM", &ppm(3)),
             ("c.txt", b"a caption"),
+            ("c.cls", b"-1\n"),
             ("._d.ppm", b"what another system leaves behind"),
             ("README", b"no field"),
         ]),

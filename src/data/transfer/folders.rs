@@ -165,7 +165,7 @@ pub(super) fn cifar(place: &Place<'_>) -> Result<(Source, &'static str)> {
 }
 
 /// The lists of a set as files that [`lists::plain`] reads: `train.txt`, `val.txt` if there is an official one, `test.txt`,
-/// `classes.txt`.
+/// and `classes.txt` unless the names of the classes are numbers.
 ///
 /// # Errors
 /// [`Error::Data`] when an image has several labels; [`Error::Io`] when a file cannot be written.
@@ -188,7 +188,11 @@ pub(super) fn store(set: &super::TransferSet, folder: &Path) -> Result<()> {
     if let Some(validation) = &set.validation {
         files.push(("val.txt", text(validation.as_ref())?));
     }
-    files.push(("classes.txt", set.classes.join("\n") + "\n"));
+    // Names that are other numbers than those of their classes would be taken for these.
+    let number = |(rank, name): (usize, &String)| name.parse().is_ok_and(|n: usize| n != rank);
+    if !set.classes.iter().enumerate().any(number) {
+        files.push(("classes.txt", set.classes.join("\n") + "\n"));
+    }
     for (name, text) in files {
         crate::files::replace_text(&folder.join(name), &text)?;
     }
@@ -266,6 +270,13 @@ mod tests {
         let again = pets.open_with("pets", &options);
         assert_eq!(again.fingerprint, pets.open("pets").fingerprint);
         assert_eq!(again.classes, ["Abyssinian", "american_bulldog"]);
+        // Of Flowers, whose classes have numbers for names, the numbers of the classes are told.
+        let flowers = of("flowers102");
+        let lists = tempfile::tempdir().unwrap();
+        flowers.open("flowers102").store_lists(lists.path()).unwrap();
+        let options = Options { list: Some(lists.path().to_owned()), ..Options::default() };
+        let (set, again) = (flowers.open("flowers102"), flowers.open_with("flowers102", &options));
+        assert_eq!((seen(&again.train), seen(&again.test)), (seen(&set.train), seen(&set.test)));
         let text = of("voc2007").open("voc2007").store_lists(lists.path()).unwrap_err();
         assert!(text.to_string().contains("no single label"), "{text}");
     }

@@ -126,7 +126,19 @@ pub(super) fn plain(lists: &Path) -> Result<Lists> {
             let (path, label) =
                 parts.ok_or_else(|| list.error(number, "has no label behind the path"))?;
             let rank = known.as_ref().and_then(|names| names.iter().position(|n| n == label));
-            let label = rank.map(|rank| rank as u32).or_else(|| label.parse().ok());
+            let (rank, count) = (rank.map(|rank| rank as u32), label.parse().ok());
+            if let (Some(rank), Some(count)) = (rank, count)
+                && rank != count
+            {
+                return Err(list.error(
+                    number,
+                    &format!(
+                        "ends in `{label}`, which is the name of class {rank} in `classes.txt` and could be the number of \
+                         another; take numbers from 0, and leave `classes.txt` out or let its names be no numbers"
+                    ),
+                ));
+            }
+            let label = rank.or(count);
             let label = label.filter(|label| *label < 100_000).ok_or_else(|| {
                 list.error(number, "ends in no label: a number from 0, or a name of `classes.txt`")
             })?;
@@ -393,6 +405,22 @@ mod tests {
             let text = tree.failure("stanford-dogs");
             assert!(text.contains(told), "{line}: {text}");
         }
+    }
+
+    #[test]
+    fn a_number_that_is_the_name_of_another_class_is_refused() {
+        let tree = Tree::new();
+        tree.images("all", &["a.jpg", "b.jpg"]);
+        tree.text("train.txt", "all/a.jpg 1\n");
+        tree.text("test.txt", "all/b.jpg 0\n");
+        tree.text("classes.txt", "1\n2\n");
+        let text = tree.failure("stanford-dogs");
+        assert!(
+            text.contains("name of class 0") && text.contains("leave `classes.txt` out"),
+            "{text}"
+        );
+        tree.text("classes.txt", "0\n1\n");
+        assert_eq!(seen(&tree.open("stanford-dogs").train), expected(&[("all/a.jpg", 1)]));
     }
 
     #[test]

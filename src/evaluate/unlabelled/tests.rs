@@ -60,6 +60,7 @@ fn uniformity_and_mean_cosine_are_those_of_all_pairs() {
     // Closed forms: all the same, and two opposite points.
     let same = Tensor::ones([5, 3], (Kind::Float, Device::Cpu));
     assert!(uniformity(&same, 2.0).unwrap().abs() < 1e-6);
+    assert!(uniformity(&same.zeros_like(), 2.0).unwrap().abs() < 1e-6);
     let opposite = Tensor::from_slice(&[1.0f32, 0.0, -3.0, 0.0]).view([2, 2]);
     assert!((uniformity(&opposite, 0.5).unwrap() + 2.0).abs() < 1e-6);
 }

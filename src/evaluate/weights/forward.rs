@@ -106,6 +106,31 @@ pub fn forward(
     device: Device,
     kind: Kind,
 ) -> Result<Tensor> {
+    tch::no_grad(|| {
+        let images = images(backbone, pixels, n, preprocess, device, kind)?;
+        let h = match layer {
+            Layer::Block(group) => {
+                let maps = backbone.forward_features(&images, &[group], Phase::Evaluation);
+                maps[0].mean_dim([2, 3].as_slice(), false, None)
+            }
+            _ => backbone.forward(&images, Phase::Evaluation),
+        };
+        Ok(h.to_kind(Kind::Float).to_device(Device::Cpu))
+    })
+}
+
+/// The images `[n, channels, side, side]` that a network takes, of the bytes of [`forward`].
+///
+/// # Errors
+/// As [`forward`].
+pub fn images(
+    backbone: &ResNet,
+    pixels: &[u8],
+    n: usize,
+    preprocess: &Preprocess,
+    device: Device,
+    kind: Kind,
+) -> Result<Tensor> {
     let side = preprocess.size_px();
     let (mean, std) = (preprocess.mean, preprocess.std);
     let found = pixels.len().checked_div(n).unwrap_or(0);
@@ -125,24 +150,13 @@ pub fn forward(
             pixels.len()
         )));
     }
-    tch::no_grad(|| {
-        let images = if wanted == 0 {
-            to_device(pixels, [n, side, side], mean, std, device, kind)?
-        } else {
-            let records = Tensor::from_slice(pixels).view([n as i64, -1]);
-            let parts = records.split_with_sizes([plain as i64, wanted as i64], 1);
-            let side = side as i64;
-            let bytes = parts[0].reshape([-1, side, side, 3]).to_device(device);
-            let images = normalize(&bytes, mean, std, kind);
-            with_constants(&images, &parts[1].to_device(device))
-        };
-        let h = match layer {
-            Layer::Block(group) => {
-                let maps = backbone.forward_features(&images, &[group], Phase::Evaluation);
-                maps[0].mean_dim([2, 3].as_slice(), false, None)
-            }
-            _ => backbone.forward(&images, Phase::Evaluation),
-        };
-        Ok(h.to_kind(Kind::Float).to_device(Device::Cpu))
-    })
+    if wanted == 0 {
+        return to_device(pixels, [n, side, side], mean, std, device, kind);
+    }
+    let records = Tensor::from_slice(pixels).view([n as i64, -1]);
+    let parts = records.split_with_sizes([plain as i64, wanted as i64], 1);
+    let side = side as i64;
+    let bytes = parts[0].reshape([-1, side, side, 3]).to_device(device);
+    let images = normalize(&bytes, mean, std, kind);
+    Ok(with_constants(&images, &parts[1].to_device(device)))
 }

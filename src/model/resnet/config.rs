@@ -1,6 +1,7 @@
 //! Settings of a backbone.
 
-use super::plan::Plan;
+use super::Frozen;
+use super::plan::{MultiplyAdds, Plan};
 use crate::error::{Error, Result};
 use crate::model::layers::{Initialization, NORM_MOMENTUM};
 use serde::{Deserialize, Serialize};
@@ -282,15 +283,15 @@ impl BackboneConfig {
     }
 
     /// Scalars that training keeps for the backward pass, per image of `side` × `side` pixels: what every convolution
-    /// takes in and what every batch norm takes in. With the largest of them, which bounds what comes and goes.
-    pub fn activation_count(&self, side: i64) -> (u64, u64) {
-        self.plan().activation_count(side)
+    /// takes in and what every batch norm takes in, of parts that are not frozen. With the largest of all, which bounds
+    /// what comes and goes.
+    pub fn activation_count(&self, side: i64, frozen: Frozen) -> (u64, u64) {
+        self.plan().activation_count(side, frozen)
     }
 
-    /// Multiplications, each with its addition, in all convolutions of a forward pass of one image of `side` × `side`
-    /// pixels; with those in the first convolution, whose input needs no gradient.
-    pub fn multiply_adds(&self, side: i64) -> (u64, u64) {
-        self.plan().multiply_adds(side)
+    /// Multiplications in the passes of one image of `side` × `side` pixels through a network of which a part is frozen.
+    pub fn multiply_adds(&self, side: i64, frozen: Frozen) -> MultiplyAdds {
+        self.plan().multiply_adds(side, frozen)
     }
 
     pub(crate) fn plan(&self) -> Plan {

@@ -3,6 +3,7 @@
 
 mod block;
 mod config;
+mod frozen;
 mod names;
 pub(crate) mod plan;
 mod selective_kernel;
@@ -15,6 +16,8 @@ use super::{Phase, Place};
 use crate::error::Result;
 use block::Block;
 pub use config::{Architecture, BackboneConfig, BackboneInitialization, Flavor, Stem};
+pub use frozen::Frozen;
+pub use plan::MultiplyAdds;
 use serde::{Deserialize, Serialize};
 use stem::StemLayers;
 use tch::{Kind, Tensor};
@@ -50,6 +53,7 @@ const GROUPS: [BlockGroup; 4] =
 pub struct ResNet {
     stem: StemLayers,
     groups: Vec<Vec<Block>>,
+    frozen: Frozen,
     input_channels: i64,
     features: i64,
 }
@@ -60,15 +64,30 @@ impl ResNet {
     /// # Errors
     /// As [`BackboneConfig::check`].
     pub fn build(place: &mut Place<'_>, config: &BackboneConfig) -> Result<Self> {
+        Self::build_frozen(place, config, Frozen::Nothing)
+    }
+
+    /// As [`Self::build`], a network of which a part stays: no optimizer moves its tensors, and a training pass goes
+    /// through it in evaluation mode and without a graph.
+    ///
+    /// # Errors
+    /// As [`BackboneConfig::check`].
+    pub fn build_frozen(
+        place: &mut Place<'_>,
+        config: &BackboneConfig,
+        frozen: Frozen,
+    ) -> Result<Self> {
         config.check()?;
         place.set_norm_momentum(config.norm_momentum);
         let plan = config.plan();
         let start = config.initialization.into();
         let last_scale = if config.zero_init_residual { 0.0 } else { 1.0 };
-        let stem = StemLayers::build(place, &plan.stem, start);
+        let mut below = place.frozen_if(frozen.holds(BlockGroup::Stem));
+        let stem = StemLayers::build(&mut below, &plan.stem, start);
         let mut groups = Vec::new();
-        for (number, plans) in (1..).zip(&plan.groups) {
-            let mut place = place.at(format!("layer{number}"));
+        for (group, plans) in GROUPS.into_iter().zip(&plan.groups) {
+            let mut place = place.frozen_if(frozen.holds(group));
+            let mut place = place.at(format!("layer{}", group as usize));
             let blocks = plans
                 .iter()
                 .enumerate()
@@ -77,7 +96,12 @@ impl ResNet {
             groups.push(blocks);
         }
         let (input_channels, features) = (config.input_channels, config.features());
-        Ok(Self { stem, groups, input_channels, features })
+        Ok(Self { stem, groups, frozen, input_channels, features })
+    }
+
+    /// How a part goes through a pass of this phase: in evaluation where it is frozen.
+    fn phase(&self, part: BlockGroup, phase: Phase) -> Phase {
+        if self.frozen.holds(part) { Phase::Evaluation } else { phase }
     }
 
     /// Channels of the images it takes.
@@ -93,9 +117,11 @@ impl ResNet {
     /// Images `[N,3,h,w]` to features h `[N,F]`, the average of the last map. Images in bfloat16 keep all maps in it; the
     /// features are f32 then.
     pub fn forward(&self, images: &Tensor, phase: Phase) -> Tensor {
-        let mut x = self.stem.forward(images, phase);
-        for block in self.groups.iter().flatten() {
-            x = block.forward(&x, phase);
+        let mut x = self.stem.forward(images, self.phase(BlockGroup::Stem, phase));
+        for (group, blocks) in GROUPS.into_iter().zip(&self.groups) {
+            for block in blocks {
+                x = block.forward(&x, self.phase(group, phase));
+            }
         }
         let features = (x.kind() == Kind::BFloat16).then_some(Kind::Float);
         x.mean_dim([2, 3].as_slice(), false, features)
@@ -110,11 +136,11 @@ impl ResNet {
         phase: Phase,
     ) -> Vec<Tensor> {
         let Some(last) = groups.iter().max() else { return Vec::new() };
-        let mut maps = vec![self.stem.forward(images, phase)];
-        for (_, blocks) in GROUPS.iter().zip(&self.groups).filter(|(group, _)| *group <= last) {
+        let mut maps = vec![self.stem.forward(images, self.phase(BlockGroup::Stem, phase))];
+        for (group, blocks) in GROUPS.iter().zip(&self.groups).filter(|(group, _)| *group <= last) {
             let mut x = maps[maps.len() - 1].shallow_clone();
             for block in blocks {
-                x = block.forward(&x, phase);
+                x = block.forward(&x, self.phase(*group, phase));
             }
             maps.push(x);
         }

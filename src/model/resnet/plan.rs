@@ -1,6 +1,7 @@
 //! What a network is made of, before any tensor exists: counted here, built from the same list in the files beside.
 
 use super::config::{BackboneConfig, Flavor, Stem};
+use super::{BlockGroup, Frozen, GROUPS};
 use crate::model::layers::Geometry;
 
 /// All layers of a backbone.
@@ -115,7 +116,7 @@ impl Plan {
     }
 
     /// See [`BackboneConfig::activation_count`].
-    pub(crate) fn activation_count(&self, side: i64) -> (u64, u64) {
+    pub(crate) fn activation_count(&self, side: i64, frozen: Frozen) -> (u64, u64) {
         let inputs = self.stem.convolutions[0].inputs;
         let mut count = Activations { side, kept: inputs * side * side, largest: 0 };
         for geometry in &self.stem.convolutions {
@@ -126,7 +127,14 @@ impl Plan {
             // The max-pool keeps its result and, in 64 bits, where each came from.
             count.kept += 3 * last.outputs * count.side * count.side;
         }
-        for block in self.groups.iter().flatten() {
+        if let (true, Some(last)) = (frozen.holds(BlockGroup::Stem), self.stem.convolutions.last())
+        {
+            count.begin(last);
+        }
+        let groups = GROUPS.into_iter().zip(&self.groups);
+        for (group, block) in
+            groups.flat_map(|(group, blocks)| blocks.iter().map(move |b| (group, b)))
+        {
             for layer in &block.branch {
                 match layer {
                     LayerPlan::Convolution(geometry) => count.convolve(geometry),
@@ -150,48 +158,69 @@ impl Plan {
                 // What the shortcut's batch norm gives is added in place and not kept.
                 count.kept += convolution.outputs * count.side * count.side;
             }
+            if frozen.holds(group) {
+                count.begin(&block.last);
+            }
         }
         (count.kept as u64, count.largest as u64)
     }
 
     /// See [`BackboneConfig::multiply_adds`].
-    pub(crate) fn multiply_adds(&self, side: i64) -> (u64, u64) {
-        let convolutions = self.convolutions(side);
-        let each: Vec<u64> =
-            convolutions.iter().map(|(g, side)| (g.weights() * side * side) as u64).collect();
-        (each.iter().sum(), each[0])
+    pub(crate) fn multiply_adds(&self, side: i64, frozen: Frozen) -> MultiplyAdds {
+        let (mut found, mut begins) = (MultiplyAdds::default(), true);
+        for (part, convolutions) in self.convolutions(side) {
+            let each = |(g, side): &(Geometry, i64)| (g.weights() * side * side) as u64;
+            let sum: u64 = convolutions.iter().map(each).sum();
+            found.forward += sum;
+            if !frozen.holds(part) {
+                found.trained += sum;
+                found.inputs += sum;
+                if std::mem::take(&mut begins) {
+                    // Images, and what a frozen part gives, need no gradient.
+                    let shortcut = convolutions.last().filter(|_| part != BlockGroup::Stem);
+                    let taking = convolutions.first().into_iter().chain(shortcut);
+                    found.inputs -= taking.map(each).sum::<u64>();
+                }
+            }
+        }
+        found
     }
 
-    /// Every convolution, the first of the stem first, with the side of its output.
-    fn convolutions(&self, mut side: i64) -> Vec<(Geometry, i64)> {
-        let mut found = Vec::new();
+    /// The convolutions of the stem and of every block, each with the side of its output.
+    fn convolutions(&self, mut side: i64) -> Vec<(BlockGroup, Vec<(Geometry, i64)>)> {
+        let mut stem = Vec::new();
         for geometry in &self.stem.convolutions {
             side = geometry.side(side);
-            found.push((*geometry, side));
+            stem.push((*geometry, side));
         }
         if self.stem.pool.is_some() {
             side = halved(side);
         }
-        for block in self.groups.iter().flatten() {
-            for layer in &block.branch {
-                match layer {
-                    LayerPlan::Convolution(geometry) => {
-                        side = geometry.side(side);
-                        found.push((*geometry, side));
-                    }
-                    LayerPlan::SelectiveKernel(kernel) => {
-                        side = kernel.split.side(side);
-                        found.push((kernel.split, side));
-                        // The gate works on averages over whole maps.
-                        found.extend([(kernel.squeeze(), 1), (kernel.select(), 1)]);
+        let mut parts = vec![(BlockGroup::Stem, stem)];
+        for (group, blocks) in GROUPS.into_iter().zip(&self.groups) {
+            for block in blocks {
+                let mut found = Vec::new();
+                for layer in &block.branch {
+                    match layer {
+                        LayerPlan::Convolution(geometry) => {
+                            side = geometry.side(side);
+                            found.push((*geometry, side));
+                        }
+                        LayerPlan::SelectiveKernel(kernel) => {
+                            side = kernel.split.side(side);
+                            found.push((kernel.split, side));
+                            // The gate works on averages over whole maps.
+                            found.extend([(kernel.squeeze(), 1), (kernel.select(), 1)]);
+                        }
                     }
                 }
+                found.push((block.last, side));
+                // What a block takes in by its shortcut it gives out at the branch's size.
+                found.extend(block.shortcut.map(|shortcut| (shortcut.convolution, side)));
+                parts.push((group, found));
             }
-            found.push((block.last, side));
-            // What a block takes in by its shortcut it gives out at the branch's size.
-            found.extend(block.shortcut.map(|shortcut| (shortcut.convolution, side)));
         }
-        found
+        parts
     }
 
     /// Fewest values per channel and image that a batch norm sees, images being `side` × `side` pixels.
@@ -214,6 +243,17 @@ impl Plan {
     }
 }
 
+/// Multiplications, each with its addition, in the convolutions of one image's passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MultiplyAdds {
+    /// Of a forward pass.
+    pub forward: u64,
+    /// Of the gradients of all kernels that are trained.
+    pub trained: u64,
+    /// Of the gradients of what these convolutions take in, less the first, whose input needs none.
+    pub inputs: u64,
+}
+
 /// Running total of [`Plan::activation_count`].
 struct Activations {
     side: i64,
@@ -222,6 +262,11 @@ struct Activations {
 }
 
 impl Activations {
+    /// Nothing so far is kept but this convolution's result, as what follows takes it in.
+    fn begin(&mut self, last: &Geometry) {
+        self.kept = last.outputs * self.side * self.side;
+    }
+
     /// A convolution, whose result its batch norm keeps, and the `ReLU` behind, whose result what follows keeps.
     fn convolve(&mut self, geometry: &Geometry) {
         self.side = geometry.side(self.side);

@@ -99,10 +99,40 @@ fn the_predicted_memory_of_a_step_is_what_autograd_keeps() {
     for name in PUBLISHED {
         let config = published(name, 0.25);
         let side = if name.contains("cifar") || name.contains("pad2") { 32 } else { 64 };
-        let (kept, largest) = config.activation_count(side);
+        let (kept, largest) = config.activation_count(side, Frozen::Nothing);
         let ratio = kept as f64 / Golden::open(name).number("saved");
         assert!((ratio - 1.0).abs() < 0.02, "{name}: {ratio}");
         assert!(largest < kept / 5, "{name}: {largest} of {kept}");
+    }
+}
+
+/// google-research/simclr, `fine_tune_after_block`: a gradient stopped behind a group, batch norm in evaluation below.
+#[test]
+fn a_frozen_part_is_evaluated_and_only_the_rest_is_trained() {
+    let config = config(Architecture::ResNet18, 0.125, Stem::Cifar);
+    let images = images([4, 3, 16, 16], Kind::Double);
+    let after = |network: &ResNet, phase| network.forward_features(&images, &GROUPS, phase);
+    let training = Phase::Training { groups: 1, statistics: Statistics::Move { seen: 0, of: 1 } };
+    let (_, whole) = build(&config, Kind::Double);
+    let evaluated = after(&whole, Phase::Evaluation);
+    for (frozen, count) in [(BlockGroup::Stem, 0), (BlockGroup::Group2, 2)] {
+        let mut parameters = parameters(Kind::Double);
+        let part = Frozen::Through(frozen);
+        let network = ResNet::build_frozen(&mut parameters.root(), &config, part).unwrap();
+        let before: Vec<Tensor> = parameters.all().iter().map(|p| p.tensor.copy()).collect();
+        let maps = after(&network, training);
+        for (number, (map, evaluated)) in (1..).zip(maps.iter().zip(&evaluated)) {
+            assert_eq!(map == evaluated, number <= count, "{frozen:?} {number}");
+        }
+        network.forward(&images, training).square().sum(Kind::Double).backward();
+        let prefixes = part.prefixes();
+        for (parameter, before) in parameters.all().iter().zip(before) {
+            let name = &parameter.name;
+            let stays = prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+            assert_eq!(parameter.trained, !stays && !matches!(parameter.role, Role::Buffer));
+            assert_eq!(parameter.tensor.grad().defined(), parameter.trained, "{name}");
+            assert_eq!(parameter.tensor != before, !stays && parameter.role == Role::Buffer);
+        }
     }
 }
 
@@ -117,14 +147,22 @@ fn multiply_adds_are_those_counted_by_hand() {
         3 * same(channels, pixels) + (9 + 1) * channels * channels / 2 * pixels
     };
     let all = first + 4 * same(64, 1024) + group(128, 256) + group(256, 64) + group(512, 16);
-    assert_eq!(cifar.multiply_adds(32), (all, first));
+    let of = |frozen| cifar.multiply_adds(32, frozen);
+    let whole = MultiplyAdds { forward: all, trained: all, inputs: all - first };
+    assert_eq!(of(Frozen::Nothing), whole);
+    // Behind what is frozen: the last group, but for the first 3×3 and the projection, which take in what needs no gradient.
+    let (last, begin) = (group(512, 16), 10 * 512 * 512 / 2 * 16);
+    let part = MultiplyAdds { forward: all, trained: last, inputs: last - begin };
+    assert_eq!(of(Frozen::Through(BlockGroup::Group3)), part);
+    assert_eq!(of(Frozen::All), MultiplyAdds { forward: all, ..MultiplyAdds::default() });
     assert!((all as f64 / 0.5558e9 - 1.0).abs() < 0.01, "{all}");
     // As published for 224 pixels, less the classifier: 1.82 and 4.09 thousand million.
     for (name, published, classifier) in
         [(Architecture::ResNet18, 1.814e9, 0.5e6), (Architecture::ResNet50, 4.089e9, 2.0e6)]
     {
-        let (all, first) = BackboneConfig::new(name).multiply_adds(224);
-        assert_eq!(first, 49 * 3 * 64 * 112 * 112);
+        let found = BackboneConfig::new(name).multiply_adds(224, Frozen::Nothing);
+        let all = found.forward;
+        assert_eq!(all - found.inputs, 49 * 3 * 64 * 112 * 112);
         assert!(((all as f64 + classifier) / published - 1.0).abs() < 0.01, "{name:?}: {all}");
     }
 }
@@ -138,7 +176,9 @@ fn multiply_adds_follow_the_maps_and_kernels_of_other_networks() {
         + group(128, 17)
         + group(256, 9)
         + group(512, 5);
-    assert_eq!(config(Architecture::ResNet18, 1.0, Stem::CifarPad2).multiply_adds(32).0, all);
+    let forward =
+        |config: &BackboneConfig, side| config.multiply_adds(side, Frozen::Nothing).forward;
+    assert_eq!(forward(&config(Architecture::ResNet18, 1.0, Stem::CifarPad2), 32), all);
     // A selective kernel has twice the outputs of the 3×3 in its place, and a gate: F inputs, 2F outputs.
     let plain = config(Architecture::ResNet50, 1.0, Stem::ResNetD);
     let selective = BackboneConfig { sk_ratio: 0.0625, ..plain.clone() };
@@ -146,7 +186,7 @@ fn multiply_adds_follow_the_maps_and_kernels_of_other_networks() {
         .iter()
         .map(|(depth, f, side)| depth * (9 * (f * side).pow(2) + 3 * f * (f / 16).max(32)))
         .sum();
-    assert_eq!(selective.multiply_adds(64).0, plain.multiply_adds(64).0 + more);
+    assert_eq!(forward(&selective, 64), forward(&plain, 64) + more);
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn every_file_is_a_protocol_that_says_where_it_is_from_and_makes_a_recipe() {
 fn told(id: &str) -> (f64, usize, u32, String) {
     let recipe = recipe(id);
     let method::Config::Classifier(classifier) = &recipe.method else { panic!() };
-    assert!(classifier.frozen);
+    assert_eq!(classifier.frozen, Frozen::All);
     let peak = recipe.train.optimizer.peak_learning_rate(recipe.data.batch_size);
     let start = format!("{:?}", classifier.initialization);
     (peak, recipe.data.batch_size, recipe.train.epochs, start)
@@ -119,7 +119,7 @@ fn a_share_of_the_labels_decides_length_and_tap() {
         let labelled = Labelled { images, fraction };
         let recipe = at("semi-simclrv2", labelled, &Point::default(), &imagenet());
         let method::Config::Classifier(classifier) = recipe.method else { panic!() };
-        assert!(!classifier.frozen);
+        assert_eq!(classifier.frozen, Frozen::Nothing);
         (String::from(classifier.tap), recipe.train.epochs, recipe.train.max_steps.unwrap())
     };
     // Steps as Google counts them.

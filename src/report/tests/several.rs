@@ -1,11 +1,12 @@
 //! Promises about several runs at once: lists, rankings, the page that compares them.
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
 use super::{HOSTILE, RECIPE};
-use crate::report::ranking::{By, Ranking, rank};
+use crate::report::ranking::{By, Ranking, lower_is_better, rank};
 use crate::report::runs::list;
 use crate::report::{State, compare, write, write_to};
 
@@ -131,6 +132,19 @@ fn a_ranking_says_what_its_numbers_are_and_doubts_them() {
         (names(&linear), linear.left_out),
         (vec!["first".to_owned()], vec!["second".into()])
     );
+    // A variant stands in for its protocol only where that is missing, and what is older than the checkpoint is told.
+    let variant = r#"{"protocol":"knn-1","version":1,"metric":"top1","value":0.99}"#;
+    fs::write(parent.path().join("second/evaluations/knn-1-abc.json"), variant).unwrap();
+    let again = rank(parent.path(), "knn/top1", None).unwrap();
+    assert_eq!(again.ranked[0].file.as_deref(), Some("evaluations/knn-2.json"));
+    let checkpoints = parent.path().join("second/checkpoints");
+    fs::create_dir_all(&checkpoints).unwrap();
+    let checkpoint = fs::File::create(checkpoints.join("last.safetensors")).unwrap();
+    checkpoint.set_modified(SystemTime::now() + Duration::from_mins(1)).unwrap();
+    let older = rank(parent.path(), "knn/top1", None).unwrap().notes.join("; ");
+    assert!(older.contains("older than the last checkpoint: the number of second"), "{older}");
+    assert!(rank(parent.path(), "quality/uniformity", None).is_err());
+    assert!(lower_is_better("quality/uniformity") && !lower_is_better("clusters/nmi"));
     let top5 = rank(parent.path(), "knn/top5", None).unwrap();
     assert_eq!((top5.ranked[0].value, top5.ranked[0].interval_95), (0.9, Some([0.88, 0.92])));
     let message = rank(parent.path(), "knn/top3", Some(By::Evaluation)).unwrap_err().to_string();

@@ -2,6 +2,7 @@ use super::summary::kind;
 use super::*;
 use crate::augment::HostBatch;
 use crate::method::{Config, Setup, Step, simclr};
+use crate::model::resnet::MultiplyAdds;
 use crate::plugin::Plugins;
 use crate::train::optim::{Optimizer, OptimizerConfig};
 use crate::train::step::{ViewInput, gradient};
@@ -75,6 +76,11 @@ fn step(trained: &mut Trained, profile: &Profile, layout: &Layout) {
     profile.end_step(trained, true);
 }
 
+/// Of a step whose network sees both views.
+fn work(layout: &Layout) -> f64 {
+    flops_per_step(&backbone(), Frozen::Nothing, &Wiring::online(2), layout)
+}
+
 /// Sum of a number of every row.
 fn sum(rows: &[TimeRow], value: impl Fn(&TimeRow) -> f64) -> f64 {
     rows.iter().map(value).sum()
@@ -84,7 +90,7 @@ fn sum(rows: &[TimeRow], value: impl Fn(&TimeRow) -> f64) -> f64 {
 fn rows_add_up_and_count_what_a_network_does() {
     let layout = layout(BATCH);
     let started = Instant::now();
-    let profile = Profile::new(&backbone(), &layout);
+    let profile = Profile::new(&layout, work(&layout));
     let mut trained = trained();
     for _ in 0..WARM_UP {
         step(&mut trained, &profile, &layout);
@@ -144,7 +150,7 @@ fn rows_add_up_and_count_what_a_network_does() {
 #[test]
 fn without_operators_the_stages_are_told() {
     let layout = layout(BATCH);
-    let profile = Profile { recorder: None, ..Profile::new(&backbone(), &layout) };
+    let profile = Profile { recorder: None, ..Profile::new(&layout, work(&layout)) };
     let mut trained = trained();
     for _ in 0..=WARM_UP {
         step(&mut trained, &profile, &layout);
@@ -192,11 +198,19 @@ fn operators_fall_into_the_groups_that_people_ask_for() {
 
 #[test]
 fn the_work_of_a_step_is_counted_with_its_backward_pass() {
-    let (all, first) = backbone().multiply_adds(SIDE as i64);
+    let MultiplyAdds { forward: all, inputs, .. } =
+        backbone().multiply_adds(SIDE as i64, Frozen::Nothing);
     let views = 2 * BATCH as u64;
     // Forward, then the gradient of every kernel, and of every input but the images.
-    let whole = 2 * views * (all + all + (all - first));
-    assert_eq!(flops_per_step(&backbone(), &layout(BATCH)) as u64, whole);
-    let cut = flops_per_step(&backbone(), &layout(BATCH / 2)) as u64;
-    assert_eq!(cut, whole + 2 * views * all, "a second forward pass");
+    let whole = 2 * views * (all + all + inputs);
+    assert_eq!(work(&layout(BATCH)) as u64, whole);
+    assert_eq!(work(&layout(BATCH / 2)) as u64, whole + 2 * views * all, "a second forward pass");
+    // A momentum network sees the second view once, whatever the micro-batch.
+    let moco = Wiring { online: vec![0], targets: vec![1] };
+    let of = |layout| flops_per_step(&backbone(), Frozen::Nothing, &moco, &layout) as u64;
+    assert_eq!(of(layout(BATCH)), BATCH as u64 * 2 * (3 * all + inputs));
+    assert_eq!(of(layout(BATCH / 2)), BATCH as u64 * 2 * (4 * all + inputs));
+    let alone = Wiring { online: vec![], targets: vec![0] };
+    let frozen = flops_per_step(&backbone(), Frozen::All, &alone, &layout(BATCH));
+    assert_eq!(frozen as u64, BATCH as u64 * 2 * all);
 }
