@@ -34,7 +34,7 @@ fn main() {
     for round in 0..size(3, 3) {
         let ours = child(Command::new(&program).args(["ours", &file]));
         let mut line = json!({"round": round, "ours": ours});
-        if let Some(python) = env::var_os("PEER_PYTHON") {
+        if let Some(python) = env::var_os("PEER_PYTHON").filter(|python| !python.is_empty()) {
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/knn.py");
             for (name, tile) in [("dense", "0"), ("tiled", "512")] {
                 // The dense form holds all products at once.

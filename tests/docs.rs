@@ -3,10 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use diptych::analyze::{gradients, scores};
-use diptych::augment::{NAMED, Step};
+use diptych::augment::{NAMED, Preprocess, Step};
 use diptych::data::transfer::suite::Suite;
 use diptych::data::transfer::{self, Metric, published};
 use diptych::error::Error;
+use diptych::evaluate::probe::Probe;
+use diptych::evaluate::unlabelled::{Alignment, Invariance, Unlabelled};
+use diptych::evaluate::{Clusters, FewShot, Knn, Linear, Logistic, Retrieval, knn};
 use diptych::method::NAMES;
 use diptych::overrides::flatten;
 use diptych::recipe::protocol::{Epochs, PROTOCOLS, Protocol};
@@ -20,6 +23,7 @@ const METHODS: &str = include_str!("../docs/methods.md");
 const VIEWS: &str = include_str!("../docs/views.md");
 const ANALYSES: &str = include_str!("../docs/analyses.md");
 const DATA: &str = include_str!("../docs/data.md");
+const EVALUATION: &str = include_str!("../docs/evaluation.md");
 const FINETUNING: &str = include_str!("../docs/finetuning.md");
 const RUNNING: &str = include_str!("../docs/running.md");
 const TRANSFER: &str = include_str!("../docs/transfer.md");
@@ -512,9 +516,53 @@ fn every_setting_of_made_data_is_told() {
     }
 }
 
+/// Settings that are left out while they have no value.
+const UNSET: [&str; 4] =
+    ["logistic.lambda", "logistic.max_iterations", "clusters.k", "alignment.views"];
+
+#[test]
+fn every_setting_of_an_evaluation_is_told_with_its_default() {
+    let mut expected: BTreeMap<String, String> = BTreeMap::new();
+    let mut add = |table: &str, settings: Vec<(String, String)>| {
+        expected.extend(settings.into_iter().map(|(key, value)| (format!("{table}.{key}"), value)));
+    };
+    add("knn", flatten(&Knn::default()));
+    add("sweep", flatten(&knn::Sweep::default()));
+    add("linear", flatten(&Linear::features()));
+    add("logistic", flatten(&Logistic::default()));
+    add("retrieval", flatten(&Retrieval::default()));
+    add("clusters", flatten(&Clusters::default()));
+    add("few_shot", flatten(&FewShot::default()));
+    add("probe", flatten(&Probe::default()));
+    add("quality", flatten(&Unlabelled::default()));
+    add("invariance", flatten(&Invariance::default()));
+    add("alignment", flatten(&Alignment::default()));
+    expected.extend(UNSET.map(|key| (key.to_owned(), "none".to_owned())));
+    let told = table(EVALUATION, "| setting |");
+    let told: BTreeMap<String, String> =
+        told.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    for (key, value) in &expected {
+        let told = told.get(key).unwrap_or_else(|| panic!("`{key}` is not told"));
+        let number = |text: &str| text.parse::<f64>().ok();
+        let same = told == value || number(told).is_some_and(|told| number(value) == Some(told));
+        assert!(same, "{key}: {told} is told, it is {value}");
+    }
+    assert_eq!(told.len(), expected.len());
+}
+
+#[test]
+fn every_preparation_is_told() {
+    let told = table(EVALUATION, "| `--preprocess` |");
+    let told: BTreeSet<String> = told.into_iter().map(|row| row[0].clone()).collect();
+    let sized = ["resize-S", "center-S", "short-S"];
+    let known = Preprocess::IDS.into_iter().chain(sized).map(str::to_owned);
+    assert_eq!(told, known.collect());
+}
+
 #[test]
 fn every_guide_exists_and_every_recipe_that_is_named() {
-    let guides = [RECIPES, METHODS, VIEWS, RUNNING, DATA, FINETUNING, TRANSFER];
+    let guides =
+        [RECIPES, METHODS, VIEWS, RUNNING, DATA, EVALUATION, FINETUNING, TRANSFER, ANALYSES];
     for text in guides.into_iter().chain([include_str!("../README.md")]) {
         for name in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
             if name.starts_with("https://") {

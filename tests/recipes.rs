@@ -109,6 +109,7 @@ fn teacher(setup: &Setup<'_>) -> Teacher {
         backbone: setup.backbone.clone(),
         classifier,
         classes: setup.classes,
+        several_classes: false,
         tensors: tensors.map(|p| (p.name.clone(), p.tensor.detach())).collect(),
     }
 }

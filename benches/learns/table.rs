@@ -42,7 +42,9 @@ pub(crate) fn write(plan: &Plan, known: &Known, out: &Path) -> Result<()> {
         "# What every method learns in a few epochs\n\nlibtorch {}, one core each. Small and short on purpose: it shows that \
          methods learn and what plug-ins add under equal conditions, not what they can reach. Weighted k-NN (k 200, τ 0.1) on \
          h, top-1 in per cent, mean and standard deviation over the seeds; the untrained network is judged in the same \
-         way. Made by `make learns`; every run's settings are in learns.json.\n",
+         way. A gain below 5 points is marked, and so is what is made to collapse; \"against\" is the difference to \
+         the method alone, seed by seed; warnings are those of the run's own sentinels. In so few epochs most stay below raw \
+         pixels on the scenes, whose few colours pixels tell. Made by `make learns`; every run's settings are in learns.json.\n",
         machine::LIBTORCH,
     );
     let mut raw = Vec::new();

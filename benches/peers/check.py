@@ -14,6 +14,8 @@ MODULES = {
     "pillow": "PIL.Image",
     "pyarrow": "pyarrow.parquet",
     "numpy": "numpy",
+    "safetensors": "safetensors.numpy",
+    "scikit-learn": "sklearn",
 }
 
 

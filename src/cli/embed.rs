@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// Images, labelled or not [default: what the run was trained on]
     #[arg(long)]
     data: Option<String>,
-    /// Which split; every source has `all` or lists its own
+    /// Which split [default: the only one]
     #[arg(long)]
     split: Option<String>,
     /// The file to write: .safetensors, .npy, .csv or .parquet
@@ -33,7 +33,8 @@ pub(super) struct Arguments {
     /// How images are prepared: imagenet, cifar, resize-S, center-S, ... [default: what the model file carries]
     #[arg(long)]
     preprocess: Option<String>,
-    /// Which layer: h (the features), or stem, block1 ... block4, averaged over the map
+    /// Which layer: h (the features), z (the projections), g1 and so on (layers of the projector), or stem, block1 ...
+    /// block4, averaged over the map
     #[arg(long, default_value = "h")]
     layer: String,
     /// `auto`, `cpu`, `cuda` or `cuda:N`

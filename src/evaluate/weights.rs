@@ -39,6 +39,8 @@ pub struct Weights {
     projector_settings: Option<HeadConfig>,
     /// How many layers of the projector the classifier sits behind, where no method says so; 0 on the features.
     pub classifier_behind: usize,
+    /// Whether its classifier learned images that may show several classes each.
+    pub several_classes: bool,
     /// How images must be prepared, if the file says or the system that wrote it is known to prepare all alike.
     pub preprocess: Option<Preprocess>,
     /// Whose file it is, if it is not ours.
@@ -99,6 +101,7 @@ impl Weights {
             projector,
             projector_settings: self.projector_settings.clone(),
             classifier_behind: self.classifier_behind,
+            several_classes: false,
             preprocess: self.preprocess.clone(),
             family: self.family,
             file: PathBuf::from("untrained"),
@@ -162,6 +165,7 @@ impl Weights {
             backbone: self.config.clone(),
             classifier,
             classes: classes as usize,
+            several_classes: self.several_classes,
             tensors: self.with_head(),
         })
     }

@@ -128,6 +128,7 @@ impl Experiment<'_> {
                 "backbone": BackboneConfig { weights: None, ..recipe.backbone.clone() },
                 "method": recipe.method.without_paths(),
                 "preprocess": plan.preprocess,
+                "several_classes": matches!(plan.labels, Some(Labels::Several(_))),
             }),
             journal,
             profile,
@@ -164,7 +165,9 @@ fn build(recipe: &Recipe, source: &Source, plan: &Plan) -> Result<Trained> {
     let (layout, kind) = (&plan.layout, plan.layout.precision.parameters());
     let teacher = match &recipe.method {
         method::Config::Distill(distill::Config { teacher: Some(teacher), .. }) => {
-            Some(Weights::load(Path::new(teacher), layout.device)?.teacher()?)
+            let weights = Weights::load(Path::new(teacher), layout.device)?;
+            same_normalization(&weights, plan)?;
+            Some(weights.teacher()?)
         }
         _ => None,
     };
@@ -241,6 +244,24 @@ fn same_network(weights: &Weights, config: &BackboneConfig) -> Result<()> {
 fn method_tensors(method: &dyn Method) -> BTreeMap<String, Tensor> {
     let all = method.parameters().all().iter();
     all.map(|p| (p.name.clone(), p.tensor.detach())).collect()
+}
+
+/// A teacher is shown what the student is shown, normalised as it was taught.
+fn same_normalization(teacher: &Weights, plan: &Plan) -> Result<()> {
+    let Some(own) = &teacher.preprocess else { return Ok(()) };
+    let shown = &plan.preprocess;
+    if (own.mean, own.std) == (shown.mean, shown.std) {
+        return Ok(());
+    }
+    Err(Error::Recipe(format!(
+        "the teacher `{}` was taught with images normalised by mean {:?} and deviation {:?}, and the views have {:?} and {:?}; \
+         give the `normalize` step of the views the teacher's",
+        teacher.file.display(),
+        own.mean,
+        own.std,
+        shown.mean,
+        shown.std
+    )))
 }
 
 /// The hash of the teacher's tensors, if there are any.

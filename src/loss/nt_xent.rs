@@ -206,6 +206,29 @@ pub fn agreement(projections: &Tensor, temperature: f64, tile: i64) -> Result<Ag
     tch::no_grad(|| Agreement::of(&unit_rows(projections), temperature, tile))
 }
 
+/// Mean cosines of the two views of an image and of rows of different images, as in [`Agreement`].
+///
+/// # Errors
+/// [`Error::Shape`] unless there are two views of every image.
+pub fn similarities(projections: &Tensor) -> Result<[f64; 2]> {
+    let images = check_two_views("projections", projections)? / 2;
+    tch::no_grad(|| {
+        let unit = unit_rows(projections);
+        let own = sum(&row_dot(&unit.narrow(0, 0, images), &unit.narrow(0, images, images)));
+        Ok([own / images as f64, of_others(&unit, own)])
+    })
+}
+
+/// Mean cosine between rows of different images, of unit rows in two views whose own cosines sum up to `own`.
+fn of_others(unit: &Tensor, own: f64) -> f64 {
+    let images = unit.size()[0] as f64 / 2.0;
+    if images < 2.0 {
+        return 0.0;
+    }
+    let everything = sum(&unit.sum_dim_intlist(0, false, Kind::Double).square());
+    (everything - sum(&unit.square()) - 2.0 * own) / (4.0 * images * (images - 1.0))
+}
+
 impl Agreement {
     /// Of rows of length 1.
     fn of(unit: &Tensor, temperature: f64, tile: i64) -> Result<Self> {
@@ -231,17 +254,11 @@ impl Agreement {
 
         let count = images as f64;
         let cosines = sum(&across.positive) * temperature;
-        let everything = sum(&unit.sum_dim_intlist(0, false, Kind::Double).square());
-        let negative_similarity = if images == 1 {
-            0.0
-        } else {
-            (everything - sum(&unit.square()) - 2.0 * cosines) / (4.0 * count * (count - 1.0))
-        };
         Ok(Self {
             contrastive_accuracy: sum(&hits) / count,
             contrastive_entropy: (sum(&entropy) / count).max(0.0),
             positive_similarity: cosines / count,
-            negative_similarity,
+            negative_similarity: of_others(unit, cosines),
         })
     }
 }

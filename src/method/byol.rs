@@ -58,7 +58,7 @@ pub enum TargetStart {
     /// Equal to the online network.
     #[default]
     Copy,
-    /// From initial weights of its own (the official code).
+    /// From initial weights of its own (the official code); equal where the online network begins with weights of another.
     Own,
 }
 
@@ -217,10 +217,9 @@ impl Method for Byol {
         self.momentum.update(self.momentum_at(step));
     }
 
+    /// A target that begins with a draw of its own would know nothing of the weights that are begun with.
     fn inherited(&self) {
-        if self.config.target_start == TargetStart::Copy {
-            self.momentum.copy();
-        }
+        self.momentum.copy();
     }
 
     fn stuck_at(&self, _batch_size: usize) -> Option<Constant> {

@@ -38,7 +38,7 @@ pub struct Config {
     /// A run of method `classifier`, or one of its checkpoints: the teacher. Needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<String>,
-    /// T, above 0: 0.1 for a student like its teacher, 1 for a smaller one (`SimCLRv2`, as recalled).
+    /// T, above 0: 0.1 for a student like its teacher, 1 for a smaller one (our choice, after `SimCLRv2`).
     pub temperature: f64,
     /// α, share of the teacher in the loss, in [0, 1]; below 1 the labels have the rest.
     pub alpha: f64,
@@ -72,6 +72,8 @@ pub struct Teacher {
     pub classifier: classifier::Config,
     /// C.
     pub classes: usize,
+    /// Whether it learned images that may show several classes each.
+    pub several_classes: bool,
     /// Its tensors, `backbone.…`, `projector.…` and `classifier.…`.
     pub tensors: BTreeMap<String, Tensor>,
 }
@@ -125,7 +127,21 @@ impl Distill {
                 "method distill needs a teacher: set `method.teacher` to a run of method classifier".to_owned(),
             )
         })?;
+        if found.several_classes {
+            return Err(Error::Weights(
+                "the teacher learned images that may show several classes each; what it says are no class probabilities, which \
+                 method distill learns"
+                    .to_owned(),
+            ));
+        }
         let classes = found.classes;
+        if config.alpha < 1.0 && setup.multi_label {
+            return Err(Error::Data(
+                "these images may show several classes each, and method distill learns one class an image: set \
+                 `method.alpha=1` to leave labels out"
+                    .to_owned(),
+            ));
+        }
         if config.alpha < 1.0 && setup.classes != classes {
             return Err(Error::Data(format!(
                 "the teacher knows {classes} classes and the data set has {}; labels count only where both are the same: \

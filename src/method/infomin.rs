@@ -309,6 +309,11 @@ impl Method for InfoMin {
         self.moco.after_step(carried, step);
     }
 
+    /// Behind the queries are the patches of the jigsaw.
+    fn whole_views(&self) -> Option<usize> {
+        Some(self.queries())
+    }
+
     fn inherited(&self) {
         self.moco.inherited();
     }

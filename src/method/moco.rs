@@ -33,7 +33,7 @@ use crate::model::resnet::ResNet;
 use crate::model::{BackboneConfig, Parameters, Statistics};
 use crate::plugin::Plugins;
 use crate::random::Purpose;
-use crate::rows::unit_rows;
+use crate::rows::{row_dot, unit_rows};
 use crate::shape;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
@@ -290,7 +290,13 @@ impl MoCo {
                 }
             };
             sum += found.loss / parts as f64;
-            let told = [found.accuracy, found.positive_similarity, found.negative_similarity];
+            // Mixed rows have other cosines than the network gives, which is what the sentinels ask about.
+            let [positive, negative] = if mixing.is_some() {
+                plain_similarities(&q, &k, &queue)
+            } else {
+                [found.positive_similarity, found.negative_similarity]
+            };
+            let told = [found.accuracy, positive, negative];
             scalars.iter_mut().zip(told).for_each(|(sum, value)| *sum += value / parts as f64);
         }
         Ok(Contrasted { loss: sum, scalars, scores })
@@ -311,6 +317,13 @@ impl MoCo {
         };
         if self.config.normalize { unit_rows(&rows) } else { rows }
     }
+}
+
+/// Mean product of queries and their keys, and of queries and the queue.
+fn plain_similarities(q: &Tensor, k: &Tensor, queue: &Tensor) -> [f64; 2] {
+    let mean = |rows: &Tensor| rows.detach().mean_dim(0, false, Kind::Double);
+    let positive = row_dot(&q.detach(), k).mean(Kind::Double).double_value(&[]);
+    [positive, mean(q).dot(&mean(queue)).double_value(&[])]
 }
 
 impl Method for MoCo {

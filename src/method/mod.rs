@@ -270,6 +270,12 @@ pub trait Method {
     /// After `backbone.weights` are in place: what starts equal to them does so anew.
     fn inherited(&self) {}
 
+    /// How many of the views that rows come from, the first, are whole images; all of them if it does not say. The probe
+    /// learns from these.
+    fn whole_views(&self) -> Option<usize> {
+        None
+    }
+
     /// Beginnings of the names of the tensors that never move, buffers included. The loop proves it after every epoch, by
     /// their hash.
     fn frozen(&self) -> Vec<String> {

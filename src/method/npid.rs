@@ -116,6 +116,9 @@ impl Settings for Config {
         self.projector.check("method.projector")?;
         let fits = self.temperature.is_finite() && self.temperature > 0.0;
         require(fits, "method.temperature", "above 0", self.temperature)?;
+        // Z, a mean of exp(cosine / τ) times the images, is kept in 32 bits.
+        let holds = self.objective != InstanceLoss::Nce || self.temperature >= 0.015;
+        require(holds, "method.temperature", "at least 0.015 for nce", self.temperature)?;
         let k = self.negatives;
         require((1..=1 << 22).contains(&k), "method.negatives", "from 1 to 4194304", k)?;
         let m = self.momentum;

@@ -19,7 +19,7 @@
 //! **Cost.** One forward and backward pass of the backbone over 2N views; with micro-batches a second forward pass.
 
 use crate::error::{Error, Result};
-use crate::loss::nt_xent::NtXent;
+use crate::loss::nt_xent::{NtXent, similarities};
 use crate::loss::two_views::{Loss, Said};
 use crate::method::compared::{Compared, Excluded, Negatives, Scores};
 use crate::method::group_branch::GroupBranch;
@@ -161,12 +161,14 @@ fn mixed(
         Some(&batch.scale),
         step.tile_rows,
     )?;
+    let images = z.size()[0] / 2;
+    // Mixed rows have other cosines than the network gives, which is what the sentinels ask about.
+    let [positive, negative] = similarities(z)?;
     let scalars = vec![
         ("contrastive_accuracy", found.accuracy),
-        ("positive_similarity", found.positive_similarity),
-        ("negative_similarity", found.negative_similarity),
+        ("positive_similarity", positive),
+        ("negative_similarity", negative),
     ];
-    let images = z.size()[0] / 2;
     let first = |rows: &Tensor| rows.detach().narrow(0, 0, images);
     let compared = Compared {
         queries: first(&batch.rows),

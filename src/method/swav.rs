@@ -237,11 +237,8 @@ impl Method for SwAv {
         let views = self.wiring.online.len() as i64;
         shape::check("rows", &rows.online, &[views, -1, self.backbone.features()])?;
         let h = rows.online.detach().set_requires_grad(true);
-        let prototypes = if self.frozen(step) {
-            self.prototypes.detach()
-        } else {
-            self.prototypes.shallow_clone()
-        };
+        // The optimizer leaves alone what asks for no gradient, also where an earlier step has left one behind.
+        let prototypes = self.prototypes.set_requires_grad(!self.frozen(step));
         // All views through the head together.
         let phase = Phase::Training { groups: 1, statistics: Statistics::Move { seen: 0, of: 1 } };
         let taps = self.projector.forward_taps(&h.flatten(0, 1), phase);

@@ -46,7 +46,13 @@ pub(super) fn teacher(setup: &Setup<'_>) -> Teacher {
     let config: Config = toml::from_str(text).unwrap();
     let method = config.build(&Setup { backbone: &backbone, ..*setup }).unwrap();
     let Config::Classifier(classifier) = config else { unreachable!() };
-    Teacher { tensors: tensors(method.as_ref()), backbone, classifier, classes: CLASSES }
+    Teacher {
+        tensors: tensors(method.as_ref()),
+        backbone,
+        classifier,
+        classes: CLASSES,
+        several_classes: false,
+    }
 }
 
 /// What is wrong with these tables.

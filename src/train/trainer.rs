@@ -188,7 +188,9 @@ impl<'a, 'o> Trainer<'a, 'o> {
                 trained.method.after_step(&objective.carried, &at);
                 let Some(probe) = trained.probe.as_mut() else { return Ok(None) };
                 enter(profile, Stage::Probe);
-                Ok(probe.step(&rows, batch.indices()))
+                let whole =
+                    trained.method.whole_views().map_or(rows.size()[0], |views| views as i64);
+                Ok(probe.step(&rows.narrow(0, 0, whole), batch.indices()))
             })?;
             enter(profile, Stage::Metrics);
             drop(rows);

@@ -52,6 +52,22 @@ fn a_run_that_is_stored_and_built_anew_goes_on_with_the_same_bits() {
     }
 }
 
+#[test]
+fn going_back_in_one_process_is_as_good_as_in_a_new_one() {
+    for case in cases() {
+        let layout = case.layout(Precision::Float32, BATCH, GROUP);
+        let mut gone_back = case.trained(Precision::Float32, GROUP);
+        let start = copied(&gone_back);
+        case.train(&mut gone_back, 0..2, &layout);
+        gone_back.restore(&start).unwrap();
+        let mut new = case.trained(Precision::Float32, GROUP);
+        for trained in [&mut gone_back, &mut new] {
+            case.train(trained, 0..1, &layout);
+        }
+        assert_eq!(differences(&copied(&gone_back), &copied(&new)), [""; 0], "{}", case.label);
+    }
+}
+
 /// What a step computes, by name, and its loss.
 fn computed(case: &Case, layout: &Layout) -> (f64, BTreeMap<String, Tensor>) {
     let trained = case.trained(layout.precision, layout.group);
@@ -159,6 +175,32 @@ fn feature_transformation_begins_with_its_epoch() {
         assert!(same(loss(Some(1), first), loss(Some(0), first)), "{}", case.label);
         assert!(!same(loss(Some(1), first), loss(None, first)), "{}", case.label);
     }
+}
+
+#[test]
+fn what_the_sentinels_hear_of_cosines_is_of_the_network_whatever_is_mixed() {
+    let told = |case: &Case| -> BTreeMap<String, f64> {
+        let layout = case.layout(Precision::Float64, BATCH, GROUP);
+        let trained = case.trained(Precision::Float64, GROUP);
+        let step = EPOCH * 2;
+        let objective = case.gradient(trained.method.as_ref(), step, &layout).objective;
+        let cosines = ["positive_similarity", "negative_similarity"];
+        objective.scalars.into_iter().filter(|(name, _)| cosines.contains(&&**name)).collect()
+    };
+    let mut count = 0;
+    for case in cases().into_iter().filter(|case| case.plugins.feature_transformation.is_some()) {
+        let plugins = Plugins { feature_transformation: None, ..case.plugins.clone() };
+        let plain =
+            Case { plugins, label: case.label.clone(), config: case.config.clone(), main: false };
+        let (mixed, plain) = (told(&case), told(&plain));
+        assert!(mixed.keys().eq(plain.keys()), "{}", case.label);
+        for (name, value) in &plain {
+            let found = mixed[name];
+            assert!((found - value).abs() < 1e-9, "{} {name}: {found} {value}", case.label);
+            count += 1;
+        }
+    }
+    assert!(count > 8, "only {count} values are told");
 }
 
 /// A batch that asks for a stop when it is read the n-th time.

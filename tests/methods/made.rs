@@ -42,6 +42,7 @@ const SMALL: &[(&str, &[&str], &[&str])] = &[
     ("classifier", &["projector.hidden=24"], &[]),
     ("classifier", &["projector.hidden=24"], &["tap=g1"]),
     ("classifier", &["projector.hidden=24"], &["tap=g1", "frozen=true"]),
+    ("classifier", &["projector.hidden=24"], &["frozen=group2"]),
     ("distill", &[], &["temperature=2.0"]),
     ("distill", &[], &["alpha=0.5"]),
     ("infomin", HEAD, &["queue_length=24", "momentum=0.9"]),
@@ -183,6 +184,7 @@ pub(crate) fn teacher(setup: &Setup<'_>) -> Teacher {
         backbone: setup.backbone.clone(),
         classifier,
         classes: setup.classes,
+        several_classes: false,
         tensors: tensors.map(|p| (p.name.clone(), p.tensor.detach())).collect(),
     }
 }

@@ -36,7 +36,7 @@ Settings (key=value): seed, threads, device, data.limit, data.subset, data.class
 map.neighbours, map.palette, map.picture_px; tsne.perplexity, tsne.iterations, tsne.learning_rate, tsne.exaggeration, \
 tsne.exaggeration_iterations, tsne.theta, tsne.exact_up_to, tsne.start; judge.trust_k, judge.knn_k, judge.images")]
 pub(in crate::cli) struct Arguments {
-    /// A run folder, a checkpoint, or a safetensors file with torchvision's names
+    /// A run folder, a checkpoint, or a file of another system (see `diptych weights show`)
     model: PathBuf,
     /// Settings to change, `key=value`
     overrides: Vec<String>,

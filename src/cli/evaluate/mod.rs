@@ -41,8 +41,8 @@ knn.distance; sweep.k, sweep.temperature, sweep.distance, sweep.holdout")]
 
 Variants (--protocol): linear-features (SGD, 100 epochs), adam-features (Adam, 800 epochs)
 Settings (key=value): seed, seeds, threads, device, groups, data.limit, data.holdout, data.classes, data.subset, \
-data.label_fraction; linear.epochs, linear.batch_size, \
-linear.optimizer, ...")]
+data.label_fraction; linear.epochs, linear.batch_size, linear.optimizer.*, linear.centre, linear.zero_start, \
+linear.replay_order")]
     Linear(Arguments),
     /// Logistic regression to its minimum, its penalty chosen on held-out references
     #[command(after_help = "Examples:
@@ -51,20 +51,20 @@ linear.optimizer, ...")]
 
 Variants (--protocol): logistic (45 penalties, each to its minimum), logistic-reference (as published: 100 iterations, each \
 from the one before)
-Settings (key=value): seed, seeds, threads, device, groups, data.*; logistic.lambda, logistic.max_iterations, logistic.metric, \
-logistic.validation_share")]
+Settings (key=value): seed, seeds, threads, device, groups, data.*; logistic.solver, logistic.lambda, \
+logistic.max_iterations, logistic.metric, logistic.validation_share, logistic.difficult, logistic.average_precision")]
     Logistic(Arguments),
     /// Whether the nearest images are of the same class: R@K, P@K, mAP@R
     #[command(after_help = "Examples:
   diptych evaluate retrieval runs/a --data cifar10/ retrieval.k=[1,10,100]
 
-Settings (key=value): seed, threads, device, data.*; retrieval.k, retrieval.map_at_r, retrieval.same")]
+Settings (key=value): seed, seeds, threads, device, data.*; retrieval.k, retrieval.map_at_r, retrieval.same")]
     Retrieval(Arguments),
     /// Whether k-means finds the classes: NMI, AMI, ARI, accuracy
     #[command(after_help = "Examples:
   diptych evaluate clusters runs/a --data cifar10/ clusters.k=20
 
-Settings (key=value): seed, threads, device, data.*; clusters.k, clusters.seeds, clusters.k_means.*")]
+Settings (key=value): seed, seeds, threads, device, data.*; clusters.k, clusters.seeds, clusters.k_means.*")]
     Clusters(Arguments),
     /// Classes from a few examples: episodes of N ways and K shots
     #[command(after_help = "Examples:
@@ -83,7 +83,7 @@ probe.learning_rate, probe.weight_decay, probe.noise_std")]
     /// Without labels: effective rank, uniformity, alignment, how steady features are under each augmentation
     #[command(after_help = "Examples:
   diptych evaluate quality runs/a
-  diptych evaluate quality runs/a/checkpoints/last.safetensors --data photos/ alignment.views=mocov2
+  diptych evaluate quality resnet50.pth --data photos/ alignment.views=mocov2
 
 Settings (key=value): seed, seeds, threads, device, data.*; quality.images, quality.t, quality.alpha, invariance.images, \
 alignment.images, alignment.views")]
@@ -111,7 +111,7 @@ with a file such as
   name = \"food101\"
   path = \"/data/food-101\"
 
-Settings (key=value): seed, threads, device; logistic.*")]
+Settings (key=value): seed, threads, device; logistic.* but for the metric, which is each set's own")]
     Transfer(transfer::Transfer),
 }
 

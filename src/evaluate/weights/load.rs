@@ -145,6 +145,8 @@ impl Weights {
             said("projector").map(serde_json::from_value).transpose().map_err(unreadable)?;
         let behind = said("classifier_behind").map(serde_json::from_value).transpose();
         let classifier_behind = behind.map_err(unreadable)?.unwrap_or(0);
+        let several_classes =
+            said("several_classes").and_then(|said| said.as_bool()).unwrap_or(false);
         let filled = {
             let shapes = found.shapes().collect();
             let of_head = |name: &str| HEAD.iter().any(|part| name.starts_with(part));
@@ -152,8 +154,15 @@ impl Weights {
             Self::fill(&shapes, load, config, Some(preprocess), file, device)?
         };
         let history = found.header.journal.events;
-        let mut weights =
-            Self { method, projector_settings, classifier_behind, run, history, ..filled };
+        let mut weights = Self {
+            method,
+            projector_settings,
+            classifier_behind,
+            several_classes,
+            run,
+            history,
+            ..filled
+        };
         weights.projector = weights.stored_projector();
         Ok(weights)
     }
@@ -190,6 +199,7 @@ impl Weights {
             projector: None,
             projector_settings: None,
             classifier_behind: 0,
+            several_classes: false,
             preprocess,
             family: Some(import.family),
             file: file.path().to_owned(),
@@ -246,6 +256,7 @@ impl Weights {
             projector: None,
             projector_settings: None,
             classifier_behind: 0,
+            several_classes: false,
             preprocess,
             family: None,
             file,

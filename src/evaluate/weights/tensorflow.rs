@@ -62,6 +62,7 @@ impl Weights {
             projector,
             projector_settings: network.projector,
             classifier_behind: network.tap,
+            several_classes: false,
             preprocess: Some(Preprocess::named("simclr")?),
             family: None,
             file: bundle.prefix().to_owned(),

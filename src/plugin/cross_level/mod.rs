@@ -74,7 +74,7 @@ pub enum GroupHead {
     reason = "each is a choice of the recipe, independent of the others"
 )]
 pub struct CrossLevel {
-    /// K, at least 1: groups of the images of one rank.
+    /// K, at least 1: groups of the images that are grouped together, of the whole batch or of a rank (`per_rank`).
     pub groups: usize,
     /// λ, at least 0: weight beside the method's own loss.
     pub weight: f64,

@@ -1,4 +1,5 @@
 use super::*;
+use crate::loss::nt_xent::{NtXent, Reduction};
 use crate::random::{Purpose, Scope};
 use tch::{Device, Kind};
 
@@ -414,6 +415,21 @@ fn a_batch_too_small_for_negatives_stays_finite() {
         for step in 0..20 {
             let found = read("").in_batch(&rows(0, 2 * images, 3), &mut stream(step)).unwrap();
             assert!(found.scale.isfinite().all().int64_value(&[]) == 1);
+            // A row that has nothing to be told from has a loss, and a gradient, of numbers.
+            let z = rows(0, 2 * images, 3).set_requires_grad(true);
+            let found = read("").in_batch(&unit_rows(&z), &mut stream(step)).unwrap();
+            let loss = NtXent { temperature: 0.1, reduction: Reduction::Mean2n }.transformed(
+                [&found.rows, &found.positives],
+                &found.negatives,
+                &found.excluded,
+                Some(&found.scale),
+                4,
+            );
+            let loss = loss.unwrap().loss;
+            loss.backward();
+            for number in [&loss, &z.grad()] {
+                assert!(number.isfinite().all().int64_value(&[]) == 1, "{images} {step}");
+            }
         }
     }
     assert!(read("").in_batch(&rows(0, 5, 3), &mut stream(0)).is_err());

@@ -95,12 +95,12 @@ impl Optimizer {
         Ok(self)
     }
 
-    /// One step in place; a parameter without a gradient stays as it is. Gradients are read, not cleared.
+    /// One step in place; a parameter without a gradient, or that asks for none now, stays as it is. Gradients are read, not cleared.
     pub fn step(&mut self, learning_rate: f64) {
         tch::no_grad(|| {
             for slot in &mut self.slots {
                 let gradient = slot.weight.grad();
-                if !gradient.defined() {
+                if !(gradient.defined() && slot.weight.requires_grad()) {
                     continue;
                 }
                 let learning_rate = slot.held.unwrap_or(learning_rate) * slot.share;
