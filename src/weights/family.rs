@@ -402,6 +402,14 @@ const SOLO_HEADS: &[&str] = &[
 ];
 
 impl Family {
+    /// Mean and standard deviation, where all ways in which it prepares images have the same.
+    pub fn normalization(&self) -> Option<([f64; 3], [f64; 3])> {
+        let of = |prepared: &Prepared| prepared.preprocess().ok().map(|it| (it.mean, it.std));
+        let (first, others) = self.preprocess.split_first()?;
+        let first = of(first)?;
+        others.iter().all(|other| of(other) == Some(first)).then_some(first)
+    }
+
     /// How the images of a file are prepared, as far as the family or the name of the file tells.
     pub(super) fn prepared(&self, file: &Path) -> Option<Prepared> {
         if let [only] = self.preprocess {
@@ -431,5 +439,15 @@ mod tests {
         for prepared in FAMILIES.iter().flat_map(|family| family.preprocess) {
             prepared.preprocess().unwrap();
         }
+    }
+
+    #[test]
+    fn what_all_of_a_family_normalise_by_is_known() {
+        let of = |id: &str| FAMILIES.iter().find(|family| family.id == id).unwrap().normalization();
+        assert_eq!(of("torchvision"), Some(IMAGENET), "two sizes, one mean");
+        let several = FAMILIES.iter().filter(|family| family.preprocess.len() > 1);
+        let apart: Vec<&str> =
+            several.filter(|it| it.normalization().is_none()).map(|it| it.id).collect();
+        assert_eq!(apart, ["solo-learn", "cld-cifar"]);
     }
 }

@@ -15,7 +15,7 @@ use diptych::error::Error;
 use diptych::evaluate::Record;
 use diptych::evaluate::weights::Weights;
 use diptych::recipe::Recipe;
-use diptych::weights::Prepared;
+use diptych::weights::{Family, Prepared};
 use std::path::{Path, PathBuf};
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -215,7 +215,14 @@ pub(super) fn choose_preprocess(id: Option<&str>, weights: &Weights) -> Result<P
             // A family of several says with each what it normalises by.
             let published =
                 family.and_then(|family| family.preprocess.iter().find(|it| it.id == id));
-            Ok(published.map_or_else(|| Preprocess::named(id), Prepared::preprocess)?)
+            let chosen = published.map_or_else(|| Preprocess::named(id), Prepared::preprocess)?;
+            // What all of a family normalise by holds for any size.
+            let normalization =
+                family.filter(|_| published.is_none()).and_then(Family::normalization);
+            Ok(match normalization {
+                Some((mean, std)) => chosen.normalized(mean, std),
+                None => chosen,
+            })
         }
         (None, Some(own)) => {
             if let Some(family) = family {

@@ -252,7 +252,7 @@ pub fn export(model: &Model<'_>, format: Format, options: &Options, out: &Path) 
         difference = probe.read_back(sibling, &target.config, &sheet, model)?;
         let same = target.config.flavor == model.config.flavor;
         if same && (difference.is_nan() || difference > TOLERANCE) {
-            return Err(probe::differs(difference));
+            return Err(probe::differs(difference, probe.rounding(model)?));
         }
         Ok(())
     })?;

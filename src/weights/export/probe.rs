@@ -32,10 +32,10 @@ fn sides(config: &BackboneConfig) -> [i64; 2] {
 }
 
 /// An empty network; how it starts does not matter.
-fn build(config: &BackboneConfig) -> Result<(ResNet, Parameters)> {
+fn build(config: &BackboneConfig, kind: Kind) -> Result<(ResNet, Parameters)> {
     let config =
         BackboneConfig { initialization: BackboneInitialization::PyTorch, ..config.clone() };
-    let mut parameters = Parameters::new(0, Device::Cpu, Kind::Float);
+    let mut parameters = Parameters::to_be_loaded(Device::Cpu, kind);
     let network = ResNet::build(&mut parameters.root(), &config)?;
     Ok((network, parameters))
 }
@@ -48,24 +48,17 @@ impl Probe {
         let count = shape.iter().product::<i64>();
         let values: Vec<f32> = (0..count).map(|_| stream.range(-1.0, 1.0) as f32).collect();
         let images = Tensor::from_slice(&values).view(shape);
-        let (network, parameters) = build(model.config)?;
-        no_grad(|| {
-            for parameter in parameters.all() {
-                let value = model.tensor(&parameter.name)?;
-                if value.size() != parameter.tensor.size() {
-                    return Err(Error::Weights(format!(
-                        "`{}` must have shape {:?}, found {:?}",
-                        parameter.name,
-                        parameter.tensor.size(),
-                        value.size()
-                    )));
-                }
-                parameter.tensor.shallow_clone().copy_(value);
-            }
-            let h = network.forward(&images, Phase::Evaluation);
-            let blocks = network.forward_features(&images, &BLOCKS, Phase::Evaluation);
-            Ok(Self { images, h, blocks })
-        })
+        let (h, blocks) = outputs(model, &images)?;
+        Ok(Self { images, h, blocks })
+    }
+
+    /// How far rounding alone takes the features and maps from those in double precision, as [`difference`] counts: about
+    /// 1e-6, and more where a network magnifies it.
+    pub(super) fn rounding(&self, model: &Model<'_>) -> Result<f64> {
+        let (h, blocks) = outputs(model, &self.images.to_kind(Kind::Double))?;
+        let exact = std::iter::once(&h).chain(&blocks);
+        let rounded = std::iter::once(&self.h).chain(&self.blocks);
+        Ok(rounded.zip(exact).map(|(r, exact)| difference(r, exact)).fold(0.0, f64::max))
     }
 
     /// What the model's projector and classifier give for the probe; none where there is none.
@@ -103,7 +96,7 @@ impl Probe {
             let found = file.entries().iter().find(|entry| entry.name == name);
             found.ok_or_else(|| Error::Weights(format!("`{name}` was written and is not there")))
         };
-        let (network, parameters) = build(config)?;
+        let (network, parameters) = build(config, Kind::Float)?;
         for parameter in parameters.all() {
             let name = sheet.backbone.get(&parameter.name).unwrap_or(&parameter.name);
             file.copy_to(find(name)?, &parameter.tensor)?;
@@ -134,6 +127,27 @@ impl Probe {
     }
 }
 
+/// Features and maps of the model for images, in their kind.
+fn outputs(model: &Model<'_>, images: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
+    let (network, parameters) = build(model.config, images.kind())?;
+    no_grad(|| {
+        for parameter in parameters.all() {
+            let value = model.tensor(&parameter.name)?;
+            if value.size() != parameter.tensor.size() {
+                return Err(Error::Weights(format!(
+                    "`{}` must have shape {:?}, found {:?}",
+                    parameter.name,
+                    parameter.tensor.size(),
+                    value.size()
+                )));
+            }
+            parameter.tensor.shallow_clone().copy_(value);
+        }
+        let h = network.forward(images, Phase::Evaluation);
+        Ok((h, network.forward_features(images, &BLOCKS, Phase::Evaluation)))
+    })
+}
+
 /// Largest difference as a share of the largest value.
 pub(super) fn difference(found: &Tensor, expected: &Tensor) -> f64 {
     let size = expected.abs().max().double_value(&[]).max(f64::MIN_POSITIVE);
@@ -141,8 +155,9 @@ pub(super) fn difference(found: &Tensor, expected: &Tensor) -> f64 {
 }
 
 /// What was read back is another network.
-pub(super) fn differs(difference: f64) -> Error {
+pub(super) fn differs(difference: f64, rounding: f64) -> Error {
     Error::Weights(format!(
-        "what was written gives other features when it is read back (off by {difference:e} of the largest); nothing is kept"
+        "what was written gives other features when it is read back (off by {difference:.1e} of the largest, rounding alone \
+         by {rounding:.1e}); nothing is kept"
     ))
 }

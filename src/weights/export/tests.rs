@@ -70,6 +70,31 @@ fn head() -> Options {
     Options { head: true, ..Options::default() }
 }
 
+/// Differences of large numbers: what folding rounds shows, and is no reason to refuse the network.
+#[test]
+fn a_network_that_magnifies_rounding_is_exported_and_told() {
+    const LARGE: f64 = 3e4;
+    let mut sample = plain(Architecture::ResNet50);
+    let tensors = &mut sample.tensors;
+    let bias = &tensors["backbone.bn1.bias"] + LARGE;
+    tensors.insert("backbone.bn1.bias".into(), bias);
+    for (convolution, norm) in [("conv1", "bn1"), ("downsample.0", "downsample.1")] {
+        let weight = &tensors[&format!("backbone.layer1.0.{convolution}.weight")];
+        let mean = weight.sum_dim_intlist([1, 2, 3].as_slice(), false, Kind::Float) * LARGE;
+        tensors.insert(format!("backbone.layer1.0.{norm}.running_mean"), mean);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a.onnx");
+    let written = export(&sample.model(), Format::Onnx, &head(), &out).unwrap();
+    assert!(written.difference > TOLERANCE && written.difference < 0.1, "{}", written.difference);
+    assert!(written.notes.iter().any(|note| note.contains("magnifies rounding")), "{written:?}");
+    // The tensors as they are have nothing to round.
+    let out = folder.path().join("a.safetensors");
+    let written = export(&sample.model(), Format::Timm, &head(), &out).unwrap();
+    let told = written.notes.iter().any(|note| note.contains("magnifies rounding"));
+    assert!(written.difference == 0.0 && !told, "{written:?}");
+}
+
 #[test]
 fn every_format_gives_the_features_back() {
     let folder = tempfile::tempdir().unwrap();
