@@ -486,14 +486,15 @@ def look(browser, report, screen, scheme, out, folder):
     browser.open("about:blank")
     browser.open(url)
     browser.value("document.fonts.ready.then(() => 0)")
-    found = []
     wide = browser.value("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)")
-    if wide > width:
-        found.append(f"the page is {wide} px wide in a window of {width} px")
     page = browser.ask("Page.getLayoutMetrics")["cssContentSize"]
     clip = {"x": 0, "y": 0, "width": width, "height": min(page["height"], 16000 / scale), "scale": 1}
     picture = browser.ask("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
     (out / f"{name}-{scheme}.png").write_bytes(base64.b64decode(picture["data"]))
+    if wide > width:
+        # Whoever presses on such a page presses beside what is meant.
+        return [f"{name}, {scheme}: the page is {wide} px wide in a window of {width} px"]
+    found = []
     # Reports alone have curves whose colours can be chosen, data to save, and a run to follow.
     is_report = browser.value('document.getElementById("palette") !== null')
     found += [*hover(browser), *toggle(browser), *(contrast(browser) if is_report else [])]
