@@ -10,7 +10,7 @@ use std::f64::consts::PI;
 use tch::{Kind, Tensor};
 
 /// Version of the protocol; numbers of different versions do not compare.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How the layer moves.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

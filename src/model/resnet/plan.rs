@@ -168,17 +168,16 @@ impl Plan {
     /// See [`BackboneConfig::multiply_adds`].
     pub(crate) fn multiply_adds(&self, side: i64, frozen: Frozen) -> MultiplyAdds {
         let (mut found, mut begins) = (MultiplyAdds::default(), true);
-        for (part, convolutions) in self.convolutions(side) {
+        for Convolutions { part, branch, shortcut } in self.convolutions(side) {
             let each = |(g, side): &(Geometry, i64)| (g.weights() * side * side) as u64;
-            let sum: u64 = convolutions.iter().map(each).sum();
+            let sum: u64 = branch.iter().chain(&shortcut).map(each).sum();
             found.forward += sum;
             if !frozen.holds(part) {
                 found.trained += sum;
                 found.inputs += sum;
                 if std::mem::take(&mut begins) {
                     // Images, and what a frozen part gives, need no gradient.
-                    let shortcut = convolutions.last().filter(|_| part != BlockGroup::Stem);
-                    let taking = convolutions.first().into_iter().chain(shortcut);
+                    let taking = branch.first().into_iter().chain(&shortcut);
                     found.inputs -= taking.map(each).sum::<u64>();
                 }
             }
@@ -186,8 +185,8 @@ impl Plan {
         found
     }
 
-    /// The convolutions of the stem and of every block, each with the side of its output.
-    fn convolutions(&self, mut side: i64) -> Vec<(BlockGroup, Vec<(Geometry, i64)>)> {
+    /// The convolutions of the stem and of every block.
+    fn convolutions(&self, mut side: i64) -> Vec<Convolutions> {
         let mut stem = Vec::new();
         for geometry in &self.stem.convolutions {
             side = geometry.side(side);
@@ -196,7 +195,7 @@ impl Plan {
         if self.stem.pool.is_some() {
             side = halved(side);
         }
-        let mut parts = vec![(BlockGroup::Stem, stem)];
+        let mut parts = vec![Convolutions { part: BlockGroup::Stem, branch: stem, shortcut: None }];
         for (group, blocks) in GROUPS.into_iter().zip(&self.groups) {
             for block in blocks {
                 let mut found = Vec::new();
@@ -216,8 +215,8 @@ impl Plan {
                 }
                 found.push((block.last, side));
                 // What a block takes in by its shortcut it gives out at the branch's size.
-                found.extend(block.shortcut.map(|shortcut| (shortcut.convolution, side)));
-                parts.push((group, found));
+                let shortcut = block.shortcut.map(|shortcut| (shortcut.convolution, side));
+                parts.push(Convolutions { part: group, branch: found, shortcut });
             }
         }
         parts
@@ -241,6 +240,15 @@ impl Plan {
         }
         fewest
     }
+}
+
+/// Convolutions of the stem or of a block, each with the side of its output.
+struct Convolutions {
+    part: BlockGroup,
+    /// In their order; the first takes in what the part takes in.
+    branch: Vec<(Geometry, i64)>,
+    /// It takes in the same, where there is one.
+    shortcut: Option<(Geometry, i64)>,
 }
 
 /// Multiplications, each with its addition, in the convolutions of one image's passes.

@@ -154,6 +154,10 @@ fn multiply_adds_are_those_counted_by_hand() {
     let (last, begin) = (group(512, 16), 10 * 512 * 512 / 2 * 16);
     let part = MultiplyAdds { forward: all, trained: last, inputs: last - begin };
     assert_eq!(of(Frozen::Through(BlockGroup::Group3)), part);
+    // Behind the stem alone: the first 3×3, whose block has no projection.
+    let trained = all - first;
+    let part = MultiplyAdds { forward: all, trained, inputs: trained - same(64, 1024) };
+    assert_eq!(of(Frozen::Through(BlockGroup::Stem)), part);
     assert_eq!(of(Frozen::All), MultiplyAdds { forward: all, ..MultiplyAdds::default() });
     assert!((all as f64 / 0.5558e9 - 1.0).abs() < 0.01, "{all}");
     // As published for 224 pixels, less the classifier: 1.82 and 4.09 thousand million.
